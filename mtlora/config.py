@@ -1,0 +1,251 @@
+"""The schema of every value in `conf/`: a typo in a YAML file or on the command line fails before anything runs.
+
+Hydra merges the YAML files of `conf/` into these dataclasses, so an unknown key or a wrong type is refused at composition.
+What types cannot say (ranges, combinations) is checked by `validate`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from mtlora.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONF = REPOSITORY / "conf"
+EXPERIMENTS = REPOSITORY / "experiments"
+
+
+@dataclass
+class HubSource:
+    """Where a task lives on the Hugging Face hub."""
+
+    path: str = MISSING  # repository id
+    name: str = MISSING  # configuration ("subset") inside the repository
+    revision: str = MISSING  # pinned commit
+
+
+@dataclass
+class LocalFile:
+    """One file that can hold a split in a local folder; the first one that exists is read (also with `.gz` added)."""
+
+    file: str = MISSING  # path below data.root; .tsv (no quoting) or .jsonl
+    columns: dict[str, str] = MISSING  # column of the file (its index, if the file has no header) -> column of the task
+    header: bool = True  # .tsv only: the first line names the columns
+    subset: bool = False  # a part of the official split: read only with data.subset=true
+
+
+@dataclass
+class TaskConfig:
+    """A task, as data."""
+
+    name: str = MISSING  # option name: cola, sst2, ...
+    suite: str = MISSING  # glue
+    kind: str = MISSING  # classification | regression
+    text_columns: list[str] = MISSING  # one or two columns, in the order in which they are encoded
+    labels: list[str] = MISSING  # class names in index order; empty for regression
+    metrics: dict[str, list[str]] = MISSING  # evaluation split -> metric names; the first of the first split is the headline
+    hub: HubSource = field(default_factory=HubSource)
+    local: dict[str, list[LocalFile]] = field(default_factory=dict)  # split -> candidates, official ones first
+    sizes: dict[str, int] = field(default_factory=dict)  # official number of rows per split
+    mean_tokens: float = MISSING  # mean length of an official training row in tokens (cost estimates only)
+
+
+@dataclass
+class DataConfig:
+    """Where the data comes from and how it becomes batches."""
+
+    source: str = MISSING  # hub | local | builtin
+    root: str | None = None  # folder of the suite's files (source=local)
+    subset: bool = False  # allow partial training files; the run is then labelled low-resource
+    max_length: int = 128  # tokens; longer inputs are cut, the longer text first
+    padding: str = "longest"  # longest | max_length
+    order: str = "length"  # length (batches of similar length) | random
+
+
+@dataclass
+class ModelConfig:
+    """A pretrained backbone with its head and the sets of modules that an adapter may target."""
+
+    name: str = MISSING
+    source: str = MISSING  # hub | package | random
+    hub: str | None = None  # repository id
+    revision: str | None = None  # pinned commit
+    package: str | None = None  # installed package that carries the weights
+    weights_sha256: str | None = None  # of model.safetensors; checked before loading
+    path: str | None = None  # a local snapshot folder: used instead of hub or package
+    architecture: dict[str, Any] = field(default_factory=dict)  # source=random: transformers config, with `model_type`
+    head: list[str] = MISSING  # modules that are trained in full, fresh at the start of each run
+    head_dropout: float | None = None  # dropout before the classifier; null keeps the backbone's own value
+    target_sets: dict[str, str] = MISSING  # name -> regular expression on module names
+    parameters: int = MISSING  # of the backbone without embeddings (cost estimates only)
+
+
+@dataclass
+class AdapterConfig:
+    """Values of `MTLoraConfig` that an experiment may set; `structure: none` is LoRA."""
+
+    structure: str = MISSING  # none | shim | icfm | ctcm | dtsm
+    r: int = MISSING
+    alpha: float = 16
+    dropout: float = 0.0
+    use_rslora: bool = False
+    init_weights: str = "official"  # official | identity | zero_t
+    fused_transform: str = "block"  # block | joint
+
+
+@dataclass
+class TrainConfig:
+    """The shared recipe of every method."""
+
+    epochs: int = MISSING
+    batch_size: int = MISSING  # per device
+    learning_rate: float = MISSING
+    weight_decay: float = MISSING
+    decay_t: bool = True  # weight decay reaches T too, as in the official code
+    warmup_ratio: float = 0.0  # share of all steps
+    warmup_steps: int | None = None  # instead of warmup_ratio
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    max_grad_norm: float = 1.0  # 0 turns clipping off
+    accumulation: int = 1  # batches per optimizer step
+    precision: str = "fp32"  # fp32 | bf16
+    eval_batch_size: int = 64
+    limit_examples: int | None = None  # train on the first n examples of the seed's permutation; evaluation stays whole
+    log_every: int = 10  # steps between rows of metrics.jsonl
+    checkpoint_seconds: float = 300.0  # a checkpoint at least this often, and at every epoch's end
+
+
+@dataclass
+class TrackingConfig:
+    """Experiment tracking."""
+
+    name: str = "none"  # none | wandb
+    mode: str = "offline"  # offline | online (wandb)
+    project: str = "mtlora"
+    entity: str | None = None
+
+
+@dataclass
+class ComputeConfig:
+    """Where a run computes; recorded in the provenance, not part of a run's identity."""
+
+    device: str = "auto"  # auto | cpu | cuda
+    threads: int = 0  # CPU threads; 0 = the cores this process may use
+
+
+@dataclass
+class RunConfig:
+    """Everything that defines one run."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    profile: str = MISSING
+    recipe: str = MISSING  # where the training values come from
+    seed: int = 0
+    targets: str = "qv"  # name of one of the model's target sets
+    init_from: str = "none"  # task whose adapter this run starts from (same method, rank, seed)
+    results: str = "results"  # folder of runs/, cache/, tables/
+
+
+ConfigStore.instance().store(name="run_schema", node=RunConfig)
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "task.kind": ("classification", "regression"),
+    "data.source": ("hub", "local", "builtin"),
+    "data.padding": ("longest", "max_length"),
+    "data.order": ("length", "random"),
+    "model.source": ("hub", "package", "random"),
+    "adapter.structure": ("none", "shim", "icfm", "ctcm", "dtsm"),
+    "adapter.init_weights": ("official", "identity", "zero_t"),
+    "adapter.fused_transform": ("block", "joint"),
+    "train.precision": ("fp32", "bf16"),
+    "tracking.name": ("none", "wandb"),
+    "tracking.mode": ("offline", "online"),
+    "compute.device": ("auto", "cpu", "cuda"),
+}
+AT_LEAST: dict[str, float] = {
+    "adapter.r": 1,
+    "data.max_length": 8,
+    "train.epochs": 1,
+    "train.batch_size": 1,
+    "train.eval_batch_size": 1,
+    "train.accumulation": 1,
+    "train.limit_examples": 1,
+    "train.weight_decay": 0,
+    "train.warmup_ratio": 0,
+    "train.warmup_steps": 0,
+    "train.max_grad_norm": 0,
+    "train.log_every": 1,
+    "train.checkpoint_seconds": 0,
+    "compute.threads": 0,
+    "seed": 0,
+}
+POSITIVE = ("adapter.alpha", "train.learning_rate", "train.eps")
+BELOW_ONE = ("adapter.dropout", "train.warmup_ratio", "train.beta1", "train.beta2")
+
+
+def to_run_config(composed: Any) -> RunConfig:
+    """Turn a composed Hydra configuration into a checked `RunConfig`.
+
+    Raises:
+        UserError: a mandatory value is missing or a value is out of range.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    # Only the source in use needs its own block; a task that is only built in has no hub block, for example.
+    missing = [key for key in missing if not key.startswith("task.hub")]
+    if missing:
+        raise UserError(f"{missing[0]} has no value: name it on the command line ({missing[0]}=...) or in conf/")
+    config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    validate(config)
+    return config
+
+
+def validate(config: RunConfig) -> None:
+    """Check what types cannot: ranges, choices and combinations.
+
+    Raises:
+        UserError: naming the key, its value and what is allowed.
+    """
+    for key, allowed in CHOICES.items():
+        if (value := _lookup(config, key)) not in allowed:
+            raise UserError(f"{key}={value} is not known: choose one of {', '.join(allowed)}")
+    for key, least in AT_LEAST.items():
+        if (value := _lookup(config, key)) is not None and not value >= least:
+            raise UserError(f"{key}={value} is out of range: it must be at least {least:g}")
+    for key in POSITIVE:
+        if not _lookup(config, key) > 0:
+            raise UserError(f"{key}={_lookup(config, key)} is out of range: it must be above 0")
+    for key in BELOW_ONE:
+        if not 0 <= _lookup(config, key) < 1:
+            raise UserError(f"{key}={_lookup(config, key)} is out of range: it must be at least 0 and below 1")
+    if config.targets not in config.model.target_sets:
+        known = ", ".join(config.model.target_sets)
+        raise UserError(f"targets={config.targets} is not a target set of model {config.model.name}: choose one of {known}")
+    if config.adapter.init_weights == "zero_t" and config.adapter.structure in ("none", "icfm", "ctcm"):
+        raise UserError(
+            f"adapter.init_weights=zero_t cannot be used with structure {config.adapter.structure}: "
+            "choose official or identity (T = 0 gets no gradient there, and T is fixed to I in LoRA)"
+        )
+    if config.data.source == "local" and config.data.root is None:
+        raise UserError("data.source=local needs data.root=DIR, the folder that holds the suite's files")
+
+
+def _lookup(config: RunConfig, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def transform_name(config: RunConfig) -> str:
+    """Return the method's name in records and tables: `lora`, or the structure of T."""
+    return "lora" if config.adapter.structure == "none" else config.adapter.structure
