@@ -1,25 +1,24 @@
-"""An independent peer of the harness: LoRA on MRPC and STS-B with plain transformers `Trainer` and PEFT, no mtlora code.
+"""An independent peer of the harness: LoRA on MRPC and STS-B with transformers `Trainer` and PEFT, without mtlora.
 
     python benchmarks/trainer_peer.py --data-root GLUE_FOLDER --out peer.csv
 
 This is what a user would write without the harness. Where `Trainer` or PEFT decides something, the decision is kept:
 
 - batches in random order, padded to the longest row of the batch; sentence pairs cut to 128 tokens
-- AdamW (betas 0.9 and 0.999, eps 1e-8); weight decay reaches neither biases nor LayerNorm weights, so of the trained
-  parameters it spares the head's bias only; linear decay to 0 after a warm-up over 6% of the steps, rounded up
+- fused AdamW (betas 0.9 and 0.999, eps 1e-8); weight decay excludes biases and LayerNorm weights, so of all trained
+  parameters only the head's bias; the rate rises over the first 6% of the steps, rounded up, then falls linearly to 0
 - gradients clipped to a total norm of 1.0; fp32 on the CPU
 - the new classifier layer is trained, the pre-trained pooler is frozen (PEFT's default for SEQ_CLS)
 - the backbone's own dropout (0.1) stays on in training; the adapters have none
 - cross-entropy for MRPC, mean squared error on the raw 0 to 5 scores for STS-B
 
-The dev set is scored after every epoch. The table shows the last epoch and, beside it, the best epoch of each metric and seed.
+The dev set is scored after every epoch. The table shows the last epoch and the best epoch of each metric and seed.
 """
 
 import argparse
 import csv
 import gzip
 import logging
-import statistics
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 import transformers
@@ -37,19 +37,21 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 VERSIONS = {module.__name__: str(module.__version__) for module in (torch, transformers, peft)}
+METRICS = ("accuracy", "f1", "pearson", "spearman")
+FIELDS = ["task", "seed", "epoch", "metric", "value", "seconds", "train_rows", *VERSIONS]
 log = logging.getLogger("trainer_peer")
 Row = dict[str, Any]
 
 
 def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Accuracy and F1 of class 1 from logits of shape (rows, 2)."""
-    gold, predicted = prediction.label_ids, prediction.predictions.argmax(axis=-1)
+    gold, predicted = prediction.label_ids, np.asarray(prediction.predictions).argmax(axis=-1)
     return {"accuracy": float(accuracy_score(gold, predicted)), "f1": float(f1_score(gold, predicted))}
 
 
 def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Pearson's and Spearman's correlation of predicted scores, shape (rows, 1), with the gold scores."""
-    gold, predicted = prediction.label_ids, prediction.predictions.reshape(-1)
+    gold, predicted = prediction.label_ids, np.asarray(prediction.predictions).reshape(-1)
     return {"pearson": float(pearsonr(gold, predicted)[0]), "spearman": float(spearmanr(gold, predicted)[0])}
 
 
@@ -63,17 +65,16 @@ class Task:
     label_type: Callable[[str], int | float]
     num_labels: int
     metrics: Callable[[EvalPrediction], dict[str, float]]
-    metric_names: tuple[str, str]
 
 
 TASKS = {
-    "mrpc": Task("MRPC", ("#1 String", "#2 String"), "Quality", int, 2, classification_metrics, ("accuracy", "f1")),
-    "stsb": Task("STS-B", ("sentence1", "sentence2"), "score", float, 1, regression_metrics, ("pearson", "spearman")),
+    "mrpc": Task("MRPC", ("#1 String", "#2 String"), "Quality", int, 2, classification_metrics),
+    "stsb": Task("STS-B", ("sentence1", "sentence2"), "score", float, 1, regression_metrics),
 }
 
 
 def load(path: Path, task: Task, tokenizer: Any, limit: int | None) -> list[Row]:
-    """Read and tokenise the first `limit` rows (None: all) of a GLUE TSV file, plain or gzipped; rows are not padded yet."""
+    """Read and tokenise, without padding, the first `limit` rows (None: all) of a GLUE TSV file, plain or gzipped."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8-sig", newline="") as handle:
         rows = list(csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))[:limit]
@@ -86,32 +87,31 @@ def load(path: Path, task: Task, tokenizer: Any, limit: int | None) -> list[Row]
 class EpochScores(TrainerCallback):
     """Keeps the metrics of every evaluation, with the seconds since the start of training (evaluations included)."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
+    def __init__(self) -> None:
         self.rows: list[Row] = []
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock."""
         self.start = time.perf_counter()
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Row, **_: Any
-    ) -> None:
-        """Add one row per metric."""
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Add one row per metric; Trainer passes them with the prefix `eval_`, among losses and timings."""
         seconds = round(time.perf_counter() - self.start, 1)
-        for name in self.names:
-            value = metrics[f"eval_{name}"]
-            self.rows.append({"epoch": round(metrics["epoch"]), "metric": name, "value": value, "seconds": seconds})
-            log.info("epoch %d, %.0f s: %s %.4f", self.rows[-1]["epoch"], seconds, name, value)
+        values = {name: kwargs["metrics"][f"eval_{name}"] for name in METRICS if f"eval_{name}" in kwargs["metrics"]}
+        epoch = round(kwargs["metrics"]["epoch"])
+        log.info("epoch %d, %.0f s: %s", epoch, seconds, values)
+        self.rows += [{"epoch": epoch, "metric": n, "value": v, "seconds": seconds} for n, v in values.items()]
 
 
 def fine_tune(task: Task, seed: int, train: list[Row], dev: list[Row], tokenizer: Any) -> list[Row]:
     """Train adapters and head from one seed; return the dev metrics after each epoch."""
     transformers.set_seed(seed)  # head and adapters are drawn below; Trainer would seed only after that
-    backbone = transformers.AutoModelForSequenceClassification.from_pretrained(
-        get_model_path(), num_labels=task.num_labels, dtype=torch.float32
-    )
+    auto = transformers.AutoModelForSequenceClassification
+    backbone = auto.from_pretrained(get_model_path(), num_labels=task.num_labels, dtype=torch.float32)
     lora = peft.LoraConfig(
         task_type=peft.TaskType.SEQ_CLS, r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["query", "value"]
     )
-    scores = EpochScores(task.metric_names)
+    scores = EpochScores()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -147,12 +147,11 @@ def fine_tune(task: Task, seed: int, train: list[Row], dev: list[Row], tokenizer
 
 def summary(values: Sequence[float]) -> str:
     """Mean and sample standard deviation in percent; no deviation for a single value."""
-    deviation = f"{100 * statistics.stdev(values):.2f}" if len(values) > 1 else "–"
-    return f"{100 * statistics.mean(values):.2f} ± {deviation}"
+    return f"{100 * np.mean(values):.2f} ± " + (f"{100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else "n/a")
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """One line per task and metric: mean ± sample standard deviation over seeds, in percent, of the last and best epochs."""
+    """One line per task and metric, last and best epoch: mean ± sample standard deviation over seeds, in percent."""
     lines = ["| task | metric | seeds | last epoch | best epoch | last epoch of each seed |", "|" + " --- |" * 6]
     curves: dict[tuple[str, str], dict[int, list[float]]] = {}  # (task, metric) -> seed -> values in order of epoch
     for row in rows:
@@ -167,23 +166,21 @@ def markdown(rows: Sequence[Row]) -> str:
 def main() -> None:
     """Run every task and seed; the CSV grows with each finished run, the table is printed at the end."""
     parser = argparse.ArgumentParser(description="LoRA on GLUE with transformers Trainer and PEFT, without mtlora.")
-    parser.add_argument("--data-root", type=Path, required=True, help="GLUE folder: MRPC/train.tsv.gz, MRPC/dev.tsv, ...")
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--data-root", type=Path, required=True, help="GLUE folder: MRPC/train.tsv.gz, MRPC/dev.tsv...")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True, help="CSV file: one row per task, seed, epoch and metric")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     parser.add_argument("--limit", type=int, help="use the first LIMIT rows of every file: a trial, not a result")
     options = parser.parse_args()
-    for path in (options.data_root / TASKS[task].folder for task in options.tasks):
-        if not path.is_dir():
-            parser.error(f"{path} is no folder: --data-root must be a folder with GLUE's TSV files")
+    if missing := [task for task in options.tasks if not (options.data_root / TASKS[task].folder).is_dir()]:
+        parser.error(f"--data-root {options.data_root} has no folder {TASKS[missing[0]].folder}: give GLUE's folder")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
     tokenizer = transformers.AutoTokenizer.from_pretrained(get_model_path())
     rows: list[Row] = []
     with options.out.open("w", encoding="utf-8", newline="") as handle:
-        fields = ["task", "seed", "epoch", "metric", "value", "seconds", "train_rows", *VERSIONS]
-        writer = csv.DictWriter(handle, fields)
+        writer = csv.DictWriter(handle, FIELDS)
         writer.writeheader()
         for name in options.tasks:
             folder = options.data_root / TASKS[name].folder
@@ -191,9 +188,10 @@ def main() -> None:
             for seed in options.seeds:
                 log.info("%s, seed %d: %d training rows, %d dev rows", name, seed, len(train), len(dev))
                 run = {"task": name, "seed": seed, "train_rows": len(train), **VERSIONS}
-                rows += (scores := [run | row for row in fine_tune(TASKS[name], seed, train, dev, tokenizer)])
+                scores = [run | row for row in fine_tune(TASKS[name], seed, train, dev, tokenizer)]
                 writer.writerows(scores)
                 handle.flush()
+                rows += scores
     print(markdown(rows))
 
 

@@ -4,7 +4,7 @@ Hydra merges the YAML files of `conf/` into these dataclasses, so an unknown key
 What types cannot say (ranges, combinations) is checked by `validate`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,8 @@ def to_run_config(composed: Any) -> RunConfig:
     Raises:
         UserError: a mandatory value is missing or a value is out of range.
     """
+    if unknown := _unknown_keys(composed, RunConfig):
+        raise UserError(f"{unknown[0]} is not a known key: remove it, or see mtlora/config.py for the keys there are")
     missing = sorted(OmegaConf.missing_keys(composed))
     # Only the source in use needs its own block; a task that is only built in has no hub block, for example.
     missing = [key for key in missing if not key.startswith("task.hub")]
@@ -237,6 +239,16 @@ def validate(config: RunConfig) -> None:
         )
     if config.data.source == "local" and config.data.root is None:
         raise UserError("data.source=local needs data.root=DIR, the folder that holds the suite's files")
+
+
+def _unknown_keys(node: Any, schema: type, prefix: str = "") -> list[str]:
+    """List keys that `+key=value` added to the composition although the schema has no such field."""
+    known = {f.name: f.type for f in fields(schema)}
+    unknown = [f"{prefix}{key}" for key in node if key not in known]
+    for key, kind in known.items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            unknown += _unknown_keys(node[key], kind, f"{prefix}{key}.")
+    return unknown
 
 
 def _lookup(config: RunConfig, key: str) -> Any:

@@ -274,7 +274,7 @@ _WILD_THINGS = {
         eagle | | bird
         owl | | bird
         lizard | | reptile
-        salmon | | fish
+        snake | | reptile
     """),
     "finding": _nouns("""
         cave | cavern | natural wonder
@@ -352,7 +352,7 @@ WILD = Genre(
 
 # Details that any action can have and that nothing else in a sentence implies.
 MANNERS = (
-    *("for a friend", "without any help", "for the first time", "in secret", "by mistake", "in a hurry", "with great joy"),
+    *("without any help", "for the first time", "in secret", "by mistake", "in a hurry", "with great joy"),
     *("after a long wait", "despite the rain", "against all advice", "for the last time", "with some regret"),
 )
 NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")

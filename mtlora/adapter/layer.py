@@ -1,0 +1,260 @@
+"""The adapted layers: ``h = W x + (alpha / r) B T A x`` (arXiv 2403.07440)."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from mtlora.adapter.config import MTLoraConfig
+from mtlora.adapter.initialisation import fills
+from mtlora.adapter.transforms import STRUCTURES, transform
+
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+
+
+class MTLoraLayer(nn.Module, BaseTunerLayer):
+    """A base layer with any number of MTLoRA adapters; all state below is keyed by adapter name.
+
+    Shapes, for a base layer (in, out) with n equal output slices of which k are adapted (n = k = 1 unless fused):
+    A (k r, in), B (k out / n, r), the adapted slices stacked; C and D (k r, k r), or (k, r, r) for one T per slice.
+    """
+
+    adapter_layer_names = ("mtlora_A", "mtlora_B", "mtlora_C", "mtlora_D")
+    other_param_names = ("mtlora_dropout", "r", "mtlora_alpha", "scaling", "structure", "slices")
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        """Wrap `base_layer`; adapters are added by `update_layer`."""
+        super().__init__()
+        self.base_layer = base_layer
+        self.mtlora_A = nn.ParameterDict()
+        self.mtlora_B = nn.ParameterDict()
+        self.mtlora_C = nn.ParameterDict()
+        self.mtlora_D = nn.ParameterDict()
+        self.mtlora_dropout = nn.ModuleDict()
+        self.r: dict[str, int] = {}
+        self.mtlora_alpha: dict[str, float] = {}
+        self.scaling: dict[str, float] = {}
+        self.structure: dict[str, str] = {}
+        self.slices: dict[str, tuple[bool, ...]] = {}
+        self.merged_adapters: list[str] = []
+        self.cast_input_dtype_enabled = True  # read by peft.helpers.disable_input_dtype_casting
+        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+
+    @property
+    def fan_in_fan_out(self) -> bool:
+        """Whether the base weight is stored as (in, out), as in Conv1D and Embedding."""
+        return isinstance(self.get_base_layer(), Conv1D | nn.Embedding)
+
+    def update_layer(
+        self, adapter_name: str, config: MTLoraConfig, *, r: int, alpha: float, slices: Sequence[bool] | None
+    ) -> None:
+        """Add an adapter, or replace one of the same name.
+
+        Args:
+            adapter_name: Name of the adapter.
+            config: Its configuration.
+            r: Rank in this layer.
+            alpha: Alpha in this layer.
+            slices: One flag per equal slice of the output, True where adapted; None if the layer is not fused.
+        """
+        self.r[adapter_name], self.mtlora_alpha[adapter_name] = r, alpha
+        self.scaling[adapter_name] = alpha / (math.sqrt(r) if config.use_rslora else r)
+        self.structure[adapter_name] = config.structure
+        self.slices[adapter_name] = tuple(slices or [True])
+        self.mtlora_dropout[adapter_name] = (
+            nn.Dropout(config.mtlora_dropout) if config.mtlora_dropout else nn.Identity()
+        )
+
+        n, k = len(self.slices[adapter_name]), sum(self.slices[adapter_name])
+        t_shape = (k, r, r) if slices and config.fused_transform == "block" else (k * r, k * r)
+        self.mtlora_A[adapter_name] = nn.Parameter(torch.empty(k * r, self.in_features))
+        self.mtlora_B[adapter_name] = nn.Parameter(torch.empty(k * self.out_features // n, r))
+        for letter in STRUCTURES[config.structure].factors:
+            self._parameters_of(letter)[adapter_name] = nn.Parameter(torch.empty(t_shape))
+
+        self.reset_mtlora_parameters(adapter_name, config.init_weights)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @torch.no_grad()
+    def reset_mtlora_parameters(
+        self,
+        adapter_name: str,
+        init_weights: bool | str,
+        generators: Callable[[str], torch.Generator] | None = None,
+    ) -> None:
+        """Give the adapter new starting values.
+
+        Args:
+            adapter_name: Name of the adapter; a layer that does not have it is left alone.
+            init_weights: A value of `MTLoraConfig.init_weights`.
+            generators: Maps the letter of a matrix ("A", "B", "C", "D") to the generator that it is drawn from, so that
+                A does not depend on whether T is drawn too. None draws all from torch's global generator.
+        """
+        if adapter_name not in self.mtlora_A:
+            return
+        fill = fills(
+            init_weights,
+            structure=self.structure[adapter_name],
+            r=self.r[adapter_name],
+            is_embedding=isinstance(self, Embedding),
+        )
+        for letter in "ABCD":
+            if adapter_name in self._parameters_of(letter):
+                parameter = self._parameters_of(letter)[adapter_name]
+                generator = generators(letter) if generators else None
+                # drawn in float32 where the generator lives, so that neither dtype nor device changes the values
+                values = torch.empty(parameter.shape, device=generator.device if generator else parameter.device)
+                fill[letter](values, generator)
+                parameter.copy_(values)
+
+    def get_transform(self, adapter: str) -> torch.Tensor | None:
+        """Return T of shape (k r, k r), block-diagonal if every slice has its own; None for T = I."""
+        structure = self.structure[adapter]
+        return transform(structure, [self._parameters_of(letter)[adapter] for letter in STRUCTURES[structure].factors])
+
+    def get_expanded_b(self, adapter: str) -> torch.Tensor:
+        """Return B as (out, k r): B_i in the rows of its slice and the columns of its ranks, 0 elsewhere."""
+        slices, b = self.slices[adapter], self.mtlora_B[adapter]
+        if len(slices) == 1:
+            return b
+        height = self.out_features // len(slices)
+        blocks = iter(b.split(height))
+        # a block without columns contributes nothing but the zero rows of a slice that is not adapted
+        return torch.block_diag(*(next(blocks) if adapted else b.new_empty(height, 0) for adapted in slices))
+
+    @torch.no_grad()
+    def get_lora_factors(self, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A of shape (k r, in) and B T of shape (out, k r): the same update as a plain LoRA, before scaling.
+
+        The product of half-precision factors is computed, and returned, in float32.
+        """
+        a, b, t = self.mtlora_A[adapter], self.get_expanded_b(adapter), self.get_transform(adapter)
+        if a.dtype in HALF_PRECISION:
+            a, b, t = a.float(), b.float(), None if t is None else t.float()
+        return a, b if t is None else b @ t
+
+    def get_delta_weight(self, adapter: str) -> torch.Tensor:
+        """Return the scaled update dW, stored as the base weight is and in the dtype of the adapter."""
+        a, bt = self.get_lora_factors(adapter)
+        delta = self.scaling[adapter] * (bt @ a)
+        return (delta.mT if self.fan_in_fan_out else delta).to(self.mtlora_A[adapter].dtype)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the updates of `adapter_names` (None: the active adapters) to the base weight.
+
+        Args:
+            safe_merge: Check for non-finite values before the base weight is touched.
+            adapter_names: Names of the adapters to merge.
+
+        Raises:
+            ValueError: If `safe_merge` finds a non-finite value.
+        """
+        weight = self.get_base_layer().weight.data
+        for adapter in check_adapters_to_merge(self, adapter_names):
+            if adapter in self.mtlora_A:
+                delta = self.get_delta_weight(adapter).to(weight.dtype)
+                if safe_merge and not torch.isfinite(weight + delta).all():
+                    raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
+                weight += delta
+                self.merged_adapters.append(adapter)
+
+    def unmerge(self) -> None:
+        """Subtract the updates of all merged adapters from the base weight."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+        weight = self.get_base_layer().weight.data
+        while self.merged_adapters:
+            weight -= self.get_delta_weight(self.merged_adapters.pop()).to(weight.dtype)
+
+    def forward(self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+        """Return ``base_layer(x)`` plus the updates of the active adapters; shapes as the base layer.
+
+        Args:
+            x: Input, (..., in), or token ids for an embedding.
+            *args: Passed to the base layer.
+            adapter_names: One adapter name per row of `x` (``__base__`` for none), instead of the active adapters.
+            **kwargs: Passed to the base layer.
+        """
+        if adapter_names is not None:
+            self._check_adapter_names(x, adapter_names)
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return result
+
+        dtype = result.dtype
+        if adapter_names is not None:
+            for adapter in self.mtlora_A.keys() & set(adapter_names):
+                rows = [row for row, name in enumerate(adapter_names) if name == adapter]
+                result[rows] += self.update(x[rows], adapter).to(dtype)
+            return result
+        for adapter in self.active_adapters:
+            if adapter in self.mtlora_A:
+                result = result + self.update(x, adapter)
+        return result.to(dtype)
+
+    def update(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
+        """Return ``(alpha / r) B T A x`` of shape (..., out) from right to left, without building dW.
+
+        The factor is applied where the vector is shortest.
+        """
+        h = self.project(x, adapter)
+        t = self.get_transform(adapter)
+        if t is not None:
+            h = F.linear(h, t)
+        return F.linear(self.scaling[adapter] * h, self.get_expanded_b(adapter))
+
+    def project(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
+        """Return ``A dropout(x)`` of shape (..., k r)."""
+        raise NotImplementedError
+
+    def _parameters_of(self, letter: str) -> nn.ParameterDict:
+        return getattr(self, f"mtlora_{letter}")
+
+    def _check_adapter_names(self, x: torch.Tensor, adapter_names: list[str]) -> None:
+        if len(x) != len(adapter_names):
+            raise ValueError(
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively."
+            )
+        if self.merged:
+            raise ValueError(
+                "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
+            )
+
+    def __repr__(self) -> str:
+        return "mtlora." + super().__repr__()
+
+
+class Linear(MTLoraLayer):
+    """MTLoRA on `nn.Linear` and on transformers' `Conv1D`."""
+
+    def project(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
+        """Return ``A dropout(x)``; x (..., in) is cast to the dtype of A, and all slices share one dropout mask."""
+        a = self.mtlora_A[adapter]
+        return F.linear(self.mtlora_dropout[adapter](self._cast_input_dtype(x, a.dtype)), a)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether `peft.convert_to_lora` can approximate this layer; `to_lora` of the model is exact."""
+        return True
+
+
+class Embedding(MTLoraLayer):
+    """MTLoRA on `nn.Embedding`; A is (r, num_embeddings), B is (dim, r)."""
+
+    def project(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
+        """Return the columns of A at the token ids x, (..., r)."""
+        base = self.get_base_layer()
+        h = F.embedding(
+            x, self.mtlora_A[adapter].T, padding_idx=base.padding_idx, scale_grad_by_freq=base.scale_grad_by_freq
+        )
+        scale = self._get_embed_scale()  # some models (Gemma 3) scale the output of the embedding
+        return h if scale is None else h * scale.to(h.dtype)

@@ -1,0 +1,155 @@
+"""Puts MTLoRA layers into a model and takes them out again."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
+from peft.utils.other import get_pattern_key
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from mtlora.adapter import export
+from mtlora.adapter.config import MTLoraConfig
+from mtlora.adapter.layer import Embedding, Linear, MTLoraLayer
+
+
+class MTLoraModel(BaseTuner):
+    """A model with MTLoRA adapters, as `peft.get_peft_model` builds it from an `MTLoraConfig`.
+
+    Adapts `nn.Linear`, transformers' `Conv1D` and `nn.Embedding`.
+    """
+
+    prefix = "mtlora_"
+    tuner_layer_cls = MTLoraLayer
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def to_lora(self, adapter_name: str = "default") -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+        """Return the adapter as a plain LoRA adapter that computes the same; see `export.to_lora`."""
+        return export.to_lora(self, adapter_name)
+
+    def save_as_lora(self, folder: str | os.PathLike[str], adapter_name: str = "default") -> None:
+        """Save what `to_lora` returns to a folder that plain PEFT can load; see `export.save_as_lora`."""
+        export.save_as_lora(self, folder, adapter_name)
+
+    def _prepare_model(self, peft_config: MTLoraConfig, model: nn.Module) -> None:
+        names = [name for name, _ in model.named_modules()]
+        for pattern in peft_config.fused_modules or {}:
+            if not any(_lookup({pattern: True}, name, False) for name in names):
+                raise ValueError(f"`fused_modules` names {pattern!r}, but the model has no module of that name.")
+
+    def _create_and_replace(
+        self,
+        peft_config: MTLoraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
+        layer = target if isinstance(target, MTLoraLayer) else _wrap(target, parent, current_key)
+        slices = _lookup(peft_config.fused_modules or {}, current_key, None)
+        if slices is not None:
+            _check_slices(layer, slices, current_key)
+        if isinstance(layer.get_base_layer(), Conv1D) and not peft_config.fan_in_fan_out:
+            warnings.warn(f"{current_key} is a `Conv1D`: setting fan_in_fan_out to True.", stacklevel=2)
+            peft_config.fan_in_fan_out = True
+
+        if layer is not target:
+            layer.set_adapter(adapter_name)
+        layer.update_layer(
+            adapter_name,
+            peft_config,
+            r=_lookup(peft_config.rank_pattern, current_key, peft_config.r),
+            alpha=_lookup(peft_config.alpha_pattern, current_key, peft_config.mtlora_alpha),
+            slices=slices,
+        )
+        if layer is not target:
+            if adapter_name not in self.active_adapters:
+                layer.requires_grad_(False)  # a further adapter does not train before it is activated
+            self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # An MTLoRA layer moves its adapters to the device of its base layer by itself, and on unloading the base layer
+        # comes back unchanged. The base class would reassign `weight`, which fails for parametrized layers.
+        setattr(parent, child_name, new_module)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand the argument `adapter_names` of a forward or generate call to every layer for its duration."""
+        adapter_names = kwargs.get("adapter_names")
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        known = {name for layer in self.modules() if isinstance(layer, MTLoraLayer) for name in layer.mtlora_A}
+        if unknown := sorted(set(adapter_names) - known - {"__base__"}):
+            raise ValueError(f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}")
+
+        # beam search repeats each row, except in an encoder, which runs once before it
+        beams = kwargs.get("num_beams") or 1
+        repeated = [name for name in adapter_names for _ in range(beams)]
+        in_encoder = _encoder_modules(self.model)
+        handles = [
+            module.register_forward_pre_hook(
+                partial(_pass_adapter_names, adapter_names if module in in_encoder else repeated), with_kwargs=True
+            )
+            for module in self.modules()
+            if isinstance(module, MTLoraLayer | AuxiliaryTrainingWrapper)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _lookup(pattern: dict[str, Any], key: str, default: Any) -> Any:
+    """Return the value whose name or regular expression matches the module `key`, or `default`."""
+    return pattern.get(get_pattern_key(pattern.keys(), key), default)
+
+
+def _wrap(target: nn.Module, parent: nn.Module, key: str) -> MTLoraLayer:
+    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    reason = "only nn.Linear, transformers' Conv1D and nn.Embedding are supported"
+    if isinstance(parent, nn.MultiheadAttention):
+        reason = "nn.MultiheadAttention reads the weight of its projections directly and would skip the adapter"
+    elif isinstance(base, nn.Linear | Conv1D | nn.Embedding) and not base.weight.is_floating_point():
+        reason = "quantised weights are not supported"
+    elif isinstance(base, nn.Embedding) and base.max_norm is not None:
+        reason = "an embedding with max_norm rescales its weight, so the update could not be merged"
+    elif isinstance(base, nn.Embedding):
+        return Embedding(target)
+    elif isinstance(base, nn.Linear | Conv1D):
+        return Linear(target)
+    raise ValueError(f"MTLoRA cannot adapt module {key!r} of type {type(base).__name__}: {reason}.")
+
+
+def _check_slices(layer: MTLoraLayer, slices: list[bool], key: str) -> None:
+    if isinstance(layer, Embedding):
+        raise ValueError(
+            f"`fused_modules` names {key!r}, but an embedding has no slices; only linear layers can be fused."
+        )
+    if layer.out_features % len(slices):
+        raise ValueError(
+            f"`fused_modules` cuts {key!r} into {len(slices)} slices, but its {layer.out_features} outputs are not "
+            "divisible by that."
+        )
+
+
+def _encoder_modules(model: nn.Module) -> set[nn.Module]:
+    encoder = model.get_encoder() if hasattr(model, "get_encoder") else model
+    return set() if encoder is model else set(encoder.modules())  # a decoder-only model returns itself
+
+
+def _pass_adapter_names(
+    adapter_names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, "adapter_names": adapter_names}

@@ -1,0 +1,154 @@
+"""A cell is one run to be made: its composed configuration, its identity and its folder.
+
+The identity (`config_sha`) covers every value that can change a metric, and the content of the data and the weights. It leaves
+out where things are (folders), how they are tracked, and how many processes or threads do the work.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mtlora.config import CONF, RunConfig, to_run_config, transform_name
+from mtlora.errors import UserError
+from mtlora.tasks.sources import fingerprint
+
+PROTOCOL = 1  # raised when our own code changes what the same configuration computes
+
+# What cannot change a metric, or is covered by a content hash.
+NOT_IDENTITY: tuple[str, ...] = (
+    "results",
+    "tracking",
+    "compute",
+    "recipe",
+    "data.root",
+    "task.hub",
+    "task.local",
+    "task.sizes",
+    "task.mean_tokens",
+    "model.path",
+    "model.hub",
+    "model.revision",
+    "model.package",
+    "model.source",
+    "model.weights_sha256",
+    "model.target_sets",
+    "model.parameters",
+    "train.log_every",
+    "train.checkpoint_seconds",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to be made. `parent` is the run whose adapter this one starts from."""
+
+    config: RunConfig
+    overrides: tuple[str, ...]
+    parent: "Cell | None" = None
+
+    @cached_property
+    def sha(self) -> str:
+        """The hexadecimal sha256 of the identity."""
+        canonical = json.dumps(self.identity, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Every value that can change a metric."""
+        values = asdict(self.config)
+        for key in NOT_IDENTITY:
+            *path, last = key.split(".")
+            node = values
+            for part in path:
+                node = node[part]
+            del node[last]
+        values["protocol"] = PROTOCOL
+        values["target_modules"] = self.config.model.target_sets[self.config.targets]
+        values["data_content"] = fingerprint(self.config.task, self.config.data)
+        values["model_content"] = model_content(self.config)
+        values["parent"] = self.parent.sha if self.parent else None
+        return values
+
+    @property
+    def adapter(self) -> str:
+        """The adapter in words: `shim-r8-qv`."""
+        return f"{transform_name(self.config)}-r{self.config.adapter.r}-{self.config.targets}"
+
+    @property
+    def run_id(self) -> str:
+        """A readable name without spaces, unique by the first 8 digits of the sha."""
+        c = self.config
+        return f"{c.task.suite}-{c.task.name}-{c.model.name}-{self.adapter}-seed{c.seed}-{self.sha[:8]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its record."""
+        c = self.config
+        place = Path(c.results) / "runs" / c.task.suite / c.task.name / c.model.name
+        return place / self.adapter / f"seed{c.seed}-{self.sha[:8]}"
+
+
+def compose_cell(overrides: Sequence[str]) -> Cell:
+    """Compose the cell that `python -m mtlora.train OVERRIDES` would run.
+
+    Raises:
+        UserError, hydra.errors.ConfigCompositionException: an unknown key, option, type or value.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=list(overrides))
+    return cell_of(to_run_config(composed), overrides)
+
+
+def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
+    """Wrap a checked configuration, composing the parent that `init_from` names."""
+    if config.init_from == "none":
+        return Cell(config, tuple(overrides))
+    if config.init_from == config.task.name:
+        raise UserError(f"init_from={config.init_from} is the task itself: name another task, or none")
+    kept = [o for o in overrides if override_key(o) not in ("task", "init_from")]
+    parent = compose_cell([*kept, f"task={config.init_from}", "init_from=none"])
+    return Cell(config, tuple(overrides), parent)
+
+
+@lru_cache(maxsize=4096)
+def override_key(override: str) -> str:
+    """Return the key that a command-line override sets."""
+    return str(OverridesParser.create().parse_override(override).key_or_group)
+
+
+def model_content(config: RunConfig) -> str:
+    """Name the weights by content: a pinned revision, a checksum, or (for a local folder) a hash of its files."""
+    model = config.model
+    if model.path is not None:
+        return folder_sha256(Path(model.path))
+    if model.source == "hub":
+        return f"{model.hub}@{model.revision}"
+    if model.source == "package":
+        return str(model.weights_sha256)
+    return "random"
+
+
+def folder_sha256(folder: Path) -> str:
+    """Hash the configuration, tokenizer and weight files of a local snapshot, by name and content."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model.path={folder} holds no config.json: name a folder written by save_pretrained or a snapshot")
+    suffixes = {".json", ".safetensors", ".bin", ".model", ".txt"}
+    files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in suffixes)
+    return _files_sha256(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+
+
+@lru_cache(maxsize=64)
+def _files_sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

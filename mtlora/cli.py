@@ -1,0 +1,42 @@
+"""What the command-line entry points share: one line for a user's mistake, a traceback only for a bug."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+
+from hydra.errors import CompactHydraException, MissingConfigException
+
+
+def one_line(error: BaseException) -> str:
+    """Describe an error in one line: what is wrong and what to do."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        if group.startswith("recipe"):
+            return f"there is no recipe for this model and task: write conf/{group}/{option}.yaml, with its source"
+        return f"{group}={option} is not known: choose one of {', '.join(error.options or ['nothing'])}"
+    text = str(error)
+    if isinstance(error, CompactHydraException) and error.__cause__ is not None:
+        text += ": " + str(error.__cause__).split("\n")[0]
+    if text.startswith("Could not override") and (match := re.search(r"'(.*?)'", text)):
+        return f"{match[1]} is not a known key or group: check the spelling (python -m mtlora.train --help lists the keys)"
+    return "; ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call an entry point; turn a user's mistake into one line on stderr and exit code 1.
+
+    Hydra would print several lines and a hint, so it is asked to raise instead. HYDRA_FULL_ERROR=1 keeps the traceback.
+    """
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+    except CompactHydraException as error:
+        if wants_traceback:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(1)

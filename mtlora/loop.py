@@ -1,0 +1,300 @@
+"""The training loop that every method, task and model shares. It reads from top to bottom: `train` is the whole story.
+
+Everything a killed run needs to go on with the same losses is in one place: the trainable tensors, the optimizer's state and
+`Progress`. There is no random state to save, because batches depend on (seed, epoch) and dropout on (seed, step) alone.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from mtlora.config import RunConfig, TrainConfig
+from mtlora.errors import UserError
+from mtlora.metrics import compute
+from mtlora.record import write_jsonl
+from mtlora.streams import numpy_stream, stream_seed
+from mtlora.tasks.batches import epoch_batches, evaluation_batches
+from mtlora.tasks.encoding import Encoded, collate
+from mtlora.tracking import Tracker
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class RunData:
+    """The encoded splits of a run. `train_rows` are the rows trained on (all of them, or a fixed sample)."""
+
+    train: Encoded
+    train_rows: np.ndarray
+    evaluation: dict[str, Encoded]
+    pad_token_id: int
+
+
+@dataclass
+class Progress:
+    """How far a run is, in plain values; saved in every checkpoint."""
+
+    epoch: int = 0  # epochs finished
+    group: int = 0  # optimizer steps done in the current epoch
+    step: int = 0  # optimizer steps done in all
+    tokens: int = 0  # real (unpadded) training tokens seen
+    seconds: float = 0.0  # wall time over all attempts
+    train_seconds: float = 0.0  # of it, time in training steps
+    rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
+    epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics {split: {name: value}}
+
+
+class RunFailed(Exception):
+    """Training cannot go on; the message is the reason that the record keeps."""
+
+
+def train(
+    config: RunConfig,
+    model: nn.Module,
+    data: RunData,
+    folder: Path,
+    identity: str,
+    tracker: Tracker,
+    on_step: Callable[[int, int], None] = lambda step, total: None,
+) -> tuple[Progress, dict[str, np.ndarray]]:
+    """Train a model and evaluate it after each epoch.
+
+    Args:
+        folder: the run's folder; holds the checkpoint while the run is unfinished, and metrics.jsonl.
+        identity: the run's config_sha; a checkpoint of another identity is refused.
+        on_step: called with (steps done, steps in all) after each optimizer step.
+
+    Returns:
+        The finished progress, and the last epoch's predictions by split (in the order of the split's rows).
+
+    Raises:
+        RunFailed: the loss is not finite.
+        UserError: the checkpoint cannot be read, or the device is not there.
+    """
+    t = config.train
+    accelerator = make_accelerator(config)
+    optimizer = make_optimizer(model, t)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    progress = load_checkpoint(folder / CHECKPOINT, identity, model, optimizer) or Progress()
+    steps_per_epoch = math.ceil(math.ceil(len(data.train_rows) / t.batch_size) / t.accumulation)
+    total = steps_per_epoch * t.epochs
+    predictions: dict[str, np.ndarray] = {}
+    started, saved_at = time.monotonic() - progress.seconds, time.monotonic()
+
+    while progress.epoch < t.epochs:
+        window: list[torch.Tensor] = []  # losses since the last row of metrics.jsonl
+        for group in groups(config, data, progress.epoch)[progress.group :]:
+            model.train()
+            set_learning_rate(optimizer, learning_rate(t, progress.step, total))
+            torch.manual_seed(stream_seed(config.seed, "dropout", str(progress.step)))
+            step_started = time.monotonic()
+            loss, norm = train_step(accelerator, model, optimizer, collated(config, data, group), t)
+            window.append(loss)
+            progress.step += 1
+            progress.group += 1
+            progress.tokens += int(sum(data.train.lengths[rows].sum() for rows in group))
+            if progress.step % t.log_every == 0 or progress.group == steps_per_epoch:
+                mean = finite_mean(window, progress.step)
+                row = {"step": progress.step, "epoch": progress.epoch + 1, "train_loss": mean}
+                row |= {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}
+                progress.rows.append(row)
+                tracker.log(row, progress.step)
+                window = []
+            progress.train_seconds += time.monotonic() - step_started
+            progress.seconds = time.monotonic() - started
+            if time.monotonic() - saved_at > t.checkpoint_seconds and not window:
+                save_checkpoint(folder / CHECKPOINT, identity, model, optimizer, progress)
+                saved_at = time.monotonic()
+            on_step(progress.step, total)
+
+        metrics, predictions = evaluate(config, accelerator, model, data, identity)
+        close_epoch(progress, metrics, tracker)
+        progress.seconds = time.monotonic() - started
+        write_jsonl(folder / "metrics.jsonl", progress.rows)
+        if progress.epoch < t.epochs:
+            save_checkpoint(folder / CHECKPOINT, identity, model, optimizer, progress)
+            saved_at = time.monotonic()
+    return progress, predictions
+
+
+def train_step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[tuple[dict[str, torch.Tensor], float]],
+    t: TrainConfig,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take one optimizer step over the batches of a group; return the group's mean loss and the gradient's norm.
+
+    Each batch comes with its share of the group's examples, so accumulation equals one large batch.
+    """
+    losses = []
+    for batch, share in batches:
+        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        with accelerator.autocast():
+            loss = model(**batch).loss * share
+        accelerator.backward(loss)
+        losses.append(loss.detach().float())
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = accelerator.clip_grad_norm_(trained, t.max_grad_norm or math.inf)
+    optimizer.step()
+    optimizer.zero_grad()
+    return torch.stack(losses).sum(), norm  # type: ignore[return-value]
+
+
+def evaluate(
+    config: RunConfig, accelerator: Accelerator, model: nn.Module, data: RunData, identity: str
+) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+    """Score a model on every evaluation split; the adapter stays unmerged, as in the official code.
+
+    Returns:
+        metrics {split: {name: value}} and predictions {split: class indices (n,) or scores (n,)}.
+    """
+    model.eval()
+    metrics, predictions = {}, {}
+    for split, encoded in data.evaluation.items():
+        answers = np.zeros(len(encoded), dtype=encoded.labels.dtype)
+        for rows in evaluation_batches(encoded.lengths, config.train.eval_batch_size):
+            batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
+            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"}
+            with torch.no_grad(), accelerator.autocast():
+                logits = model(**batch).logits.float()
+            answer = logits.squeeze(-1) if config.task.kind == "regression" else logits.argmax(-1)
+            answers[rows] = answer.cpu().numpy()
+        if not np.isfinite(answers).all():
+            raise RunFailed(f"predictions on {split} are not finite")
+        predictions[split] = answers
+        metrics[split] = compute(config.task.metrics[split], answers, encoded.labels, experiment_id=identity)
+    return metrics, predictions
+
+
+def groups(config: RunConfig, data: RunData, epoch: int) -> list[list[np.ndarray]]:
+    """Return the epoch's optimizer steps: each a list of `accumulation` batches of row numbers."""
+    lengths = data.train.lengths[data.train_rows]
+    t = config.train
+    batches = epoch_batches(lengths, t.batch_size, config.data.order, config.task.name, config.seed, epoch)
+    rows = [data.train_rows[batch] for batch in batches]
+    return [rows[i : i + t.accumulation] for i in range(0, len(rows), t.accumulation)]
+
+
+def collated(config: RunConfig, data: RunData, group: list[np.ndarray]) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
+    """Yield the tensors of each batch of a group with the batch's share of the group's examples."""
+    examples = sum(len(rows) for rows in group)
+    for rows in group:
+        batch = collate(data.train, rows, data.pad_token_id, config.data.padding, config.data.max_length)
+        yield batch, len(rows) / examples
+
+
+def limited_rows(config: RunConfig, n: int) -> np.ndarray:
+    """Return the training rows in use: all n, or a sample fixed per task (the same for every seed and method)."""
+    limit = config.train.limit_examples
+    if limit is None or limit >= n:
+        return np.arange(n)
+    return np.sort(numpy_stream(0, "limit_examples", config.task.name).permutation(n)[:limit])
+
+
+def learning_rate(t: TrainConfig, step: int, total: int) -> float:
+    """Return the rate of a step (counted from 0): linear warm-up from 0, then linear decay to 0."""
+    warmup = t.warmup_steps if t.warmup_steps is not None else math.ceil(t.warmup_ratio * total)
+    if step < warmup:
+        return t.learning_rate * step / warmup
+    return t.learning_rate * (total - step) / max(1, total - warmup)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group the same rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def make_optimizer(model: nn.Module, t: TrainConfig) -> torch.optim.AdamW:
+    """Make AdamW over the trainable parameters; decay skips biases and, with `decay_t=false`, the matrices of T."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_t = ".mtlora_C" in name or ".mtlora_D" in name
+            skips = name.endswith("bias") or (is_t and not t.decay_t)
+            (plain if skips else decayed).append(parameter)
+    parameters = [{"params": decayed, "weight_decay": t.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in parameters if group["params"]], lr=0.0, betas=(t.beta1, t.beta2), eps=t.eps, fused=True
+    )
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Make the Accelerator of a run; settings of an earlier run in this process are forgotten."""
+    if config.compute.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("compute.device=cuda: this PyTorch sees no CUDA device: use compute.device=cpu or auto")
+    torch.set_num_threads(config.compute.threads or len(os.sched_getaffinity(0)))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    mixed = "bf16" if config.train.precision == "bf16" else "no"
+    return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu")
+
+
+def finite_mean(losses: list[torch.Tensor], step: int) -> float:
+    """Return the mean loss; a NaN or infinite loss ends the run."""
+    mean = torch.stack(losses).mean().item()
+    if not math.isfinite(mean):
+        raise RunFailed(f"the training loss is {mean} at or shortly before step {step}: lower train.learning_rate")
+    return mean
+
+
+def close_epoch(progress: Progress, metrics: dict[str, dict[str, float]], tracker: Tracker) -> None:
+    """Enter an epoch's evaluation into the progress."""
+    progress.epoch += 1
+    progress.group = 0
+    last = progress.rows[-1]
+    summary = {"epoch": progress.epoch, "step": progress.step, "train_loss": last["train_loss"], "metrics": metrics}
+    progress.epochs.append(summary)
+    flat = {f"{split}/{name}": value for split, values in metrics.items() for name, value in values.items()}
+    progress.rows.append({"step": progress.step, "epoch": progress.epoch, **flat})
+    tracker.log(flat, progress.step)
+
+
+def save_checkpoint(
+    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write a checkpoint, all of it or nothing."""
+    tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    state = {"identity": identity, "tensors": tensors, "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as stream:
+        torch.save(state, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(
+    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> Progress | None:
+    """Restore a checkpoint into model and optimizer; None if there is none.
+
+    Raises:
+        UserError: the file is damaged or of another run.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["identity"] != identity:
+            raise ValueError("it belongs to another configuration")
+        own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state["tensors"][name])
+        optimizer.load_state_dict(state["optimizer"])
+        return Progress(**state["progress"])
+    except Exception as error:  # a damaged file can raise anything
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(f"cannot read the checkpoint {path} ({reason}): delete it to start this run from its beginning") from None

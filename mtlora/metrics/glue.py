@@ -1,0 +1,58 @@
+"""GLUE's metrics as pure functions of (n,) predictions and references, on their raw scale."""
+
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+
+LOG = logging.getLogger(__name__)
+
+
+def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return the share of equal entries, 0 to 1."""
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(references, predictions))
+
+
+def f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return the F1 of class 1 against class 0, 0 to 1; 0 if class 1 is never predicted or never right."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(references, predictions, pos_label=1, average="binary", zero_division=0.0))
+
+
+def matthews(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return Matthews' correlation coefficient, -1 to 1; 0, by scikit-learn's convention, if either side is constant."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(references, predictions))
+
+
+def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return Pearson's correlation coefficient, -1 to 1; undefined (a constant side, fewer than two entries) counts as 0."""
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, predictions, references)
+
+
+def spearman(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return Spearman's rank correlation, -1 to 1; undefined (a constant side, fewer than two entries) counts as 0."""
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, predictions, references)
+
+
+def _correlation(function: Any, predictions: np.ndarray, references: np.ndarray) -> float:
+    x, y = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
+    if finite := np.count_nonzero(~np.isfinite(x)):
+        raise FloatingPointError(f"{finite} of {len(x)} predictions are not finite")
+    # A model that answers a constant has learned nothing: 0 is the score of no correlation, and records hold no NaN.
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        LOG.warning("%s is undefined for constant or single values: recorded as 0", function.__name__)
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # near-constant input: a number all the same
+        value = float(function(x, y).statistic)
+    return value if np.isfinite(value) else 0.0

@@ -1,0 +1,91 @@
+"""Where a record comes from: code, versions, device, command; and the memory that a run took."""
+
+import platform
+import resource
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mtlora.config import REPOSITORY
+
+PACKAGES = ("mtlora", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "scikit-learn", "scipy")
+
+
+def provenance() -> dict[str, Any]:
+    """Return what identifies code, software and machine; no host name, no user name."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "git": git_state(REPOSITORY),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "os": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(0) if cuda else processor(),
+        "threads": torch.get_num_threads(),
+        "argv": sys.argv[1:],
+        "started": now(),
+    }
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Return the commit of the code and whether tracked files differ from it; both None outside a git checkout."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD").strip()
+        dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no").strip())
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": dirty}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """Return the CPU's model name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def reset_peak_memory() -> None:
+    """Start a new measurement of peak memory (on Linux; elsewhere the peak is that of the process)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes() -> int:
+    """Return the peak memory since the reset: of the GPU where one is used, else resident memory of the process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

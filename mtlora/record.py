@@ -1,0 +1,120 @@
+"""RunRecord: one JSON file per run, written atomically, so that a reader never meets half a record."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mtlora.errors import UserError
+
+SCHEMA_VERSION = 1
+RECORD = "record.json"
+STATUSES = ("running", "success", "failed", "interrupted")
+
+
+@dataclass
+class RunRecord:
+    """Everything known about one run; `docs/records.md` describes each key for people who read the files."""
+
+    run_id: str
+    config_sha: str
+    suite: str
+    task: str
+    model: str
+    transform: str
+    rank: int
+    seed: int
+    targets: str
+    profile: str
+    config: dict[str, Any]
+    overrides: list[str]
+    status: str = "running"
+    error: str | None = None
+    low_resource: bool = False
+    metrics: list[dict[str, Any]] = field(default_factory=list)  # name, split, selection, value, higher_is_better
+    baselines: list[dict[str, Any]] = field(default_factory=list)  # name, split, value of the majority answer
+    epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
+    parameters: dict[str, int] = field(default_factory=dict)  # adapter, head, total (all trainable or not)
+    cost: dict[str, Any] = field(default_factory=dict)  # seconds, steps, tokens, tokens_per_second, peak_memory_bytes
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def save(self, folder: Path) -> None:
+        """Write `record.json` into the run's folder, all of it or nothing."""
+        write_atomically(folder / RECORD, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "RunRecord":
+        """Read a record.
+
+        Raises:
+            UserError: the file is not a record of this schema version.
+        """
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is not a readable record ({error}): delete the run's folder to train it again") from None
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "RunRecord":
+        """Check a parsed record's keys and version; raises ValueError with the reason."""
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+        if (version := values.get("schema_version")) != SCHEMA_VERSION:
+            raise ValueError(f"schema version {version}, this code reads {SCHEMA_VERSION}")
+        if unknown := set(values) - {f.name for f in fields(cls)}:
+            raise ValueError(f"unknown key {sorted(unknown)[0]}")
+        if values.get("status") not in STATUSES:
+            raise ValueError(f"unknown status {values.get('status')}")
+        return cls(**values)
+
+    def metric(self, name: str, split: str, selection: str = "last") -> float | None:
+        """Return one raw value, or None where the run has none."""
+        for entry in self.metrics:
+            if (entry["name"], entry["split"], entry["selection"]) == (name, split, selection):
+                return float(entry["value"])
+        return None
+
+
+def record_status(folder: Path) -> str | None:
+    """Return the status of the run in a folder, None without a record; an unreadable record counts as failed."""
+    path = folder / RECORD
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["status"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return "failed"
+
+
+def find_records(runs: Path) -> Iterator[Path]:
+    """Yield every record file below a runs folder, in a fixed order."""
+    return iter(sorted(runs.rglob(RECORD)))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file through a temporary file in the same folder, fsync and rename.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"cannot write {path} ({error.strerror}): choose a writable folder with results=DIR") from None
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as one JSON object a line, atomically."""
+    write_atomically(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))

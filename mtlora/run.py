@@ -1,0 +1,190 @@
+"""The life of one run: skip if finished, mark as running, train, record, and say in one line what failed."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress as ProgressBar
+
+from mtlora.cells import Cell
+from mtlora.config import transform_name
+from mtlora.errors import UserError
+from mtlora.loop import CHECKPOINT, Progress, RunData, RunFailed, limited_rows, train
+from mtlora.metrics import METRICS, baseline
+from mtlora.models import build_model, count_parameters, load_adapter_tensors, load_tokenizer
+from mtlora.provenance import now, peak_memory_bytes, provenance, reset_peak_memory
+from mtlora.record import RunRecord, record_status, write_jsonl
+from mtlora.tasks.encoding import encode
+from mtlora.tasks.sources import evaluation_splits, load_split, low_resource
+from mtlora.tracking import make_tracker
+
+log = logging.getLogger(__name__)
+
+
+def execute(cell: Cell) -> RunRecord:
+    """Train a cell unless its record says success; the record on disk tells the outcome in every case.
+
+    Raises:
+        UserError: the run failed, in one line; a traceback of an unexpected error is in the run's `error.log`.
+    """
+    if record_status(cell.folder) == "success":
+        log.info("%s is finished already: skipped", cell.run_id)
+        return RunRecord.load(cell.folder / "record.json")
+    if cell.parent is not None and record_status(cell.parent.folder) != "success":
+        command = " ".join(cell.parent.overrides)
+        raise UserError(
+            f"init_from={cell.config.init_from}: its run is not finished in {cell.parent.folder}: "
+            f"run `python -m mtlora.train {command}` first, or set init_from=none"
+        )
+    record = new_record(cell)
+    record.save(cell.folder)
+    try:
+        _train_and_fill(cell, record)
+    except BaseException as error:
+        record.status, record.error = outcome_of(error, cell.folder)
+        record.provenance["ended"] = now()
+        record.save(cell.folder)
+        if isinstance(error, (KeyboardInterrupt, SystemExit, UserError)):
+            raise
+        raise UserError(f"{cell.run_id} failed: {record.error}") from None
+    record.status = "success"
+    record.provenance["ended"] = now()
+    record.save(cell.folder)
+    (cell.folder / CHECKPOINT).unlink(missing_ok=True)
+    return record
+
+
+def _train_and_fill(cell: Cell, record: RunRecord) -> None:
+    config, folder = cell.config, cell.folder
+    reset_peak_memory()
+    tokenizer = load_tokenizer(config.model)
+    data = load_data(cell, tokenizer)
+    model = build_model(config, tokenizer)
+    if cell.parent is not None:
+        load_adapter_tensors(model, cell.parent.folder)
+    record.provenance |= provenance()
+    record.parameters = count_parameters(model)
+    record.baselines = [
+        {"name": name, "split": split, "value": baseline(name, encoded.labels)}
+        for split, encoded in data.evaluation.items()
+        for name in config.task.metrics[split]
+    ]
+    tracker = make_tracker(cell, folder)
+    finished = False
+    try:
+        with progress_bar(cell.run_id) as on_step:
+            progress, predictions = train(config, model, data, folder, cell.sha, tracker, on_step)
+        finished = True
+    finally:
+        tracker.finish(finished)
+    record.epochs = progress.epochs
+    record.metrics = last_and_best(progress.epochs)
+    record.cost = cost(progress)
+    write_jsonl(folder / "predictions.jsonl", prediction_rows(data, predictions))
+    model.save_pretrained(str(folder))
+
+
+def new_record(cell: Cell) -> RunRecord:
+    """Return the record of a run that starts now."""
+    c = cell.config
+    identity = cell.identity
+    return RunRecord(
+        run_id=cell.run_id,
+        config_sha=cell.sha,
+        suite=c.task.suite,
+        task=c.task.name,
+        model=c.model.name,
+        transform=transform_name(c),
+        rank=c.adapter.r,
+        seed=c.seed,
+        targets=c.targets,
+        profile=c.profile,
+        config=asdict(c),
+        overrides=list(cell.overrides),
+        low_resource=low_resource(c.task, c.data),
+        provenance={key: identity[key] for key in ("data_content", "model_content", "parent", "protocol")}
+        | {"argv": sys.argv[1:], "started": now()},
+    )
+
+
+def load_data(cell: Cell, tokenizer: Any) -> RunData:
+    """Load and encode the training split and every evaluation split that the source has."""
+    config = cell.config
+    cache = Path(config.results) / "cache"
+
+    def encoded(split: str) -> Any:
+        dataset = load_split(config.task, config.data, split, cache)
+        key = f"{cell.identity['data_content']}-{split}"
+        return encode(dataset, config.task, tokenizer, config.data.max_length, cache, key)
+
+    training = encoded("train")
+    evaluation = {split: encoded(split) for split in evaluation_splits(config.task, config.data)}
+    return RunData(training, limited_rows(config, len(training)), evaluation, tokenizer.pad_token_id)
+
+
+def last_and_best(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """List every metric's value in the last epoch and in that metric's own best epoch (raw scale)."""
+    entries = []
+    for split, values in epochs[-1]["metrics"].items():
+        for name, last in values.items():
+            higher = METRICS[name].higher_is_better
+            best = (max if higher else min)(epoch["metrics"][split][name] for epoch in epochs)
+            for selection, value in (("last", last), ("best", best)):
+                entry = {"name": name, "split": split, "selection": selection, "value": value}
+                entries.append(entry | {"higher_is_better": higher})
+    return entries
+
+
+def cost(progress: Progress) -> dict[str, Any]:
+    """Return what the run took; seconds add up over resumed attempts."""
+    return {
+        "seconds": progress.seconds,
+        "train_seconds": progress.train_seconds,
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "tokens_per_second": progress.tokens / progress.train_seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def prediction_rows(data: RunData, predictions: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """Yield one row per evaluated example of the last epoch."""
+    for split, answers in predictions.items():
+        for index, (answer, label) in enumerate(zip(answers, data.evaluation[split].labels, strict=True)):
+            yield {"split": split, "index": index, "prediction": answer.item(), "label": label.item()}
+
+
+def outcome_of(error: BaseException, folder: Path) -> tuple[str, str]:
+    """Return status and reason for an exception; an unexpected one leaves its traceback in the folder's error.log."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return "interrupted", type(error).__name__
+    if isinstance(error, (RunFailed, UserError)):
+        return "failed", str(error)
+    if is_out_of_memory(error):
+        return "failed", "out of memory: lower train.batch_size, and raise train.accumulation to keep the product"
+    (folder / "error.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    reason = " ".join(str(error).split())[:300]
+    return "failed", f"{type(error).__name__}: {reason} (traceback in {folder / 'error.log'})"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception is the device's or the host's lack of memory."""
+    host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return host or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Any]:
+    """Show the steps of a run on a terminal; elsewhere show nothing."""
+    console = Console(stderr=True)
+    with ProgressBar(console=console, disable=not console.is_terminal, transient=True) as bar:
+        line = bar.add_task(title, total=None)
+        yield lambda step, total: bar.update(line, completed=step, total=total)

@@ -1,0 +1,161 @@
+"""CoLA in miniature: is a sentence acceptable English?"""
+
+from random import Random
+
+from mtlora.tasks.builtin.lexicon import TOWN, indefinite, plural
+from mtlora.tasks.builtin.scenes import is_held_out, sentence
+
+# First an acceptable sentence, then unacceptable ones: wrong agreement or verb form, wrong order, a missing word.
+_PATTERNS = (
+    (
+        "the {many} {past} {a_thing} {place}",
+        "the {many} {past} {thing} {place}",
+        "the {many} {a_thing} {past} {place}",
+        "the {many} did {past} {a_thing} {place}",
+    ),
+    (
+        "the {one} has {participle} {a_thing} before",
+        "the {one} have {participle} {a_thing} before",
+        "the {one} has {base} {a_thing} before",
+        "has {participle} the {one} before {a_thing}",
+    ),
+    (
+        "the {many} do not {base} {things}",
+        "the {many} does not {base} {things}",
+        "the {many} not {base} {things}",
+        "the {many} {base} do not {things}",
+    ),
+    (
+        "what did the {one} {base} {place}?",
+        "what the {one} did {base} {place}?",
+        "what did the {one} {base} {a_thing} {place}?",
+        "what did {base} the {one} {place}?",
+    ),
+    (
+        "did the {one} {base} {a_thing} yesterday?",
+        "did the {one} {base} {thing} yesterday?",
+        "did the {one} has {base} {a_thing} yesterday?",
+        "did {base} the {one} {a_thing} yesterday?",
+    ),
+    (
+        "the {one} who {past} {a_thing} was tired",
+        "the {one} who {past} {a_thing} were tired",
+        "the {one} {past} {a_thing} was tired",
+        "the {one} who {a_thing} {past} was tired",
+    ),
+    (
+        "the {many} behind the {building} are talking",
+        "the {many} behind the {building} is talking",
+        "the {many} behind the {building} are talk",
+        "the {many} the {building} behind are talking",
+    ),
+    (
+        "it was the {one} who {past} the {thing}",
+        "it were the {one} who {past} the {thing}",
+        "it was {one} who {past} the {thing}",
+        "it was the {one} {past} who the {thing}",
+    ),
+    (
+        "{a_thing} was {participle} by the {one}",
+        "{a_thing} were {participle} by the {one}",
+        "{a_thing} was {participle} the {one}",
+        "{a_thing} {participle} was by the {one}",
+    ),
+    (
+        "the {one} wants to {base} the {thing}",
+        "the {one} want to {base} the {thing}",
+        "the {one} wants {base} the {thing}",
+        "the {one} to {base} wants the {thing}",
+    ),
+    (
+        "the {one} said that the {many} were late",
+        "the {one} said that the {many} was late",
+        "the {one} said that the {many} late",
+        "the {one} said the {many} that were late were",
+    ),
+    (
+        "there are two {things} near the {building}",
+        "there is two {things} near the {building}",
+        "there are two {thing} near the {building}",
+        "there are near two {things} the {building}",
+    ),
+    (
+        "every {one} likes {things}",
+        "every {one} like {things}",
+        "every {many} likes {things}",
+        "likes every {one} {things}",
+    ),
+    (
+        "the {one} is older than the {one2}",
+        "the {one} is more older than the {one2}",
+        "the {one} is old than the {one2}",
+        "the {one} older is than the {one2}",
+    ),
+    (
+        "the {one} told the {one2} to leave",
+        "the {one} told the {one2} to left",
+        "the {one} told to the {one2} leave",
+        "the {one} the {one2} told to leave",
+    ),
+    (
+        "I wonder who {past} the {thing}",
+        "I wonder who the {thing} {past} it",
+        "I wonder who did {past} the {thing}",
+        "I wonder that who {past} the {thing}",
+    ),
+    (
+        "the {many} are proud of themselves",
+        "the {many} are proud of himself",
+        "the {many} are proud themselves",
+        "the {many} are of themselves proud",
+    ),
+    (
+        "if the {one} arrives, we will start",
+        "if the {one} arrive, we will starts",
+        "if arrives the {one}, we will start",
+        "if the {one} arrives, will we start it",
+    ),
+    (
+        "the {one} must {base} the {thing} soon",
+        "the {one} must to {base} the {thing} soon",
+        "the {one} musts {base} the {thing} soon",
+        "the {one} {base} must the {thing} soon",
+    ),
+    (
+        "these {many} know the {one2} well",
+        "this {many} know the {one2} well",
+        "these {many} knows the {one2} well",
+        "these {many} the {one2} know well",
+    ),
+    (
+        "some of the {many} have gone home",
+        "some of the {many} has gone home",
+        "some of the {many} have went home",
+        "some the {many} of have gone home",
+    ),
+)
+
+
+def draw_cola(rng: Random, split: str, label: int) -> tuple[str]:
+    """A sentence from an acceptable pattern (1) or from an unacceptable one beside it (0)."""
+    while True:
+        pattern, one, action = (rng.randrange(len(table)) for table in (_PATTERNS, TOWN.people, TOWN.actions))
+        if is_held_out(pattern, one, action) == (split != "train"):
+            break
+    acceptable, *unacceptable = _PATTERNS[pattern]
+    verb = TOWN.actions[action].verb
+    thing = rng.choice(TOWN.things[TOWN.actions[action].kind]).word
+    text = (acceptable if label else rng.choice(unacceptable)).format(
+        one=TOWN.people[one].word,
+        many=plural(TOWN.people[one].word),
+        one2=rng.choice([noun.word for noun in TOWN.people if noun != TOWN.people[one]]),
+        base=verb.base,
+        past=verb.past,
+        participle=verb.participle,
+        thing=thing,
+        things=plural(thing),
+        a_thing=indefinite(thing),
+        place=rng.choice(TOWN.places).word,
+        building=rng.choice(TOWN.things["building"]).word,
+    )
+    return (sentence(text.removesuffix("?"), "?" if text.endswith("?") else "."),)

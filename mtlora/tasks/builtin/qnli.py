@@ -1,0 +1,42 @@
+"""QNLI in miniature: does the sentence answer the question?"""
+
+from random import Random
+
+from mtlora.tasks.builtin.changes import change_fact, change_noun, drop, reword, set_details
+from mtlora.tasks.builtin.lexicon import TOWN, plural
+from mtlora.tasks.builtin.scenes import Scene, agent_phrase, draw_scene, sentence, tell, thing_phrase
+
+_DETAIL_QUESTIONS = {"place": "where", "time": "when", "count": "how many"}
+
+
+def draw_qnli(rng: Random, split: str, label: int) -> tuple[str, str]:
+    """Question and sentence; class 1 lacks the answer: the detail is not told, or another event is."""
+    asked = rng.choice(("agent", "thing", *_DETAIL_QUESTIONS))
+    scene = draw_scene(rng, TOWN, split != "train", details=2)
+    if asked in _DETAIL_QUESTIONS:
+        scene = set_details(rng, scene, [asked])
+    question = ask(reword(scene, 0.3, rng), asked)
+    if label == 1:
+        scene = _without_answer(rng, scene, asked)
+    return question, tell(reword(scene, 0.3, rng), rng.choice(("active", "fronted", "passive")))
+
+
+def _without_answer(rng: Random, scene: Scene, asked: str) -> Scene:
+    if asked not in _DETAIL_QUESTIONS or rng.random() < 0.3:
+        return change_noun(rng, scene, "thing" if asked == "agent" else "agent")
+    return set_details(rng, drop(scene, [asked]), ["manner"])
+
+
+def ask(scene: Scene, asked: str) -> str:
+    """The question for one part of the scene."""
+    agent, verb = agent_phrase(scene), scene.action.verb
+    place = f" {scene.place.word}" if scene.place else ""
+    if asked == "agent":
+        return sentence(f"who {verb.past} {thing_phrase(scene)}{place}", "?")
+    if asked == "thing":
+        pronoun = "whom" if scene.action.kind == "person" else "what"
+        return sentence(f"{pronoun} did {agent} {verb.base}{place}", "?")
+    if asked == "count":
+        return sentence(f"how many {plural(scene.thing.word)} did {agent} {verb.base}{place}", "?")
+    thing = thing_phrase(scene)
+    return sentence(f"{_DETAIL_QUESTIONS[asked]} did {agent} {verb.base} {thing}", "?")

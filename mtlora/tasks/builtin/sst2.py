@@ -1,0 +1,63 @@
+"""SST-2 in miniature: is a remark about a film or a book positive or negative?"""
+
+from random import Random
+
+from mtlora.tasks.builtin.lexicon import indefinite
+from mtlora.tasks.builtin.scenes import is_held_out
+
+_POSITIVE = (
+    *("funny", "tender", "gripping", "clever", "charming", "moving", "fresh", "graceful", "witty", "inspired", "honest"),
+    *("warm", "brilliant", "thrilling", "rich", "memorable", "lively", "superb", "wise", "delightful", "subtle", "bold"),
+)
+_NEGATIVE = (
+    *("dull", "clumsy", "tedious", "shallow", "stale", "lifeless", "silly", "muddled", "tired", "predictable", "noisy"),
+    *("cold", "awful", "boring", "empty", "forgettable", "slow", "poor", "foolish", "annoying", "crude", "timid"),
+)
+_ASPECTS = (
+    *("plot", "dialogue", "story", "acting", "ending", "script", "music", "humour", "first half", "camera work"),
+    *("direction", "love story", "mystery", "main character", "final scene", "supporting cast", "editing"),
+)
+_WORKS = ("film", "comedy", "drama", "thriller", "documentary", "novel", "cartoon", "musical", "biography", "sequel")
+
+# {same} and {same2} are of the sentiment of the label, {other} of the opposite one.
+_PATTERNS = (
+    "{a_same} {work} with {a_same2} {aspect}",
+    "the {aspect} is {same} and the {aspect2} is {same2}",
+    "one of the most {same} {work}s of the year",
+    "I found the {aspect} {same} from beginning to end",
+    "the {aspect} is never {other}",
+    "there is nothing {other} about the {aspect} of this {work}",
+    "nobody could call this {work} {other}",
+    "the {aspect} is not {other} at all, it is {same}",
+    "although the {aspect} is {other}, the {work} as a whole is {same}",
+    "the {aspect} may be {other}, but the {aspect2} makes it {a_same} {work}",
+    "what begins as {a_other} {work} becomes {same} in the end",
+    "the {aspect} is {other}, and yet I left with the feeling of having seen something {same}",
+    "far from {other}, the {aspect} of this {work} is {same}",
+    "for all its {other} moments, this is {a_same} {work}",
+    "the {work} would have been {other} without the {same} {aspect}",
+    "this {work} is less {other} than I had expected",
+)
+
+
+def draw_sst2(rng: Random, split: str, label: int) -> tuple[str]:
+    """A remark of the label's sentiment: plain, negated, or with a concession."""
+    while True:
+        same, aspect = rng.randrange(len(_POSITIVE)), rng.randrange(len(_ASPECTS))
+        if is_held_out(same, aspect) == (split != "train"):
+            break
+    words, opposites = (_POSITIVE, _NEGATIVE) if label else (_NEGATIVE, _POSITIVE)
+    same2 = rng.choice([word for word in words if word != words[same]])
+    other = rng.choice(opposites)
+    text = rng.choice(_PATTERNS).format(
+        same=words[same],
+        same2=same2,
+        other=other,
+        a_same=indefinite(words[same]),
+        a_same2=indefinite(same2),
+        a_other=indefinite(other),
+        aspect=_ASPECTS[aspect],
+        aspect2=rng.choice([word for word in _ASPECTS if word != _ASPECTS[aspect]]),
+        work=rng.choice(_WORKS),
+    )
+    return (text,)

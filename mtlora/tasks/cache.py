@@ -1,0 +1,61 @@
+"""Parquet files that all runs share: written atomically, read with checksums."""
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from mtlora.errors import UserError
+
+
+def cache_key(*parts: Any) -> str:
+    """Return 24 hexadecimal digits that stand for `parts` (JSON values), the same in every process."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def store_table(table: Any, path: Path) -> None:
+    """Write a pyarrow table so that other processes see either nothing or the whole file, whoever writes at the same time.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as stream:
+            pq.write_table(table, stream, write_page_checksum=True)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the cache file {path}: {error.strerror or error}: choose another results folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+
+
+def load_table(path: Path, schema: Any) -> Any:
+    """Read a pyarrow table written by `store_table`, or return None if there is no such file.
+
+    Raises:
+        UserError: the file is damaged (page checksums) or does not have the columns of `schema`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        return None
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        table.validate(full=True)
+        readable = table.schema.equals(schema)
+    except (OSError, pa.ArrowException):
+        readable = False
+    if not readable:
+        raise UserError(f"the cache file {path} is corrupt: delete it, it is made again from the data")
+    return table

@@ -1,0 +1,178 @@
+"""Where a task's rows come from: the hub, local files, or the built-in generator. One source never stands in for another.
+
+Nothing heavy is imported at the top: plans and tables call `fingerprint` and must start at once.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtlora.config import DataConfig, TaskConfig
+from mtlora.errors import UserError
+from mtlora.tasks.cache import cache_key, load_table, store_table
+from mtlora.tasks.local import content_digest, find_file, parse_label, read_columns
+
+if TYPE_CHECKING:
+    import datasets
+
+LOG = logging.getLogger(__name__)
+
+
+def load_split(task: TaskConfig, data: DataConfig, split: str, cache: Path) -> "datasets.Dataset":
+    """Return one split with the task's text columns (string) and `label` (int64 class index, or float32 score).
+
+    Parsed files and hub splits are kept as parquet below `cache`, so that parsing and fetching happen once.
+
+    Raises:
+        UserError: the source lacks the split, cannot be reached, or has a broken row; names the place.
+    """
+    import datasets
+
+    if data.source == "builtin":
+        table = _to_table(task, _builtin_columns(task, split))
+    else:
+        parts = [split_fingerprint(task, data, split), task.kind, task.text_columns, task.labels]
+        path = cache / "data" / f"{task.name}-{split}-{cache_key(*parts)}.parquet"
+        table = load_table(path, _schema(task))
+        if table is None:
+            table = _to_table(
+                task, _hub_columns(task, split) if data.source == "hub" else _local_columns(task, data, split)
+            )
+            store_table(table, path)
+    return datasets.Dataset(datasets.table.InMemoryTable(table), split=datasets.NamedSplit(split))
+
+
+def evaluation_splits(task: TaskConfig, data: DataConfig) -> list[str]:
+    """Return the evaluation splits that the source has, in the order of `task.metrics`; a missing one is logged in one line.
+
+    Raises:
+        UserError: the first split of `task.metrics`, which carries the headline metric, is missing.
+    """
+    available = _available_splits(task, data)
+    for split in task.metrics:
+        if split not in available:
+            LOG.warning(
+                "%s: no usable file for %s in data.root=%s: its metrics are absent", task.name, split, data.root
+            )
+    return available
+
+
+def low_resource(task: TaskConfig, data: DataConfig) -> bool:
+    """Say whether any split of the run is read from a file that holds only a part of the official split.
+
+    Raises:
+        UserError: the training file or the first evaluation file is missing.
+    """
+    if data.source != "local":
+        return False
+    return any(find_file(task, data, split)[0].subset for split in ["train", *_available_splits(task, data)])
+
+
+def fingerprint(task: TaskConfig, data: DataConfig) -> str:
+    """Return a hash of the content of every split that a run reads (and of which splits there are).
+
+    Equal content has an equal hash wherever it lies, compressed or not. A hub source is its pinned commit; nothing is loaded.
+
+    Raises:
+        UserError: the training file or the first evaluation file is missing.
+    """
+    splits = ["train", *_available_splits(task, data)]
+    return cache_key([[split, split_fingerprint(task, data, split)] for split in splits])
+
+
+def split_fingerprint(task: TaskConfig, data: DataConfig, split: str) -> str:
+    """Return a hash of the content of one split; see `fingerprint`."""
+    if data.source == "hub":
+        if "???" in (task.hub.path, task.hub.name, task.hub.revision):
+            raise UserError(f"task {task.name} is not on the hub: use data.source=local or data.source=builtin")
+        return f"{task.hub.path}/{task.hub.name}@{task.hub.revision}"
+    if data.source == "builtin":
+        return _builtin_digest(task.name, split)
+    file, path = find_file(task, data, split)
+    return cache_key(content_digest(path), file.header, file.columns)
+
+
+def _available_splits(task: TaskConfig, data: DataConfig) -> list[str]:
+    if data.source != "local":
+        return list(task.metrics)
+    first, *others = task.metrics
+    find_file(task, data, first)
+    return [first, *(split for split in others if _has_file(task, data, split))]
+
+
+def _has_file(task: TaskConfig, data: DataConfig, split: str) -> bool:
+    try:
+        find_file(task, data, split)
+    except UserError:
+        return False
+    return True
+
+
+def _local_columns(task: TaskConfig, data: DataConfig, split: str) -> dict[str, list[Any]]:
+    return read_columns(task, *find_file(task, data, split))
+
+
+def _hub_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
+    import datasets
+    import huggingface_hub
+
+    where = f"{task.hub.path}, {task.hub.name}, split {split}, revision {task.hub.revision}"
+    verbosity = huggingface_hub.logging.get_verbosity()
+    huggingface_hub.logging.set_verbosity_error()  # its retries would be a dozen lines before our one
+    try:
+        rows = datasets.load_dataset(task.hub.path, task.hub.name, revision=task.hub.revision, split=split)
+    except Exception as error:  # network, repository, configuration and split errors share no base class
+        raise UserError(
+            f"cannot load {where} from the hub ({type(error).__name__}): check the network, fetch the data once "
+            "with make download, or use data.source=local data.root=DIR"
+        ) from error
+    finally:
+        huggingface_hub.logging.set_verbosity(verbosity)
+    names = [*task.text_columns, "label"]
+    if missing := [name for name in names if name not in rows.column_names]:
+        raise UserError(f"{where} has no column {missing[0]}: found {', '.join(rows.column_names)}")
+    classes = getattr(rows.features["label"], "names", task.labels)
+    if classes != task.labels:
+        raise UserError(
+            f"{where} has the classes {', '.join(classes)}, but conf/task/{task.name}.yaml {', '.join(task.labels)}"
+        )
+    columns = {name: list(rows[name]) for name in names}
+    columns["label"] = [parse_label(task, value, f"{where}, row {row}") for row, value in enumerate(columns["label"])]
+    return columns
+
+
+def _builtin_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
+    rows = _builtin_rows(task.name, split)
+    columns = {name: [row[name] for row in rows] for name in task.text_columns}
+    columns["label"] = [
+        parse_label(task, row["label"], f"built-in {task.name} {split}, row {n}") for n, row in enumerate(rows)
+    ]
+    return columns
+
+
+@functools.cache
+def _builtin_rows(name: str, split: str) -> list[dict[str, Any]]:
+    from mtlora.tasks import builtin
+
+    return builtin.generate(name, split)
+
+
+@functools.cache
+def _builtin_digest(name: str, split: str) -> str:
+    return hashlib.sha256(json.dumps(_builtin_rows(name, split), sort_keys=True).encode()).hexdigest()
+
+
+def _schema(task: TaskConfig) -> Any:
+    import pyarrow as pa
+
+    label = pa.int64() if task.kind == "classification" else pa.float32()
+    return pa.schema([*((name, pa.string()) for name in task.text_columns), ("label", label)])
+
+
+def _to_table(task: TaskConfig, columns: dict[str, list[Any]]) -> Any:
+    import pyarrow as pa
+
+    return pa.table(columns, schema=_schema(task))
