@@ -1,0 +1,119 @@
+"""An experiment is data: `experiments/NAME.yaml` names a grid of cells and the table made from them."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mtlora.cells import Cell, compose_cell
+from mtlora.config import EXPERIMENTS
+from mtlora.errors import UserError
+
+
+@dataclass
+class Column:
+    """One column of the table."""
+
+    task: str
+    split: str
+    metric: str
+    label: str
+
+
+@dataclass
+class Experiment:
+    """The schema of `experiments/*.yaml`."""
+
+    name: str
+    suite: str
+    title: str
+    axes: dict[str, list[Any]]  # override key -> values; the first axis is the outermost loop
+    profiles: dict[str, dict[str, list[Any]]]  # profile -> axes that differ there
+    columns: list[Column]
+    selection: str = "last"  # last | best epoch
+    missing: str = "–"
+    formats: list[str] = field(default_factory=lambda: ["md", "csv"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of an experiment under given overrides, in the order in which they run."""
+
+    experiment: Experiment
+    profile: str
+    cells: list[Cell]
+
+    @property
+    def name(self) -> str:
+        """The stem of every file made from this plan; other profiles than mini carry a suffix."""
+        return self.experiment.name if self.profile == "mini" else f"{self.experiment.name}_{self.profile}"
+
+    @property
+    def stages(self) -> list[list[Cell]]:
+        """The cells and the parents they start from, by depth: a stage needs only earlier stages."""
+        by_sha: dict[str, Cell] = {}
+        for cell in self.cells:
+            line = [cell]
+            while line[-1].parent is not None:
+                line.append(line[-1].parent)
+            for ancestor in reversed(line):
+                by_sha.setdefault(ancestor.sha, ancestor)
+        stages: dict[int, list[Cell]] = {}
+        for cell in by_sha.values():
+            stages.setdefault(_depth(cell), []).append(cell)
+        return [stages[depth] for depth in sorted(stages)]
+
+
+def _depth(cell: Cell) -> int:
+    return 0 if cell.parent is None else 1 + _depth(cell.parent)
+
+
+def load_experiment(name: str) -> Experiment:
+    """Read and check `experiments/NAME.yaml`.
+
+    Raises:
+        UserError: there is no such experiment, or its file has an unknown key or a wrong type.
+    """
+    path = EXPERIMENTS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in EXPERIMENTS.glob("*.yaml")))
+        raise UserError(f"there is no experiment {name}: choose one of {known}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.load(path), {"name": name})
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path}: {reason}") from None
+
+
+def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
+    """Compose every cell of an experiment.
+
+    An override of an axis replaces its values (`seed=0,1,2`); any other holds for every cell (`train.epochs=1`).
+
+    Raises:
+        UserError, hydra.errors.HydraException: an unknown profile, key or value.
+    """
+    given = parse_overrides(overrides)
+    profile = given.get("profile", ["mini"])[0]
+    if profile not in experiment.profiles:
+        raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {', '.join(experiment.profiles)}")
+    axes: dict[str, list[Any]] = {**experiment.axes, **experiment.profiles[profile], **given}
+    products = itertools.product(*([f"{key}={value}" for value in values] for key, values in axes.items()))
+    return Plan(experiment, profile, [compose_cell(product) for product in products])
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Split `key=a,b` into its values, by Hydra's own grammar; a key given twice counts the last time."""
+    parsed: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override():
+            values = [str(value) for value in override.sweep_string_iterator()]
+        else:
+            values = [override.get_value_element_as_str()]
+        parsed[override.get_key_element()] = values
+    return parsed
