@@ -135,6 +135,7 @@ class ComputeConfig:
 
     device: str = "auto"  # auto | cpu | cuda
     threads: int = 0  # CPU threads; 0 = the cores this process may use
+    cpu_gemm: str = "auto"  # auto (oneDNN where it is measured to be fp32) | stock
 
 
 @dataclass
@@ -171,6 +172,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracking.name": ("none", "wandb"),
     "tracking.mode": ("offline", "online"),
     "compute.device": ("auto", "cpu", "cuda"),
+    "compute.cpu_gemm": ("auto", "stock"),
 }
 AT_LEAST: dict[str, float] = {
     "adapter.r": 1,

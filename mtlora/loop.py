@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 
+from mtlora.compute import make_accelerator
 from mtlora.config import RunConfig, TrainConfig
 from mtlora.errors import UserError
 from mtlora.metrics import compute
@@ -229,16 +229,6 @@ def make_optimizer(model: nn.Module, t: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         [group for group in parameters if group["params"]], lr=0.0, betas=(t.beta1, t.beta2), eps=t.eps, fused=True
     )
-
-
-def make_accelerator(config: RunConfig) -> Accelerator:
-    """Make the Accelerator of a run; settings of an earlier run in this process are forgotten."""
-    if config.compute.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("compute.device=cuda: this PyTorch sees no CUDA device: use compute.device=cpu or auto")
-    torch.set_num_threads(config.compute.threads or len(os.sched_getaffinity(0)))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    mixed = "bf16" if config.train.precision == "bf16" else "no"
-    return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu")
 
 
 def finite_mean(losses: list[torch.Tensor], step: int) -> float:

@@ -3,7 +3,6 @@
 import platform
 import resource
 import subprocess
-import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,8 +26,7 @@ def provenance() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(0) if cuda else processor(),
         "threads": torch.get_num_threads(),
-        "argv": sys.argv[1:],
-        "started": now(),
+        "fp32_matmul": "onednn" if torch.backends.mkldnn.matmul.fp32_precision == "bf16" else "stock",
     }
 
 

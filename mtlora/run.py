@@ -70,7 +70,6 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
     model = build_model(config, tokenizer)
     if cell.parent is not None:
         load_adapter_tensors(model, cell.parent.folder)
-    record.provenance |= provenance()
     record.parameters = count_parameters(model)
     record.baselines = [
         {"name": name, "split": split, "value": baseline(name, encoded.labels)}
@@ -85,6 +84,7 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
         finished = True
     finally:
         tracker.finish(finished)
+    record.provenance |= provenance()
     record.epochs = progress.epochs
     record.metrics = last_and_best(progress.epochs)
     record.cost = cost(progress)

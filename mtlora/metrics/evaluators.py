@@ -1,4 +1,4 @@
-"""The metrics as `evaluate.Metric` classes. Import this module only when something is scored: `evaluate` takes seconds to load."""
+"""The metrics as `evaluate.Metric` classes. Import this only to score: `evaluate` takes seconds to load."""
 
 import tempfile
 from typing import Any, ClassVar

@@ -24,21 +24,21 @@ def f1(predictions: np.ndarray, references: np.ndarray) -> float:
 
 
 def matthews(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return Matthews' correlation coefficient, -1 to 1; 0, by scikit-learn's convention, if either side is constant."""
+    """Return Matthews' correlation coefficient, -1 to 1; 0 (scikit-learn's convention) for a constant side."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(references, predictions))
 
 
 def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return Pearson's correlation coefficient, -1 to 1; undefined (a constant side, fewer than two entries) counts as 0."""
+    """Return Pearson's correlation, -1 to 1; where undefined (a constant side, fewer than two entries) 0."""
     from scipy.stats import pearsonr
 
     return _correlation(pearsonr, predictions, references)
 
 
 def spearman(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return Spearman's rank correlation, -1 to 1; undefined (a constant side, fewer than two entries) counts as 0."""
+    """Return Spearman's rank correlation, -1 to 1; where undefined (a constant side, fewer than two entries) 0."""
     from scipy.stats import spearmanr
 
     return _correlation(spearmanr, predictions, references)
@@ -46,8 +46,8 @@ def spearman(predictions: np.ndarray, references: np.ndarray) -> float:
 
 def _correlation(function: Any, predictions: np.ndarray, references: np.ndarray) -> float:
     x, y = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
-    if finite := np.count_nonzero(~np.isfinite(x)):
-        raise FloatingPointError(f"{finite} of {len(x)} predictions are not finite")
+    if broken := np.count_nonzero(~np.isfinite(x)):
+        raise FloatingPointError(f"{broken} of {len(x)} predictions are not finite")
     # A model that answers a constant has learned nothing: 0 is the score of no correlation, and records hold no NaN.
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         LOG.warning("%s is undefined for constant or single values: recorded as 0", function.__name__)

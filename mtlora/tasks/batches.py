@@ -1,4 +1,4 @@
-"""Which examples form which batch, as pure functions of (lengths, seed, epoch): a resumed run recomputes them and skips ahead."""
+"""Which examples form which batch, as pure functions of (lengths, seed, epoch): a resumed run skips ahead in them."""
 
 import numpy as np
 
@@ -14,10 +14,10 @@ def epoch_batches(
 
     With `order="random"` the batches cut one permutation, drawn from the seed's stream.
 
-    With `order="length"` the examples, sorted by length, form buckets of neighbours (equal lengths are sorted at random). Which
-    bucket a step draws from depends on (task, epoch, number of examples, batch size) and not on the seed, so that runs with
-    different seeds see batches of about the same length at every step and can train in lock-step; the seed picks the examples
-    within the buckets.
+    With `order="length"` the examples, sorted by length, form buckets of neighbours (equal lengths in random order).
+    Which bucket a step draws from depends on (task, epoch, number of examples, batch size) and not on the seed, so that runs
+    with different seeds see batches of about the same length at every step and can train in lock-step; the seed picks
+    the examples within the buckets.
 
     Args:
         lengths: (n,) tokens per example.
@@ -43,13 +43,14 @@ def epoch_batches(
 
 
 def bucket_schedule(n: int, batch_size: int, stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw an epoch's buckets: their sizes in examples, shortest texts first, and the bucket that each step takes a batch from.
+    """Draw an epoch's buckets: their sizes in examples, shortest texts first, and the bucket of each step's batch.
 
-    Every bucket is a whole number of batches; the incomplete batch belongs to one of them, drawn too, so that it is not always
-    made of the longest texts, and comes last.
+    Every bucket is a whole number of batches; the incomplete batch belongs to one of them, drawn too, so that it is not
+    always made of the longest texts, and comes last.
     """
     whole, rest = divmod(n, batch_size)
-    batches = np.diff(np.linspace(0, whole, min(BUCKETS, max(whole, 1)) + 1).round().astype(np.int64))  # per bucket
+    bounds = np.linspace(0, whole, min(BUCKETS, max(whole, 1)) + 1).round().astype(np.int64)
+    batches = bounds[1:] - bounds[:-1]  # per bucket
     sequence = stream.permutation(np.repeat(np.arange(len(batches)), batches))
     sizes = batches * batch_size
     if rest:
@@ -60,7 +61,7 @@ def bucket_schedule(n: int, batch_size: int, stream: np.random.Generator) -> tup
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Return every example once, in batches of similar length, the longest first: what does not fit in memory fails at once."""
+    """Return every example once, in batches of similar length, longest first: too little memory shows at once."""
     return _cut(np.argsort(-lengths, kind="stable"), batch_size)
 
 

@@ -16,7 +16,7 @@ def cache_key(*parts: Any) -> str:
 
 
 def store_table(table: Any, path: Path) -> None:
-    """Write a pyarrow table so that other processes see either nothing or the whole file, whoever writes at the same time.
+    """Write a pyarrow table so that other processes, which may write it too, see either nothing or the whole file.
 
     Raises:
         UserError: the folder cannot be written.

@@ -55,7 +55,10 @@ def encode(
 
     Raises:
         UserError: the cached file is corrupt, the cache cannot be written, or the tokenizer is not a fast one.
+        ValueError: the dataset is a selection, which the key cannot tell from the whole split.
     """
+    if dataset._indices is not None:
+        raise ValueError("encode takes a whole split: select examples by their index afterwards")
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{type(tokenizer).__name__} has no fast version: choose a model with a tokenizer.json")
     split = str(dataset.split)
@@ -98,12 +101,13 @@ def collate(
         encoded: the tokenised split.
         indices: (batch,) positions in the split.
         pad_token_id: fills `input_ids` behind an example's end.
-        padding: `longest`: width is the batch's longest example, rounded up to `multiple`; `max_length`: always that width.
+        padding: `longest`: the width of the longest example, rounded up to `multiple`; `max_length`: always that.
         max_length: the greatest width, whatever `multiple` says.
         multiple: some accelerators prefer widths of 8.
 
     Returns:
-        `input_ids`, `attention_mask` and, for models that have them, `token_type_ids`, int64 (batch, width); `labels` (batch,).
+        `input_ids`, `attention_mask` and, for models that use them, `token_type_ids`, int64 (batch, width);
+        `labels` (batch,).
     """
     import torch
 
@@ -124,8 +128,11 @@ def collate(
 def _tokenise(dataset: "datasets.Dataset", task: TaskConfig, tokenizer: Any, max_length: int, typed: bool) -> Any:
     import pyarrow as pa
 
-    lengths = [np.zeros(0, dtype=np.int64)]
-    columns: dict[str, list[np.ndarray]] = {"input_ids": []} | ({"token_type_ids": []} if typed else {})
+    lengths: list[int] = []
+    labels: list[int | float] = []
+    columns: dict[str, list[np.ndarray]] = {"input_ids": []}
+    if typed:
+        columns["token_type_ids"] = []
     for start in _progress(range(0, len(dataset), CHUNK), f"tokenising {task.name}", len(dataset)):
         rows = dataset[start : start + CHUNK]
         encoding = tokenizer(
@@ -135,16 +142,16 @@ def _tokenise(dataset: "datasets.Dataset", task: TaskConfig, tokenizer: Any, max
             return_attention_mask=False,
             return_token_type_ids=typed,
         )
-        lengths.append(np.array([len(ids) for ids in encoding["input_ids"]], dtype=np.int64))
+        labels += rows["label"]
+        lengths += map(len, encoding["input_ids"])
         for name, chunks in columns.items():
             kind = np.int32 if name == "input_ids" else np.int8
             chunks.append(np.concatenate([np.asarray(ids, dtype=kind) for ids in encoding[name]]))
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    arrays = [
-        pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(chunks)))
-        for chunks in columns.values()
-    ]
-    return pa.Table.from_arrays([*arrays, dataset.data["label"]], schema=_schema(task, typed))
+    offsets = pa.array(np.cumsum([0, *lengths]))
+    table: dict[str, Any] = {
+        name: pa.LargeListArray.from_arrays(offsets, np.concatenate(chunks)) for name, chunks in columns.items()
+    }
+    return pa.table(table | {"label": labels}, schema=_schema(task, typed))
 
 
 def _schema(task: TaskConfig, typed: bool) -> Any:

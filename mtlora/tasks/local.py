@@ -37,7 +37,7 @@ def find_file(task: TaskConfig, data: DataConfig, split: str) -> tuple[LocalFile
         train, train_path = _first_existing(task, data, "train")
         if not train.subset:
             raise UserError(
-                f"{path} is a held-out part of a smaller training file, but {train_path} is the full one and contains it: "
+                f"{path} is held out from a smaller training file, but {train_path} is the full one and contains it: "
                 f"add the official {split} file {task.local[split][0].file}"
             )
     return file, path

@@ -1,4 +1,4 @@
-"""Where a task's rows come from: the hub, local files, or the built-in generator. One source never stands in for another.
+"""Where a task's rows come from: the hub, local files or the built-in generator; one never stands in for another.
 
 Nothing heavy is imported at the top: plans and tables call `fingerprint` and must start at once.
 """
@@ -46,7 +46,7 @@ def load_split(task: TaskConfig, data: DataConfig, split: str, cache: Path) -> "
 
 
 def evaluation_splits(task: TaskConfig, data: DataConfig) -> list[str]:
-    """Return the evaluation splits that the source has, in the order of `task.metrics`; a missing one is logged in one line.
+    """Return the evaluation splits that the source has, in the order of `task.metrics`; each missing one is logged.
 
     Raises:
         UserError: the first split of `task.metrics`, which carries the headline metric, is missing.
@@ -74,7 +74,8 @@ def low_resource(task: TaskConfig, data: DataConfig) -> bool:
 def fingerprint(task: TaskConfig, data: DataConfig) -> str:
     """Return a hash of the content of every split that a run reads (and of which splits there are).
 
-    Equal content has an equal hash wherever it lies, compressed or not. A hub source is its pinned commit; nothing is loaded.
+    Equal content has an equal hash wherever it lies, compressed or not. For the hub it stands for the pinned commit;
+    nothing is loaded.
 
     Raises:
         UserError: the training file or the first evaluation file is missing.

@@ -1,0 +1,63 @@
+"""Where and how a run computes: device, threads, and the fastest fp32 matrix product that really is fp32."""
+
+import os
+from functools import lru_cache
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from mtlora.config import RunConfig
+from mtlora.errors import UserError
+
+GEMM_TOLERANCE = 1e-6  # relative Frobenius error; fp32 products of these sizes have about 3e-7, bf16 about 2e-3
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Make the Accelerator of a run; settings of an earlier run in this process are forgotten.
+
+    Raises:
+        UserError: `compute.device=cuda` where PyTorch sees no CUDA device.
+    """
+    if config.compute.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("compute.device=cuda: this PyTorch sees no CUDA device: use compute.device=cpu or auto")
+    torch.set_num_threads(config.compute.threads or available_cores())
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16" if onednn_wins(config) else "ieee"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    mixed = "bf16" if config.train.precision == "bf16" else "no"
+    return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu")
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def onednn_wins(config: RunConfig) -> bool:
+    """Tell whether fp32 products go through oneDNN instead of the default BLAS.
+
+    On CPUs without AMX the setting that permits bf16 only changes the library: oneDNN still multiplies in fp32, on AMD about
+    twice as fast as MKL. On a CPU with AMX it would really round to bf16, so it is used only where it measures as fp32.
+    """
+    return config.compute.cpu_gemm == "auto" and not torch.cuda.is_available() and onednn_is_fp32()
+
+
+@lru_cache(maxsize=1)
+def onednn_is_fp32() -> bool:
+    """Compare oneDNN's products with fp64 in the shapes of a forward and a backward pass (relative Frobenius error)."""
+    generator = torch.Generator().manual_seed(0)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        for m, k, n in ((256, 768, 256), (64, 3072, 128), (768, 256, 768)):
+            a = torch.randn(m, k, generator=generator)
+            b = torch.randn(n, k, generator=generator)
+            exact = a.double() @ b.double().T
+            error = (torch.nn.functional.linear(a, b).double() - exact).norm() / exact.norm()
+            if not error <= GEMM_TOLERANCE:
+                return False
+        return True
+    except RuntimeError:  # built without oneDNN
+        return False
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
