@@ -138,7 +138,9 @@ def model_content(config: RunConfig) -> str:
 def folder_sha256(folder: Path) -> str:
     """Hash the configuration, tokenizer and weight files of a local snapshot, by name and content."""
     if not (folder / "config.json").is_file():
-        raise UserError(f"model.path={folder} holds no config.json: name a folder written by save_pretrained or a snapshot")
+        raise UserError(
+            f"model.path={folder} holds no config.json: name a folder written by save_pretrained or a snapshot"
+        )
     suffixes = {".json", ".safetensors", ".bin", ".model", ".txt"}
     files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in suffixes)
     return _files_sha256(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))

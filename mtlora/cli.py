@@ -19,7 +19,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, CompactHydraException) and error.__cause__ is not None:
         text += ": " + str(error.__cause__).split("\n")[0]
     if text.startswith("Could not override") and (match := re.search(r"'(.*?)'", text)):
-        return f"{match[1]} is not a known key or group: check the spelling (python -m mtlora.train --help lists the keys)"
+        return (
+            f"{match[1]} is not a known key or group: check the spelling (python -m mtlora.train --help lists the keys)"
+        )
     return "; ".join(part.strip() for part in text.splitlines() if part.strip())
 
 

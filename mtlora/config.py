@@ -46,7 +46,9 @@ class TaskConfig:
     kind: str = MISSING  # classification | regression
     text_columns: list[str] = MISSING  # one or two columns, in the order in which they are encoded
     labels: list[str] = MISSING  # class names in index order; empty for regression
-    metrics: dict[str, list[str]] = MISSING  # evaluation split -> metric names; the first of the first split is the headline
+    metrics: dict[str, list[str]] = (
+        MISSING  # evaluation split -> metric names; the first of the first split is the headline
+    )
     hub: HubSource = field(default_factory=HubSource)
     local: dict[str, list[LocalFile]] = field(default_factory=dict)  # split -> candidates, official ones first
     sizes: dict[str, int] = field(default_factory=dict)  # official number of rows per split
@@ -233,7 +235,9 @@ def validate(config: RunConfig) -> None:
             raise UserError(f"{key}={_lookup(config, key)} is out of range: it must be at least 0 and below 1")
     if config.targets not in config.model.target_sets:
         known = ", ".join(config.model.target_sets)
-        raise UserError(f"targets={config.targets} is not a target set of model {config.model.name}: choose one of {known}")
+        raise UserError(
+            f"targets={config.targets} is not a target set of model {config.model.name}: choose one of {known}"
+        )
     if config.adapter.init_weights == "zero_t" and config.adapter.structure in ("none", "icfm", "ctcm"):
         raise UserError(
             f"adapter.init_weights=zero_t cannot be used with structure {config.adapter.structure}: "

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -35,8 +35,6 @@ class Experiment:
     profiles: dict[str, dict[str, list[Any]]]  # profile -> axes that differ there
     columns: list[Column]
     selection: str = "last"  # last | best epoch
-    missing: str = "–"
-    formats: list[str] = field(default_factory=lambda: ["md", "csv"])
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ class Plan:
 
     experiment: Experiment
     profile: str
+    axes: dict[str, list[str]]
     cells: list[Cell]
 
     @property
@@ -101,10 +100,12 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
     given = parse_overrides(overrides)
     profile = given.get("profile", ["mini"])[0]
     if profile not in experiment.profiles:
-        raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {', '.join(experiment.profiles)}")
-    axes: dict[str, list[Any]] = {**experiment.axes, **experiment.profiles[profile], **given}
+        known = ", ".join(experiment.profiles)
+        raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {known}")
+    declared = {**experiment.axes, **experiment.profiles[profile]}
+    axes = {**{key: [str(v) for v in values] for key, values in declared.items()}, **given}
     products = itertools.product(*([f"{key}={value}" for value in values] for key, values in axes.items()))
-    return Plan(experiment, profile, [compose_cell(product) for product in products])
+    return Plan(experiment, profile, axes, [compose_cell(product) for product in products])
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:

@@ -51,7 +51,9 @@ class Progress:
     seconds: float = 0.0  # wall time over all attempts
     train_seconds: float = 0.0  # of it, time in training steps
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
-    epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics {split: {name: value}}
+    epochs: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # epoch, step, train_loss, metrics {split: {name: value}}
 
 
 class RunFailed(Exception):
@@ -187,7 +189,9 @@ def groups(config: RunConfig, data: RunData, epoch: int) -> list[list[np.ndarray
     return [rows[i : i + t.accumulation] for i in range(0, len(rows), t.accumulation)]
 
 
-def collated(config: RunConfig, data: RunData, group: list[np.ndarray]) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
+def collated(
+    config: RunConfig, data: RunData, group: list[np.ndarray]
+) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
     """Yield the tensors of each batch of a group with the batch's share of the group's examples."""
     examples = sum(len(rows) for rows in group)
     for rows in group:
@@ -256,7 +260,12 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint, all of it or nothing."""
     tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    state = {"identity": identity, "tensors": tensors, "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+    state = {
+        "identity": identity,
+        "tensors": tensors,
+        "optimizer": optimizer.state_dict(),
+        "progress": asdict(progress),
+    }
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as stream:
         torch.save(state, stream)
@@ -265,9 +274,7 @@ def save_checkpoint(
     os.replace(temporary, path)
 
 
-def load_checkpoint(
-    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> Progress | None:
+def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
     """Restore a checkpoint into model and optimizer; None if there is none.
 
     Raises:
@@ -287,4 +294,6 @@ def load_checkpoint(
         return Progress(**state["progress"])
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).split("\n")[0][:200]
-        raise UserError(f"cannot read the checkpoint {path} ({reason}): delete it to start this run from its beginning") from None
+        raise UserError(
+            f"cannot read the checkpoint {path} ({reason}): delete it to start this run from its beginning"
+        ) from None

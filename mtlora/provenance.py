@@ -11,7 +11,18 @@ from typing import Any
 
 from mtlora.config import REPOSITORY
 
-PACKAGES = ("mtlora", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "scikit-learn", "scipy")
+PACKAGES = (
+    "mtlora",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+)
 
 
 def provenance() -> dict[str, Any]:

@@ -56,7 +56,9 @@ class RunRecord:
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is not a readable record ({error}): delete the run's folder to train it again") from None
+            raise UserError(
+                f"{path} is not a readable record ({error}): delete the run's folder to train it again"
+            ) from None
 
     @classmethod
     def from_dict(cls, values: Any) -> "RunRecord":

@@ -59,7 +59,9 @@ def generate(task: str, split: str) -> list[dict[str, str | int | float]]:
     if task not in _TASKS:
         raise UserError(f"source 'builtin' has no task {task!r}; use one of: {', '.join(_TASKS)}")
     if split not in SPLITS[task]:
-        raise UserError(f"task {task!r} of source 'builtin' has no split {split!r}; use one of: {', '.join(SPLITS[task])}")
+        raise UserError(
+            f"task {task!r} of source 'builtin' has no split {split!r}; use one of: {', '.join(SPLITS[task])}"
+        )
     rng = Random(f"mtlora builtin {task} {split}")
     spec = _TASKS[task]
     classes = _classes(rng, spec.shares, spec.train_rows if split == "train" else spec.validation_rows)

@@ -346,7 +346,13 @@ WILD = Genre(
     actions=_WILD_ACTIONS,
     adjectives=_WILD_ADJECTIVES,
     places=_adverbials(*((f"in {country}", f"in {continent}") for country, continent in _COUNTRIES)),
-    times=_adverbials(*((f"in the {season} of {year}", f"in {year}") for season in ("spring", "autumn") for year in range(1871, 1990, 13))),
+    times=_adverbials(
+        *(
+            (f"in the {season} of {year}", f"in {year}")
+            for season in ("spring", "autumn")
+            for year in range(1871, 1990, 13)
+        )
+    ),
     openings=("well, I heard that ", "as the diary says, ", "you know, ", "they told us that "),
 )
 

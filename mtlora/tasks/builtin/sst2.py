@@ -6,8 +6,32 @@ from mtlora.tasks.builtin.lexicon import indefinite
 from mtlora.tasks.builtin.scenes import is_held_out
 
 _POSITIVE = (
-    *("funny", "tender", "gripping", "clever", "charming", "moving", "fresh", "graceful", "witty", "inspired", "honest"),
-    *("warm", "brilliant", "thrilling", "rich", "memorable", "lively", "superb", "wise", "delightful", "subtle", "bold"),
+    *(
+        "funny",
+        "tender",
+        "gripping",
+        "clever",
+        "charming",
+        "moving",
+        "fresh",
+        "graceful",
+        "witty",
+        "inspired",
+        "honest",
+    ),
+    *(
+        "warm",
+        "brilliant",
+        "thrilling",
+        "rich",
+        "memorable",
+        "lively",
+        "superb",
+        "wise",
+        "delightful",
+        "subtle",
+        "bold",
+    ),
 )
 _NEGATIVE = (
     *("dull", "clumsy", "tedious", "shallow", "stale", "lifeless", "silly", "muddled", "tired", "predictable", "noisy"),

@@ -1,0 +1,143 @@
+"""What an experiment still has to do: `python -m mtlora.plan EXPERIMENT [overrides]` lists its cells and the time they need."""
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mtlora import cli
+from mtlora.cells import Cell
+from mtlora.experiment import Plan, load_experiment, make_plan
+from mtlora.record import RunRecord, find_records, record_status
+
+ASSUMED_UTILISATION = 0.3  # of the measured matrix-product rate, where no finished run of the model tells better
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of cells: arithmetic, seconds one after another, and where the rate comes from."""
+
+    flops: float
+    seconds: float
+    basis: str
+
+
+def statuses(plan: Plan) -> dict[str, str]:
+    """Return every cell's state by config_sha, parents included: done, failed, running, interrupted or missing."""
+    names = {"success": "done", None: "missing"}
+    cells = [cell for stage in plan.stages for cell in stage]
+    found = {cell.sha: record_status(cell.folder) for cell in cells}
+    return {sha: names.get(status, str(status)) for sha, status in found.items()}
+
+
+def workload(cell: Cell) -> float:
+    """Return a run's floating-point operations, roughly.
+
+    Two per backbone parameter and token forward, two more backward to the activations (the weights are frozen); attention
+    scores, embeddings and padding are left out.
+    """
+    task, train = cell.config.task, cell.config.train
+    if cell.config.data.source == "builtin":
+        rows, evaluated, tokens = _builtin_size(task.name, tuple(task.text_columns), tuple(task.metrics))
+    else:
+        rows, tokens = task.sizes["train"], task.mean_tokens
+        evaluated = sum(task.sizes[split] for split in task.metrics)
+    rows = min(rows, train.limit_examples or rows)
+    return 2.0 * cell.config.model.parameters * tokens * train.epochs * (2 * rows + evaluated)
+
+
+@lru_cache(maxsize=64)
+def _builtin_size(task: str, columns: tuple[str, ...], splits: tuple[str, ...]) -> tuple[int, int, float]:
+    from mtlora.tasks.builtin import generate
+
+    rows = generate(task, "train")
+    words = sum(len(str(row[column]).split()) for row in rows for column in columns)
+    return len(rows), sum(len(generate(task, split)) for split in splits), 1.2 * words / len(rows) + 1 + len(columns)
+
+
+def estimate(cells: list[Cell]) -> Estimate:
+    """Estimate the time of cells run one after another, from finished runs of the same model, else from a measured rate."""
+    flops = sum(workload(cell) for cell in cells)
+    if not cells:
+        return Estimate(0.0, 0.0, "nothing left")
+    rates = [rate for rate in map(_measured_rate, {cell.config.model.name: cell for cell in cells}.values()) if rate]
+    if rates:
+        return Estimate(flops, flops / min(rates), "from finished runs of this model")
+    return Estimate(
+        flops, flops / (ASSUMED_UTILISATION * matmul_rate()), "from this machine's matrix-product rate, 30% used"
+    )
+
+
+def _measured_rate(cell: Cell) -> float | None:
+    """Return operations per second of finished runs of the same model, with the cells' own recorded configuration."""
+    place = Path(cell.config.results) / "runs" / cell.config.task.suite
+    done = operations = 0.0
+    for path in find_records(place):
+        if path.parts[-4] != cell.config.model.name or record_status(path.parent) != "success":
+            continue
+        record = RunRecord.load(path)
+        done += record.cost["train_seconds"]
+        operations += 4.0 * cell.config.model.parameters * record.cost["tokens"]
+    return operations / done if done else None
+
+
+def matmul_rate() -> float:
+    """Measure this machine's fp32 (CPU) or bf16 (GPU) matrix-product rate in operations per second."""
+    import time
+
+    import torch
+
+    cuda = torch.cuda.is_available()
+    n, kind, device = (8192, torch.bfloat16, "cuda") if cuda else (1024, torch.float32, "cpu")
+    a = torch.ones(n, n, dtype=kind, device=device)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        float((a @ a)[0, 0])
+        seconds.append(time.perf_counter() - started)
+    return 2.0 * n**3 / min(seconds)
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print the cells by task and state, and the estimated cost of the rest."""
+    state = statuses(plan)
+    cells = [cell for stage in plan.stages for cell in stage]
+    kinds = ("done", "missing", "running", "interrupted", "failed")
+    table = Table(title=f"{plan.name}: {len(cells)} cells", title_justify="left")
+    for heading in ("task", *kinds):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
+    for task in dict.fromkeys(cell.config.task.name for cell in cells):
+        counts = Counter(state[cell.sha] for cell in cells if cell.config.task.name == task)
+        table.add_row(task, *(str(counts[kind] or "") for kind in kinds))
+    console.print(table)
+    rest = [cell for cell in cells if state[cell.sha] != "done"]
+    cost = estimate(rest)
+    console.print(
+        f"{len(rest)} cells to run: {cost.flops:.2g} FLOP, about {duration(cost.seconds)} one after another ({cost.basis})"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Write a time span for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def main() -> None:
+    """Parse the command line and print the plan."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mtlora.plan", description="Show what an experiment still has to run."
+    )
+    parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
+    parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
+    arguments = parser.parse_intermixed_args()
+    show(make_plan(load_experiment(arguments.experiment), arguments.overrides), Console())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,166 @@
+"""Run what is missing of an experiment and print its table: `python -m mtlora.reproduce EXPERIMENT [overrides]`.
+
+Each stage is one Hydra sweep in a process of its own; this process watches the records on disk, so the display is the same under
+every launcher, and a second call trains nothing again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mtlora import cli
+from mtlora.cells import Cell
+from mtlora.errors import UserError
+from mtlora.experiment import Plan, load_experiment, make_plan
+from mtlora.plan import duration, show, statuses
+from mtlora.record import RunRecord, record_status, write_atomically
+from mtlora.tables import write_tables
+
+PLAIN_SECONDS = 30.0  # between two lines of progress where the output is not a terminal
+
+
+def run_missing(plan: Plan, launcher: str, jobs: int, console: Console) -> bool:
+    """Train every cell that has no successful record, stage after stage; return whether all cells are done now."""
+    state = statuses(plan)
+    stages = [[cell for cell in stage if state[cell.sha] != "done"] for stage in plan.stages]
+    todo = [cell for stage in stages for cell in stage]
+    if not todo:
+        console.print(f"{plan.name}: all {len(plan.cells)} cells are done already")
+        return True
+    show(plan, console)
+    with Monitor(todo, console) as monitor:
+        for number, stage in enumerate(stages):
+            ready = [cell for cell in stage if cell.parent is None or record_status(cell.parent.folder) == "success"]
+            if ready:
+                sweep(plan, number, ready, launcher, jobs, monitor)
+    return report_failures(todo, console)
+
+
+def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int, monitor: "Monitor") -> None:
+    """Run one stage as a Hydra sweep and wait for it, showing progress; its output goes to a log file."""
+    folder = Path(plan.cells[0].config.results) / "sweeps"
+    jobs_file, log_file = folder / f"{plan.name}-stage{stage}.json", folder / f"{plan.name}-stage{stage}.log"
+    write_atomically(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
+    threads = max(1, cores() // jobs)
+    command = [sys.executable, "-m", "mtlora.train", "-m", "hydra/sweeper=cells", f"hydra.sweeper.file='{jobs_file}'"]
+    command += [f"hydra/launcher={launcher}", f"compute.threads={threads}"]
+    if launcher == "joblib":
+        command.append(f"hydra.launcher.n_jobs={jobs}")
+    with log_file.open("w", encoding="utf-8") as log:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        try:
+            while child.poll() is None:
+                monitor.look()
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            child.wait(timeout=60)  # the terminal's Ctrl-C has reached the child too
+            raise
+    monitor.look()
+    if not any(record_status(cell.folder) for cell in cells):
+        lines = log_file.read_text(encoding="utf-8").strip().splitlines()
+        raise UserError(f"the sweep ended before its first run ({lines[-1] if lines else 'no output'}): see {log_file}")
+
+
+class Monitor:
+    """Shows how many cells are done and the time left, read from the records: a bar on a terminal, lines elsewhere."""
+
+    def __init__(self, cells: Sequence[Cell], console: Console):
+        self.cells, self.console = list(cells), console
+        self.open = {cell.sha: cell for cell in cells}
+        self.failed = 0
+        self.started = self.spoken = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(
+            *columns, TextColumn("{task.fields[left]}"), console=console, disable=not console.is_terminal
+        )
+        self.before = {cell.sha: _record_time(cell) for cell in cells}
+
+    def __enter__(self) -> "Monitor":
+        self.line = self.bar.add_task("cells", total=len(self.cells), left="")
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def look(self) -> None:
+        """Read the records of the cells that were still open, and show the state."""
+        for sha, cell in list(self.open.items()):
+            if _record_time(cell) == self.before[sha]:
+                continue  # the record is absent, or from an earlier attempt
+            status = record_status(cell.folder)
+            if status in ("success", "failed", "interrupted"):
+                self.failed += status != "success"
+                del self.open[sha]
+        done = len(self.cells) - len(self.open)
+        elapsed = time.monotonic() - self.started
+        left = f"about {duration(elapsed / done * len(self.open))} left" if done else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        self.bar.update(self.line, completed=done, left=left + failed)
+        if not self.console.is_terminal and time.monotonic() - self.spoken > PLAIN_SECONDS:
+            self.spoken = time.monotonic()
+            self.console.print(f"{done}/{len(self.cells)} cells done{failed}, {duration(elapsed)} so far, {left}")
+
+
+def _record_time(cell: Cell) -> int:
+    try:
+        return (cell.folder / "record.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def report_failures(cells: Sequence[Cell], console: Console) -> bool:
+    """List the cells that are not done, with the reason from their records; return whether there are none."""
+    good = True
+    for cell in cells:
+        status = record_status(cell.folder)
+        if status == "success":
+            continue
+        good = False
+        reason = "no run was started"
+        if status is not None:
+            reason = RunRecord.load(cell.folder / "record.json").error or "it was killed"
+        console.print(f"not done: {cell.run_id} ({status or 'missing'}): {reason}", markup=False)
+    return good
+
+
+def cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main() -> None:
+    """Parse the command line, run what is missing, print the table; exit code 1 if a cell is not done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mtlora.reproduce", description="Run an experiment and print its table."
+    )
+    parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
+    parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
+    parser.add_argument("--launcher", help="Hydra launcher (default: joblib if jobs > 1, else local)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: one per core in the mini profile, else 1)")
+    arguments = parser.parse_intermixed_args()
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UserError(f"--jobs {arguments.jobs} is out of range: it must be at least 1")
+    plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
+    jobs = arguments.jobs or (cores() if plan.profile == "mini" and arguments.launcher in (None, "joblib") else 1)
+    launcher = arguments.launcher or ("joblib" if jobs > 1 else "local")
+    console = Console(stderr=True)
+    complete = run_missing(plan, launcher, 1 if launcher == "local" else jobs, console)
+    results = Path(plan.cells[0].config.results)
+    print(write_tables(plan, results / "runs", results / "tables"))
+    console.print(f"written to {results / 'tables' / plan.name}.md, .csv and _cost.csv")
+    if not complete:
+        raise UserError("some cells are not done (listed above): the same command tries them again")
+
+
+if __name__ == "__main__":
+    cli.run(main)
