@@ -25,13 +25,15 @@ def one_line(error: BaseException) -> str:
     return "; ".join(part.strip() for part in text.splitlines() if part.strip())
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], hydra_main: bool = False) -> None:
     """Call an entry point; turn a user's mistake into one line on stderr and exit code 1.
 
-    Hydra would print several lines and a hint, so it is asked to raise instead. HYDRA_FULL_ERROR=1 keeps the traceback.
+    HYDRA_FULL_ERROR=1 keeps the traceback. A `hydra.main` function would print several lines by itself unless that variable
+    makes it raise, so it is set for such a function.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    if hydra_main:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
     except KeyboardInterrupt:

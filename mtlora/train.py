@@ -4,29 +4,48 @@ A run whose record says success is skipped, so the same command can be given aga
 """
 
 import logging
+import os
 import sys
+import warnings
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mtlora import cli
 from mtlora.cells import cell_of
 from mtlora.config import CONF, to_run_config
 
+log = logging.getLogger("mtlora")
+
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(composed: DictConfig) -> None:
     """Run one job of Hydra; in a sweep each job comes here by itself."""
-    cell = cell_of(to_run_config(composed), HydraConfig.get().overrides.task)
-    from mtlora.run import execute  # imports torch and transformers: seconds that `--help` need not pay
+    configure_logging()
+    try:
+        cell = cell_of(to_run_config(composed), HydraConfig.get().overrides.task)
+        from mtlora.run import execute  # imports torch and transformers: seconds that `--help` need not pay
 
-    record = execute(cell)
+        record = execute(cell)
+    except CompactHydraException as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra reports only the first failed job of a sweep
+            log.error("failed: %s", cli.one_line(error))
+        raise
     last = {f"{m['split']}/{m['name']}": round(m["value"], 4) for m in record.metrics if m["selection"] == "last"}
-    logging.getLogger("mtlora").info("%s: %s in %s", record.run_id, last, cell.folder)
+    log.info("%s: %s in %s", record.run_id, last, cell.folder)
+
+
+def configure_logging() -> None:
+    """Send our own messages to stderr, and hide what libraries say to their developers; a worker process needs it too."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("mtlora").setLevel(logging.INFO)
-    cli.run(main)
+    cli.run(main, hydra_main=True)

@@ -15,8 +15,8 @@ def epoch_batches(
     With `order="random"` the batches cut one permutation, drawn from the seed's stream.
 
     With `order="length"` the examples, sorted by length, form buckets of neighbours (equal lengths in random order).
-    Which bucket a step draws from depends on (task, epoch, number of examples, batch size) and not on the seed, so that runs
-    with different seeds see batches of about the same length at every step and can train in lock-step; the seed picks
+    Which bucket a step draws from depends on (task, epoch, number of examples, batch size) and not on the seed, so that
+    runs with different seeds see batches of about the same length at every step and can train in lock-step; the seed picks
     the examples within the buckets.
 
     Args:

@@ -1,0 +1,1 @@
+"""Hydra plugins of mtlora; Hydra accepts such classes only below the namespace package hydra_plugins."""
