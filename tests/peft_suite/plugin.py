@@ -13,7 +13,7 @@ from cases import TABLES, LoraAsMTLora
 from deselected import reason_to_deselect
 
 # PEFT's helpers import it at the top, for tests of image models that are not selected here
-sys.modules.setdefault("diffusers", MagicMock())
+sys.modules.setdefault("diffusers", MagicMock(__version__="0.0.0"))
 
 HUB_ERRORS = ("couldn't connect to", "offline mode", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "Max retries")
 RETARGETED = pytest.StashKey[bool]()
