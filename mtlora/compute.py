@@ -22,7 +22,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     if config.compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device=cuda: this PyTorch sees no CUDA device: use compute.device=cpu or auto")
     torch.set_num_threads(config.compute.threads or available_cores())
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16" if onednn_wins(config) else "ieee"
+    set_fp32_matmul_precision("bf16" if onednn_wins(config) else "ieee")
     AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "bf16" if config.train.precision == "bf16" else "no"
     return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu")
@@ -46,8 +46,8 @@ def onednn_wins(config: RunConfig) -> bool:
 def onednn_is_fp32() -> bool:
     """Compare oneDNN's products with fp64 in the shapes of a forward and a backward pass (relative Frobenius error)."""
     generator = torch.Generator().manual_seed(0)
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    before = fp32_matmul_precision()
+    set_fp32_matmul_precision("bf16")
     try:
         for m, k, n in ((256, 768, 256), (64, 3072, 128), (768, 256, 768)):
             a = torch.randn(m, k, generator=generator)
@@ -60,4 +60,14 @@ def onednn_is_fp32() -> bool:
     except RuntimeError:  # built without oneDNN
         return False
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        set_fp32_matmul_precision(before)
+
+
+def fp32_matmul_precision() -> str:
+    """Return what oneDNN may use inside fp32 products: "ieee", "tf32" or "bf16"."""
+    return str(torch.backends.mkldnn.matmul.fp32_precision)  # type: ignore[attr-defined]
+
+
+def set_fp32_matmul_precision(precision: str) -> None:
+    """Set what oneDNN may use inside fp32 products; anything but "ieee" also routes the products to oneDNN."""
+    torch.backends.mkldnn.matmul.fp32_precision = precision  # type: ignore[attr-defined]

@@ -18,7 +18,9 @@ MODEL_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "pytorch_model
 
 def main() -> None:
     """Parse the command line and fetch every split and snapshot that the experiment's cells read."""
-    parser = argparse.ArgumentParser(prog="python -m mtlora.download", description="Fetch data and models ahead of time.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mtlora.download", description="Fetch data and models ahead of time."
+    )
     parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
     parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
     arguments = parser.parse_intermixed_args()
@@ -47,7 +49,9 @@ def fetch_snapshot(repository: str, revision: str) -> None:
         snapshot_download(repository, revision=revision, allow_patterns=MODEL_FILES)
     except Exception as error:  # network and repository errors share no base class
         kind = type(error).__name__
-        raise UserError(f"cannot fetch {repository} at {revision} ({kind}): check the network, or use model.path=DIR") from None
+        raise UserError(
+            f"cannot fetch {repository} at {revision} ({kind}): check the network, or use model.path=DIR"
+        ) from None
 
 
 if __name__ == "__main__":

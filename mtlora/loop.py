@@ -151,7 +151,7 @@ def train_step(
     norm = accelerator.clip_grad_norm_(trained, t.max_grad_norm or math.inf)
     optimizer.step()
     optimizer.zero_grad()
-    return torch.stack(losses).sum(), norm  # type: ignore[return-value]
+    return torch.stack(losses).sum(), norm
 
 
 def evaluate(
@@ -223,7 +223,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def make_optimizer(model: nn.Module, t: TrainConfig) -> torch.optim.AdamW:
     """Make AdamW over the trainable parameters; decay skips biases and, with `decay_t=false`, the matrices of T."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_t = ".mtlora_C" in name or ".mtlora_D" in name

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,18 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 def builtin_tokenizer() -> PreTrainedTokenizerBase:
     """Make a WordPiece tokenizer of 1,000 tokens from the built-in texts: deterministic, no download."""
     from tokenizers import BertWordPieceTokenizer
-    from transformers import BertTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from mtlora.tasks.builtin import generate
 
     texts = [value for task in ("cola", "rte") for row in generate(task, "train") for value in row.values()]
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator((t for t in texts if isinstance(t, str)), vocab_size=1000, show_progress=False)
-    return BertTokenizerFast(tokenizer_object=tokenizer._tokenizer, model_max_length=512)
+    special = {
+        name: f"[{name[:3].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    }
+    special |= {"mask_token": "[MASK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, model_max_length=512, **special)
 
 
 def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PeftModel:
@@ -117,9 +122,9 @@ def adapter_config(config: RunConfig) -> MTLoraConfig:
         mtlora_alpha=a.alpha,
         mtlora_dropout=a.dropout,
         use_rslora=a.use_rslora,
-        structure=a.structure,
-        init_weights=a.init_weights,
-        fused_transform=a.fused_transform,
+        structure=a.structure,  # type: ignore[arg-type]  # validate() has checked these three
+        init_weights=a.init_weights,  # type: ignore[arg-type]
+        fused_transform=a.fused_transform,  # type: ignore[arg-type]
         target_modules=config.model.target_sets[config.targets],
         modules_to_save=list(config.model.head),
     )
@@ -132,8 +137,12 @@ def reset_adapter(model: PeftModel, config: RunConfig) -> None:
             layer.reset_mtlora_parameters(
                 ADAPTER,
                 config.adapter.init_weights,
-                generators=lambda letter, name=name: torch_stream(config.seed, letter, name),
+                generators=partial(_matrix_stream, config.seed, name),
             )
+
+
+def _matrix_stream(seed: int, module: str, letter: str) -> torch.Generator:
+    return torch_stream(seed, letter, module)
 
 
 def load_adapter_tensors(model: PeftModel, folder: Path) -> None:
@@ -210,5 +219,5 @@ def _check_sha256(path: Path, expected: str) -> None:
 def _cannot_load(model: ModelConfig, error: Exception) -> UserError:
     reason = re.sub(r"\s+", " ", str(error))[:200]
     return UserError(
-        f"model {model.name} cannot be loaded ({reason}): check the network or the folder, or name a local snapshot with model.path=DIR"
+        f"model {model.name} cannot be loaded ({reason}): check the network, or name a snapshot with model.path=DIR"
     )

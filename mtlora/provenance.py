@@ -29,6 +29,8 @@ def provenance() -> dict[str, Any]:
     """Return what identifies code, software and machine; no host name, no user name."""
     import torch
 
+    from mtlora.compute import fp32_matmul_precision
+
     cuda = torch.cuda.is_available()
     return {
         "git": git_state(REPOSITORY),
@@ -37,7 +39,7 @@ def provenance() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(0) if cuda else processor(),
         "threads": torch.get_num_threads(),
-        "fp32_matmul": "onednn" if torch.backends.mkldnn.matmul.fp32_precision == "bf16" else "stock",
+        "fp32_matmul": "onednn" if fp32_matmul_precision() == "bf16" else "stock",
     }
 
 

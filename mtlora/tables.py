@@ -7,7 +7,7 @@ profiles and old sweeps never mix in.
 import argparse
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ def markdown(plan: Plan, table: pd.DataFrame, records: dict[str, RunRecord]) -> 
     return "\n\n".join([*notes, frame.to_markdown(index=False, colalign=alignment, disable_numparse=True)]) + "\n"
 
 
-def _cell_text(cell: dict[str, Any] | None, best: str | None) -> str:
+def _cell_text(cell: Mapping[Any, Any] | None, best: str | None) -> str:
     if cell is None:
         return "–"
     mean = f"{cell['mean']:.2f}"
@@ -216,6 +216,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
     config = plan.cells[0].config
     counts = sorted({int(n) for n in table["n"]})
     metrics = ", ".join(f"{c.label} {c.metric}" for c in shown_columns(plan))
+    splits = ", ".join(dict.fromkeys(column.split for column in shown_columns(plan)))
     planned = len({cell.config.seed for cell in plan.cells})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}" if counts else "n = 0"
     single = {key: {getattr_path(cell, key) for cell in plan.cells} for key in ("model.name", "targets", "adapter.r")}
@@ -226,7 +227,8 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
     ]
     parts = [
         f"**{plan.experiment.title}**, {', '.join(fixed)}; profile {plan.profile}, data: {config.data.source}",
-        f"mean ± sample standard deviation over seeds ({n} of {planned} planned), {plan.experiment.selection} epoch, validation split",
+        f"mean ± sample standard deviation over seeds ({n} of {planned} planned), {plan.experiment.selection} epoch",
+        f"splits: {splits}",
         f"metrics x 100: {metrics}",
     ]
     if config.data.subset:

@@ -13,9 +13,16 @@ TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 REAL = REPOSITORY.parent / "shared" / "data" / "glue"
 
 # File of the official GLUE zip -> its header (None: no header) and two rows.
-_MNLI = (
-    "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse".split()
-)
+_MNLI = [
+    "index",
+    "promptID",
+    "pairID",
+    "genre",
+    "sentence1_binary_parse",
+    "sentence2_binary_parse",
+    "sentence1_parse",
+    "sentence2_parse",
+]
 OFFICIAL: dict[str, list[list[str]]] = {
     "CoLA/train.tsv": [["aa01", "1", "", "Dogs bark."], ["aa02", "0", "*", "Dogs barks."]],
     "CoLA/dev.tsv": [["aa03", "0", "*", "Them sleep."], ["aa04", "1", "", "They sleep."]],
@@ -28,12 +35,12 @@ OFFICIAL: dict[str, list[list[str]]] = {
     ],
     "MRPC/dev.tsv": [["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"], ["0", "1", "2", "A", "B"]],
     "STS-B/train.tsv": [
-        "index genre filename year old_index source1 source2 sentence1 sentence2 score".split(),
+        ["index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2", "score"],
         ["0", "g", "f", "2012", "1", "none", "none", "A cat sits.", "A cat is sitting.", "4.800"],
         ["1", "g", "f", "2012", "2", "none", "none", "A cat sits.", "It rains.", "0.000"],
     ],
     "STS-B/dev.tsv": [
-        "index genre filename year old_index source1 source2 sentence1 sentence2 score".split(),
+        ["index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2", "score"],
         ["0", "g", "f", "2012", "1", "none", "none", "A", "B", "2.5"],
     ],
     "QQP/train.tsv": [
@@ -103,7 +110,7 @@ def write_official(root: Path) -> Path:
 
 
 def write_mixed(root: Path) -> Path:
-    """Write the layout of a partial copy: gzip, JSON lines, training subsets, neither QQP's dev nor MNLI's mismatched file."""
+    """Write the layout of a partial copy: gzip, JSON lines, training subsets, no QQP dev, no MNLI mismatched."""
     nli = [{"premise": "It rains.", "hypothesis": "It is wet.", "label": "entailment"}]
     qqp = [{"question1": "How?", "question2": "In what way?", "label": 1}]
     write(root / "MNLI/train_subset.jsonl.gz", jsonl(nli * 2))

@@ -41,6 +41,7 @@ class CellsSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run every job, then raise the first failure if there was one (as Hydra's own sweeper does)."""
         jobs = [[*overrides, *arguments] for overrides in json.loads(self.file.read_text(encoding="utf-8"))]
+        assert self.launcher is not None  # set by setup, which Hydra calls first
         returns = self.launcher.launch(jobs, initial_job_idx=0)
         for job in returns:
             _ = job.return_value

@@ -34,23 +34,23 @@ def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
     """Return Pearson's correlation, -1 to 1; where undefined (a constant side, fewer than two entries) 0."""
     from scipy.stats import pearsonr
 
-    return _correlation(pearsonr, predictions, references)
+    return _correlation("pearson", pearsonr, predictions, references)
 
 
 def spearman(predictions: np.ndarray, references: np.ndarray) -> float:
     """Return Spearman's rank correlation, -1 to 1; where undefined (a constant side, fewer than two entries) 0."""
     from scipy.stats import spearmanr
 
-    return _correlation(spearmanr, predictions, references)
+    return _correlation("spearman", spearmanr, predictions, references)
 
 
-def _correlation(function: Any, predictions: np.ndarray, references: np.ndarray) -> float:
+def _correlation(name: str, function: Any, predictions: np.ndarray, references: np.ndarray) -> float:
     x, y = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
     if broken := np.count_nonzero(~np.isfinite(x)):
         raise FloatingPointError(f"{broken} of {len(x)} predictions are not finite")
     # A model that answers a constant has learned nothing: 0 is the score of no correlation, and records hold no NaN.
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        LOG.warning("%s is undefined for constant or single values: recorded as 0", function.__name__)
+        LOG.warning("%s is undefined for constant or single values: recorded as 0", name)
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # near-constant input: a number all the same

@@ -97,4 +97,5 @@ def change_noun(rng: Random, scene: Scene, role: str) -> Scene:
     """The scene with another agent or another thing of the same kind."""
     genre = scene.genre
     nouns = genre.people if role == "agent" else genre.things[scene.action.kind]
-    return replace(scene, **{role: rng.choice([noun for noun in nouns if noun not in (scene.agent, scene.thing)])})
+    noun = rng.choice([noun for noun in nouns if noun not in (scene.agent, scene.thing)])
+    return replace(scene, agent=noun) if role == "agent" else replace(scene, thing=noun)

@@ -2,8 +2,8 @@
 
 from random import Random
 
-from mtlora.tasks.builtin.lexicon import TOWN
 from mtlora.tasks.builtin.changes import change_fact, reword
+from mtlora.tasks.builtin.lexicon import TOWN
 from mtlora.tasks.builtin.scenes import draw_scene, tell
 
 _STYLES = ("active", "fronted", "passive")

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from mtlora.tasks.builtin.changes import change_fact, change_noun, drop, reword, set_details
+from mtlora.tasks.builtin.changes import change_noun, drop, reword, set_details
 from mtlora.tasks.builtin.lexicon import TOWN, plural
 from mtlora.tasks.builtin.scenes import Scene, agent_phrase, draw_scene, sentence, tell, thing_phrase
 
