@@ -86,11 +86,11 @@ def test_scores_single_texts_and_models_without_types(tmp_path: Path) -> None:
 
 
 def test_the_longer_text_is_cut_first(tmp_path: Path) -> None:
-    encoded = encode(rte_split(), option("rte"), make_tokenizer(), 6, tmp_path, "data")
-    # 3 + 2 words in 6 - 3 places, 4 + 1 words in 3 places
-    assert example(encoded, 1) == [CLS, UNK, DOG, SEP, THE, SEP]
-    assert encoded.lengths.tolist() == [6, 6, 4]
-    assert example(encoded, 0).count(SEP) == 2
+    texts = [("cat", "the dog ran far"), ("the dog ran far", "cat"), ("far", "far")]
+    encoded = encode(make_split(option("rte"), texts, [0, 1, 0]), option("rte"), make_tokenizer(), 6, tmp_path, "data")
+    assert example(encoded, 0) == [CLS, CAT, SEP, THE, DOG, SEP]
+    assert example(encoded, 1) == [CLS, THE, DOG, SEP, CAT, SEP]
+    assert example(encoded, 2) == [CLS, FAR, SEP, FAR, SEP]
 
 
 def test_many_examples_span_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,20 +149,18 @@ def test_every_damaged_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
     good = encode(split, task, tokenizer, 32, tmp_path, "data")
     (file,) = token_files(tmp_path)
     content = file.read_bytes()
-    noticed = 0
+    messages = []
     for position in range(0, len(content), 7):
         file.write_bytes(content[:position] + bytes([content[position] ^ 0x15]) + content[position + 1 :])
         try:
             read = encode(split, task, tokenizer, 32, tmp_path, "data")
         except UserError as error:
-            assert str(file) in str(error)
-            assert "delete it" in str(error)
-            assert "\n" not in str(error)
-            noticed += 1
-        else:
-            for name in ("input_ids", "token_type_ids", "offsets", "labels"):
-                np.testing.assert_array_equal(getattr(good, name), getattr(read, name))
-    assert noticed > 10
+            messages.append(str(error))
+            continue
+        for name in ("input_ids", "token_type_ids", "offsets", "labels"):
+            np.testing.assert_array_equal(getattr(good, name), getattr(read, name))
+    assert len(messages) > 10
+    assert set(messages) == {f"the cache file {file} is corrupt: delete it, it is made again from the data"}
     for cut in (0, 4, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:cut])
         with pytest.raises(UserError, match="is corrupt: delete it"):
@@ -194,7 +192,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(UserError, match="cannot write the cache file .*No space left on device"):
+    with pytest.raises(UserError, match=r"cannot write the cache file .*No space left on device"):
         encode(rte_split(), option("rte"), make_tokenizer(), 32, tmp_path, "data")
     assert token_files(tmp_path) == []
 

@@ -69,8 +69,8 @@ class MTLoraConfig(PeftConfig):
     fused_transform: Literal["block", "joint"] = field(
         default="block", metadata={"help": "One T per adapted slice (block) or one over all of them (joint)."}
     )
-    target_modules: list[str] | str | None = field(default=None, metadata={"help": "Names or regex of the modules."})
-    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Names or regex to leave out."})
+    target_modules: list[str] | set[str] | str | None = field(default=None, metadata={"help": "Names or regex of the modules."})
+    exclude_modules: list[str] | set[str] | str | None = field(default=None, metadata={"help": "Names or regex to leave out."})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved in full."})
     layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indices to adapt."})
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of layers."})
@@ -82,11 +82,11 @@ class MTLoraConfig(PeftConfig):
     bias: Literal["none", "all", "mtlora_only"] = field(default="none", metadata={"help": "Which biases train."})
 
     def __post_init__(self) -> None:
-        """Normalise collections to lists and refuse values that cannot work."""
+        """Bring collections to the types that PEFT works with and refuse values that cannot work."""
         super().__post_init__()
         self.peft_type = MTLORA
-        self.target_modules = _as_list(self.target_modules)
-        self.exclude_modules = _as_list(self.exclude_modules)
+        self.target_modules = _as_set(self.target_modules)
+        self.exclude_modules = _as_set(self.exclude_modules)
         if self.fused_modules is not None:
             self.fused_modules = {name: _checked_slices(name, slices) for name, slices in self.fused_modules.items()}
         self._check_numbers()
@@ -94,7 +94,7 @@ class MTLoraConfig(PeftConfig):
         self._check_layer_selection()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types; the sets that PEFT assigns while it injects become sorted lists."""
+        """Return the fields as JSON types: sets of names become sorted lists."""
         return {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
 
     def _check_numbers(self) -> None:
@@ -133,11 +133,9 @@ class MTLoraConfig(PeftConfig):
             raise ValueError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
 
 
-def _as_list(names: Any) -> Any:
-    """Turn any collection of names into a list (sets sorted); leave a regular expression or None as it is."""
-    if isinstance(names, set | frozenset):
-        return sorted(names)
-    return list(names) if isinstance(names, tuple) else names
+def _as_set(names: Any) -> Any:
+    """Turn a list of names into the set that PEFT expects; leave a regular expression or None as it is."""
+    return set(names) if isinstance(names, list | tuple) else names
 
 
 def _entries(field_name: str, pattern: dict[str, Any]) -> dict[str, Any]:

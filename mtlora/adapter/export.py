@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
@@ -51,7 +51,7 @@ def to_lora(model: "MTLoraModel", adapter_name: str = "default") -> tuple[LoraCo
     if any(layer.merged for layer in layers.values()):
         raise ValueError("The model has merged adapters; call `unmerge_adapter` before the export.")
 
-    config: MTLoraConfig = model.peft_config[adapter_name]
+    config = cast("MTLoraConfig", model.peft_config[adapter_name])
     # the tuner is called "base_model" in a PeftModel, whose names the files use
     saved = {
         f"base_model.{key}": value for key, value in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
@@ -103,11 +103,11 @@ def _lora_config(config: "MTLoraConfig", ranks: dict[str, tuple[int, float]]) ->
         "layers_to_transform", "layers_pattern", "fan_in_fan_out", "use_rslora",
     )  # fmt: skip
     values: dict[str, Any] = {name: getattr(config, name) for name in shared}
+    values["lora_alpha"] = alpha  # annotated as int, but PEFT only divides by the rank
     return LoraConfig(
         r=r,
-        lora_alpha=alpha,
         lora_dropout=config.mtlora_dropout,
-        bias=config.bias.replace("mtlora", "lora"),
+        bias="lora_only" if config.bias == "mtlora_only" else config.bias,
         rank_pattern={name: rank for name, (rank, _) in exceptions.items()},
         alpha_pattern={name: alpha for name, (_, alpha) in exceptions.items()},
         inference_mode=True,

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,8 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         self.slices: dict[str, tuple[bool, ...]] = {}
         self.merged_adapters: list[str] = []
         self.cast_input_dtype_enabled = True  # read by peft.helpers.disable_input_dtype_casting
-        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+        sizes = cast(tuple[int, int], _get_in_out_features(self.get_base_layer()))
+        self.in_features, self.out_features = sizes
 
     @property
     def fan_in_fan_out(self) -> bool:
@@ -156,7 +157,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         Raises:
             ValueError: If `safe_merge` finds a non-finite value.
         """
-        weight = self.get_base_layer().weight.data
+        weight = self.get_base_weight()
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter in self.mtlora_A:
                 delta = self.get_delta_weight(adapter).to(weight.dtype)
@@ -169,7 +170,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         """Subtract the updates of all merged adapters from the base weight."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-        weight = self.get_base_layer().weight.data
+        weight = self.get_base_weight()
         while self.merged_adapters:
             weight -= self.get_delta_weight(self.merged_adapters.pop()).to(weight.dtype)
 
@@ -252,7 +253,7 @@ class Embedding(MTLoraLayer):
 
     def project(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
         """Return the columns of A at the token ids x, (..., r)."""
-        base = self.get_base_layer()
+        base = cast(nn.Embedding, self.get_base_layer())
         h = F.embedding(
             x, self.mtlora_A[adapter].T, padding_idx=base.padding_idx, scale_grad_by_freq=base.scale_grad_by_freq
         )

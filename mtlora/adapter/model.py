@@ -28,7 +28,7 @@ class MTLoraModel(BaseTuner):
 
     prefix = "mtlora_"
     tuner_layer_cls = MTLoraLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def to_lora(self, adapter_name: str = "default") -> tuple[LoraConfig, dict[str, torch.Tensor]]:
         """Return the adapter as a plain LoRA adapter that computes the same; see `export.to_lora`."""
@@ -38,13 +38,13 @@ class MTLoraModel(BaseTuner):
         """Save what `to_lora` returns to a folder that plain PEFT can load; see `export.save_as_lora`."""
         export.save_as_lora(self, folder, adapter_name)
 
-    def _prepare_model(self, peft_config: MTLoraConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: MTLoraConfig, model: nn.Module) -> None:  # type: ignore[override]
         names = [name for name, _ in model.named_modules()]
         for pattern in peft_config.fused_modules or {}:
             if not any(_lookup({pattern: True}, name, False) for name in names):
                 raise ValueError(f"`fused_modules` names {pattern!r}, but the model has no module of that name.")
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]  # only modules are targeted, never single parameters
         self,
         peft_config: MTLoraConfig,
         adapter_name: str,
@@ -113,7 +113,7 @@ class MTLoraModel(BaseTuner):
 
 def _lookup(pattern: dict[str, Any], key: str, default: Any) -> Any:
     """Return the value whose name or regular expression matches the module `key`, or `default`."""
-    return pattern.get(get_pattern_key(pattern.keys(), key), default)
+    return pattern.get(get_pattern_key(list(pattern), key), default)
 
 
 def _wrap(target: nn.Module, parent: nn.Module, key: str) -> MTLoraLayer:
@@ -144,8 +144,8 @@ def _check_slices(layer: MTLoraLayer, slices: list[bool], key: str) -> None:
         )
 
 
-def _encoder_modules(model: nn.Module) -> set[nn.Module]:
-    encoder = model.get_encoder() if hasattr(model, "get_encoder") else model
+def _encoder_modules(model: Any) -> set[nn.Module]:
+    encoder: nn.Module = model.get_encoder() if hasattr(model, "get_encoder") else model
     return set() if encoder is model else set(encoder.modules())  # a decoder-only model returns itself
 
 

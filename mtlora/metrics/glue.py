@@ -27,7 +27,9 @@ def matthews(predictions: np.ndarray, references: np.ndarray) -> float:
     """Return Matthews' correlation coefficient, -1 to 1; 0 (scikit-learn's convention) for a constant side."""
     from sklearn.metrics import matthews_corrcoef
 
-    return float(matthews_corrcoef(references, predictions))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # both sides constant: the docstring says what counts
+        return float(matthews_corrcoef(references, predictions))
 
 
 def pearson(predictions: np.ndarray, references: np.ndarray) -> float:

@@ -36,7 +36,8 @@ def store_table(table: Any, path: Path) -> None:
             f"cannot write the cache file {path}: {error.strerror or error}: choose another results folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
 
 
 def load_table(path: Path, schema: Any) -> Any:
@@ -54,7 +55,7 @@ def load_table(path: Path, schema: Any) -> Any:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
         table.validate(full=True)
         readable = table.schema.equals(schema)
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):  # ValueError: damaged column names
         readable = False
     if not readable:
         raise UserError(f"the cache file {path} is corrupt: delete it, it is made again from the data")

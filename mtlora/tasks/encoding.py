@@ -78,8 +78,6 @@ def encode(
     if table is None:
         table = _tokenise(dataset, task, tokenizer, max_length, typed)
         store_table(table, path)
-    elif len(table) != len(dataset):
-        raise UserError(f"the cache file {path} is corrupt: delete it, it is made again from the data")
     return _from_table(table, typed)
 
 

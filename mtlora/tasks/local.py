@@ -140,7 +140,7 @@ def parse_label(task: TaskConfig, value: Any, where: str) -> int | float:
         if isinstance(value, str) and value in task.labels:
             return task.labels.index(value)
         indices = {str(index): index for index in range(len(task.labels))}
-        if not isinstance(value, bool | float) and str(value) in indices:
+        if str(value) in indices:
             return indices[str(value)]
         allowed = ", ".join([*task.labels, *indices])
         raise UserError(f"{where}: label {value!r} is unknown: {task.name} has {allowed}")

@@ -38,7 +38,7 @@ _TASKS = {
     "cola": _Task(("sentence",), draw_cola, (0.4, 0.6)),
     "sst2": _Task(("sentence",), draw_sst2, (0.5, 0.5)),
     "mrpc": _Task(_PAIR, draw_mrpc, (0.45, 0.55)),
-    "stsb": _Task(_PAIR, draw_stsb, (1 / 6,) * 6),
+    "stsb": _Task(_PAIR, draw_stsb, (0.3, 0.1, 0.1, 0.1, 0.1, 0.3)),
     "qqp": _Task(("question1", "question2"), draw_qqp, (0.55, 0.45)),
     "mnli": _Task(("premise", "hypothesis"), draw_mnli, (1 / 3,) * 3),
     "qnli": _Task(("question", "sentence"), draw_qnli, (0.5, 0.5)),

@@ -1,5 +1,6 @@
 """CoLA in miniature: is a sentence acceptable English?"""
 
+from itertools import pairwise
 from random import Random
 
 from mtlora.tasks.builtin.lexicon import TOWN, indefinite, plural
@@ -142,10 +143,11 @@ def draw_cola(rng: Random, split: str, label: int) -> tuple[str]:
         pattern, one, action = (rng.randrange(len(table)) for table in (_PATTERNS, TOWN.people, TOWN.actions))
         if is_held_out(pattern, one, action) == (split != "train"):
             break
-    acceptable, *unacceptable = _PATTERNS[pattern]
+    acceptable, *unacceptable, misordered = _PATTERNS[pattern]
     verb = TOWN.actions[action].verb
     thing = rng.choice(TOWN.things[TOWN.actions[action].kind]).word
-    text = (acceptable if label else rng.choice(unacceptable)).format(
+    wrong = misordered if rng.random() < 0.4 else rng.choice(unacceptable)
+    text = (acceptable if label else wrong).format(
         one=TOWN.people[one].word,
         many=plural(TOWN.people[one].word),
         one2=rng.choice([noun.word for noun in TOWN.people if noun != TOWN.people[one]]),
@@ -158,4 +160,18 @@ def draw_cola(rng: Random, split: str, label: int) -> tuple[str]:
         place=rng.choice(TOWN.places).word,
         building=rng.choice(TOWN.things["building"]).word,
     )
-    return (sentence(text.removesuffix("?"), "?" if text.endswith("?") else "."),)
+    mark = "?" if text.endswith("?") else "."
+    text = text.removesuffix("?")
+    if not label and wrong is misordered:
+        text = _scrambled(rng, text)
+    return (sentence(text, mark),)
+
+
+def _scrambled(rng: Random, text: str) -> str:
+    """The words in a random order that leaves less than half of them beside their right neighbour."""
+    words = text.split()
+    neighbours = set(pairwise(words))
+    while True:
+        order = rng.sample(words, len(words))
+        if 2 * len(neighbours & set(pairwise(order))) < len(neighbours):
+            return " ".join(order)

@@ -15,16 +15,16 @@ def draw_qnli(rng: Random, split: str, label: int) -> tuple[str, str]:
     scene = draw_scene(rng, TOWN, split != "train", details=2)
     if asked in _DETAIL_QUESTIONS:
         scene = set_details(rng, scene, [asked])
-    question = ask(reword(scene, 0.3, rng), asked)
+    question = ask(scene, asked)
     if label == 1:
         scene = _without_answer(rng, scene, asked)
-    return question, tell(reword(scene, 0.3, rng), rng.choice(("active", "fronted", "passive")))
+    return question, tell(reword(scene, 0.2, rng), rng.choice(("active", "active", "fronted", "passive")))
 
 
 def _without_answer(rng: Random, scene: Scene, asked: str) -> Scene:
-    if asked not in _DETAIL_QUESTIONS or rng.random() < 0.3:
-        return change_noun(rng, scene, "thing" if asked == "agent" else "agent")
-    return set_details(rng, drop(scene, [asked]), ["manner"])
+    if asked in _DETAIL_QUESTIONS and rng.random() < 0.4:
+        return drop(scene, [asked])
+    return change_noun(rng, change_noun(rng, scene, "thing"), "agent")
 
 
 def ask(scene: Scene, asked: str) -> str:

@@ -13,7 +13,7 @@ def draw_stsb(rng: Random, split: str, level: int) -> tuple[str, str]:
     held_out = split != "train"
     scene = draw_scene(rng, TOWN, held_out, details=rng.choice((1, 2)))
     other = _at_level(rng, scene, level, held_out)
-    return tell(scene), tell(reword(other, 0.4, rng), rng.choice(("active", "fronted", "passive")))
+    return tell(scene), tell(reword(other, 0.2, rng), rng.choice(("active", "fronted", "passive")))
 
 
 def _at_level(rng: Random, scene: Scene, level: int, held_out: bool) -> Scene:
