@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 from hydra.errors import CompactHydraException, MissingConfigException
 
+from mtlora.config import CONF
+
+NUMBER_FOR_GROUP = "Config group override must be a string"  # Hydra raises a bare ValueError for `rank=8`
+
 
 def one_line(error: BaseException) -> str:
     """Describe an error in one line: what is wrong and what to do."""
@@ -16,6 +20,8 @@ def one_line(error: BaseException) -> str:
             return f"there is no recipe for this model and task: write conf/{group}/{option}.yaml, with its source"
         return f"{group}={option} is not known: choose one of {', '.join(error.options or ['nothing'])}"
     text = str(error)
+    if text.startswith(NUMBER_FOR_GROUP):
+        return f"{_number_for_group()}: a group takes the name of one of its options, for example rank=r8"
     if isinstance(error, CompactHydraException) and error.__cause__ is not None:
         text += ": " + str(error.__cause__).split("\n")[0]
     if text.startswith("Could not override") and (match := re.search(r"'(.*?)'", text)):
@@ -23,6 +29,12 @@ def one_line(error: BaseException) -> str:
             f"{match[1]} is not a known key or group: check the spelling (python -m mtlora.train --help lists the keys)"
         )
     return "; ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+def _number_for_group() -> str:
+    """Return the command-line argument that gives a group a number."""
+    numbers = (a for a in sys.argv[1:] if re.fullmatch(r"\w+=[-+.\w,]*", a) and not re.search(r"=[a-zA-Z]", a))
+    return next((a for a in numbers if (CONF / a.split("=")[0]).is_dir()), "a group's value is a number")
 
 
 def run(main: Callable[[], None], hydra_main: bool = False) -> None:
@@ -39,8 +51,9 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
-    except CompactHydraException as error:
-        if wants_traceback:
+    except (CompactHydraException, ValueError) as error:
+        mistake = isinstance(error, CompactHydraException) or str(error).startswith(NUMBER_FOR_GROUP)
+        if wants_traceback or not mistake:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)

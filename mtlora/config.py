@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.errors import UserError
 
@@ -116,6 +117,7 @@ class TrainConfig:
     accumulation: int = 1  # batches per optimizer step
     precision: str = "fp32"  # fp32 | bf16
     eval_batch_size: int = 64
+    mean_bias: bool = False  # regression: the head's bias starts at the mean training label instead of 0
     limit_examples: int | None = None  # train on the first n examples of the seed's permutation; evaluation stays whole
     log_every: int = 10  # steps between rows of metrics.jsonl
     checkpoint_seconds: float = 300.0  # a checkpoint at least this often, and at every epoch's end
@@ -211,8 +213,26 @@ def to_run_config(composed: Any) -> RunConfig:
     if missing:
         raise UserError(f"{missing[0]} has no value: name it on the command line ({missing[0]}=...) or in conf/")
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    type_local_files(config.task)
     validate(config)
     return config
+
+
+def type_local_files(task: TaskConfig) -> None:
+    """Turn the items of `task.local` into `LocalFile`, in place.
+
+    OmegaConf leaves the items of a list inside a dictionary as plain dictionaries: neither checked nor with defaults.
+
+    Raises:
+        UserError: an item has an unknown key, lacks one, or has a value of the wrong type.
+    """
+    schema = OmegaConf.structured(LocalFile)
+    for split, items in task.local.items():
+        try:
+            task.local[split] = [OmegaConf.to_object(OmegaConf.merge(schema, item)) for item in items]  # type: ignore[misc]
+        except OmegaConfBaseException as error:
+            reason = str(error).split("\n")[0]
+            raise UserError(f"task.local.{split} of {task.name} is malformed: {reason}: repair its YAML file") from None
 
 
 def validate(config: RunConfig) -> None:

@@ -98,9 +98,12 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
         UserError, hydra.errors.HydraException: an unknown profile, key or value.
     """
     given = parse_overrides(overrides)
-    profile = given.get("profile", ["mini"])[0]
+    profiles = given.get("profile", ["mini"])
+    known = ", ".join(experiment.profiles)
+    if len(profiles) > 1:
+        raise UserError(f"profile={','.join(profiles)}: a table holds one profile: choose one of {known}")
+    profile = profiles[0]
     if profile not in experiment.profiles:
-        known = ", ".join(experiment.profiles)
         raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {known}")
     declared = {**experiment.axes, **experiment.profiles[profile]}
     axes = {**{key: [str(v) for v in values] for key, values in declared.items()}, **given}
@@ -109,12 +112,20 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
-    """Split `key=a,b` into its values, by Hydra's own grammar; a key given twice counts the last time."""
+    """Split `key=a,b` into its values, by Hydra's own grammar; a key given twice counts the last time, a value once.
+
+    Raises:
+        UserError, hydra.errors.OverrideParseException: not an assignment, or a sweep that is no list of values.
+    """
     parsed: dict[str, list[str]] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.is_sweep_override():
+        if override.is_delete():
+            raise UserError(f"{override.input_line} removes a key, but every key is needed: give it a value instead")
+        if not override.is_sweep_override():
+            values = [override.get_value_element_as_str()]
+        elif override.is_choice_sweep() or override.is_range_sweep():
             values = [str(value) for value in override.sweep_string_iterator()]
         else:
-            values = [override.get_value_element_as_str()]
-        parsed[override.get_key_element()] = values
+            raise UserError(f"{override.input_line} names no values: list them, as in seed=0,1 or seed=range(0,5)")
+        parsed[override.key_or_group] = list(dict.fromkeys(values))
     return parsed

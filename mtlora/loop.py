@@ -80,7 +80,7 @@ def train(
         The finished progress, and the last epoch's predictions by split (in the order of the split's rows).
 
     Raises:
-        RunFailed: the loss is not finite.
+        RunFailed: the loss, the gradient's norm or a prediction is not finite.
         UserError: the checkpoint cannot be read, or the device is not there.
     """
     t = config.train
@@ -106,9 +106,10 @@ def train(
             progress.group += 1
             progress.tokens += int(sum(data.train.lengths[rows].sum() for rows in group))
             if progress.step % t.log_every == 0 or progress.group == steps_per_epoch:
-                mean = finite_mean(window, progress.step)
+                mean = finite("training loss", torch.stack(window).mean(), progress.step)
                 row = {"step": progress.step, "epoch": progress.epoch + 1, "train_loss": mean}
-                row |= {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}
+                row["grad_norm"] = finite("gradient norm", norm, progress.step)
+                row["learning_rate"] = optimizer.param_groups[0]["lr"]
                 progress.rows.append(row)
                 tracker.log(row, progress.step)
                 window = []
@@ -236,12 +237,12 @@ def make_optimizer(model: nn.Module, t: TrainConfig) -> torch.optim.AdamW:
     )
 
 
-def finite_mean(losses: list[torch.Tensor], step: int) -> float:
-    """Return the mean loss; a NaN or infinite loss ends the run."""
-    mean = torch.stack(losses).mean().item()
-    if not math.isfinite(mean):
-        raise RunFailed(f"the training loss is {mean} at or shortly before step {step}: lower train.learning_rate")
-    return mean
+def finite(name: str, value: torch.Tensor, step: int) -> float:
+    """Return a scalar tensor's value; NaN or infinity ends the run."""
+    number = value.item()
+    if not math.isfinite(number):
+        raise RunFailed(f"the {name} is {number} at or shortly before step {step}: lower train.learning_rate")
+    return number
 
 
 def close_epoch(progress: Progress, metrics: dict[str, dict[str, float]], tracker: Tracker) -> None:

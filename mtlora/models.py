@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import re
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,20 +42,30 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def builtin_tokenizer() -> PreTrainedTokenizerBase:
-    """Make a WordPiece tokenizer of 1,000 tokens from the built-in texts: deterministic, no download."""
+    """Make a WordPiece tokenizer of at most 1,000 tokens from the built-in texts: no download.
+
+    The vocabulary is counted here, because the trainer of the tokenizers package breaks ties differently in each call.
+    """
     from tokenizers import BertWordPieceTokenizer
     from transformers import PreTrainedTokenizerFast
 
     from mtlora.tasks.builtin import generate
 
-    texts = [value for task in ("cola", "rte") for row in generate(task, "train") for value in row.values()]
-    tokenizer = BertWordPieceTokenizer(lowercase=True)
-    tokenizer.train_from_iterator((t for t in texts if isinstance(t, str)), vocab_size=1000, show_progress=False)
-    special = {
-        name: f"[{name[:3].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    }
-    special |= {"mask_token": "[MASK]"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, model_max_length=512, **special)
+    texts = [
+        v for task in ("cola", "rte") for row in generate(task, "train") for v in row.values() if isinstance(v, str)
+    ]
+    words = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower()))
+    letters = sorted({letter for word in words for letter in word})
+    frequent = sorted(words, key=lambda word: (-words[word], word))
+    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+    tokens = [*special.values(), *letters, *(f"##{letter}" for letter in letters), *frequent]
+    vocabulary = {token: index for index, token in enumerate(list(dict.fromkeys(tokens))[:1000])}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=BertWordPieceTokenizer(vocabulary)._tokenizer,
+        model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **special,
+    )
 
 
 def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PeftModel:
@@ -91,13 +102,24 @@ def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
     try:
         settings = AutoConfig.from_pretrained(location, **head, **options)
         if model.head_dropout is not None:
-            name = "cls_dropout" if hasattr(settings, "cls_dropout") else "classifier_dropout"
+            # DeBERTa reads cls_dropout, which its configuration has only where the file on disk sets it.
+            name = "cls_dropout" if settings.model_type.startswith("deberta") else "classifier_dropout"
             setattr(settings, name, model.head_dropout)
-        return AutoModelForSequenceClassification.from_pretrained(
-            location, config=settings, dtype=torch.float32, ignore_mismatched_sizes=True, **options
+        backbone, found = AutoModelForSequenceClassification.from_pretrained(
+            location,
+            config=settings,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(model, error) from None
+    # Only the head may start fresh; transformers would give any other absent tensor random values and go on.
+    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if stray := [name for name in absent if not set(name.split(".")) & set(model.head)]:
+        raise UserError(f"model {model.name}: the weights in {location} lack {stray[0]}, or it has another shape there")
+    return backbone
 
 
 def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:
@@ -111,6 +133,14 @@ def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:
         else:
             std = backbone.config.initializer_range
             nn.init.normal_(parameter, std=std, generator=torch_stream(seed, "head", name))
+
+
+def set_output_bias(model: nn.Module, value: float) -> None:
+    """Start a regression head's output bias, its only bias of one element, at `value` instead of 0."""
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias") and p.requires_grad and p.numel() == 1]
+    if len(biases) != 1:
+        raise UserError("train.mean_bias=true needs a regression head with one output bias: set it to false")
+    nn.init.constant_(biases[0], value)
 
 
 def adapter_config(config: RunConfig) -> MTLoraConfig:
@@ -209,8 +239,11 @@ _checked: set[tuple[Path, str]] = set()
 def _check_sha256(path: Path, expected: str) -> None:
     if (path, expected) in _checked:
         return
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path} ({error.strerror}): install the package again") from None
     if found != expected:
         raise UserError(f"{path} has sha256 {found}, expected {expected}: install the package again")
     _checked.add((path, expected))

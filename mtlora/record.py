@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,16 @@ class RunRecord:
             UserError: the file is not a record of this schema version.
         """
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            return cls.parse(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{path} is not a readable record ({error}): delete the run's folder to train it again"
             ) from None
 
     @classmethod
-    def from_dict(cls, values: Any) -> "RunRecord":
-        """Check a parsed record's keys and version; raises ValueError with the reason."""
+    def parse(cls, text: str) -> "RunRecord":
+        """Read a record's JSON text; raises ValueError with the reason (not JSON, NaN, another schema version, a key)."""
+        values = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
         if (version := values.get("schema_version")) != SCHEMA_VERSION:
@@ -71,6 +72,9 @@ class RunRecord:
             raise ValueError(f"unknown key {sorted(unknown)[0]}")
         if values.get("status") not in STATUSES:
             raise ValueError(f"unknown status {values.get('status')}")
+        required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        if absent := [name for name in required if name not in values]:
+            raise ValueError(f"no key {absent[0]}")
         return cls(**values)
 
     def metric(self, name: str, split: str, selection: str = "last") -> float | None:
@@ -81,14 +85,17 @@ class RunRecord:
         return None
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that a record may hold")
+
+
 def record_status(folder: Path) -> str | None:
     """Return the status of the run in a folder, None without a record; an unreadable record counts as failed."""
-    path = folder / RECORD
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["status"])
+        return RunRecord.parse((folder / RECORD).read_text(encoding="utf-8")).status
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return "failed"
 
 

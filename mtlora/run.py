@@ -1,6 +1,7 @@
 """The life of one run: skip if finished, mark as running, train, record, and say in one line what failed."""
 
 import logging
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from mtlora.config import transform_name
 from mtlora.errors import UserError
 from mtlora.loop import CHECKPOINT, Progress, RunData, RunFailed, limited_rows, train
 from mtlora.metrics import METRICS, baseline
-from mtlora.models import build_model, count_parameters, load_adapter_tensors, load_tokenizer
+from mtlora.models import build_model, count_parameters, load_adapter_tensors, load_tokenizer, set_output_bias
 from mtlora.provenance import now, peak_memory_bytes, provenance, reset_peak_memory
 from mtlora.record import RunRecord, record_status, write_jsonl
 from mtlora.tasks.encoding import encode
@@ -39,7 +40,7 @@ def execute(cell: Cell) -> RunRecord:
         log.info("%s is finished already: skipped", cell.run_id)
         return RunRecord.load(cell.folder / "record.json")
     if cell.parent is not None and record_status(cell.parent.folder) != "success":
-        command = " ".join(cell.parent.overrides)
+        command = shlex.join(cell.parent.overrides)
         raise UserError(
             f"init_from={cell.config.init_from}: its run is not finished in {cell.parent.folder}: "
             f"run `python -m mtlora.train {command}` first, or set init_from=none"
@@ -68,6 +69,8 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
     tokenizer = load_tokenizer(config.model)
     data = load_data(cell, tokenizer)
     model = build_model(config, tokenizer)
+    if config.train.mean_bias:
+        set_output_bias(model, float(data.train.labels[data.train_rows].mean()))
     if cell.parent is not None:
         load_adapter_tensors(model, cell.parent.folder)
     record.parameters = count_parameters(model)

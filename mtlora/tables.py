@@ -5,7 +5,6 @@ profiles and old sweeps never mix in.
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,9 +34,9 @@ METHOD_ORDER = ["lora", "shim", "icfm", "ctcm", "dtsm"]
 def load_records(runs: Path) -> dict[str, RunRecord]:
     """Load every readable record, by config_sha, from a runs folder or a JSON-lines file; name the unreadable ones."""
     records: dict[str, RunRecord] = {}
-    for origin, text in _record_texts(runs):
+    for origin, content in _record_contents(runs):
         try:
-            record = RunRecord.from_dict(json.loads(text))
+            record = RunRecord.parse(content.decode("utf-8"))
         except ValueError as error:
             log.warning("%s is left out: %s", origin, error)
             continue
@@ -45,13 +44,13 @@ def load_records(runs: Path) -> dict[str, RunRecord]:
     return records
 
 
-def _record_texts(runs: Path) -> Iterator[tuple[str, str]]:
+def _record_contents(runs: Path) -> Iterator[tuple[str, bytes]]:
     if runs.is_file():
-        for number, line in enumerate(runs.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(runs.read_bytes().splitlines(), 1):
             yield f"{runs}:{number}", line
     elif runs.is_dir():
         for path in find_records(runs):
-            yield str(path), path.read_text(encoding="utf-8")
+            yield str(path), path.read_bytes()
 
 
 def long_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:

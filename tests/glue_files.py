@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mtlora.config import CONF, REPOSITORY, TaskConfig
+from mtlora.config import CONF, REPOSITORY, TaskConfig, type_local_files
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 REAL = REPOSITORY.parent / "shared" / "data" / "glue"
@@ -83,6 +83,7 @@ def option(name: str) -> TaskConfig:
     merged = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(CONF / "task" / f"{name}.yaml"))
     task = OmegaConf.to_object(merged)
     assert isinstance(task, TaskConfig)
+    type_local_files(task)
     return task
 
 

@@ -69,8 +69,12 @@ class MTLoraConfig(PeftConfig):
     fused_transform: Literal["block", "joint"] = field(
         default="block", metadata={"help": "One T per adapted slice (block) or one over all of them (joint)."}
     )
-    target_modules: list[str] | set[str] | str | None = field(default=None, metadata={"help": "Names or regex of the modules."})
-    exclude_modules: list[str] | set[str] | str | None = field(default=None, metadata={"help": "Names or regex to leave out."})
+    target_modules: list[str] | set[str] | str | None = field(
+        default=None, metadata={"help": "Names or regex of the modules."}
+    )
+    exclude_modules: list[str] | set[str] | str | None = field(
+        default=None, metadata={"help": "Names or regex to leave out."}
+    )
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved in full."})
     layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indices to adapt."})
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of layers."})

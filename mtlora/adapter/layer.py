@@ -115,10 +115,16 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
                 fill[letter](values, generator)
                 parameter.copy_(values)
 
-    def get_transform(self, adapter: str) -> torch.Tensor | None:
-        """Return T of shape (k r, k r), block-diagonal if every slice has its own; None for T = I."""
+    def get_transform(self, adapter: str, dtype: torch.dtype | None = None) -> torch.Tensor | None:
+        """Return T of shape (k r, k r), block-diagonal if every slice has its own; None for T = I.
+
+        Args:
+            adapter: Name of the adapter.
+            dtype: Computed in this dtype; None means that of the factors.
+        """
         structure = self.structure[adapter]
-        return transform(structure, [self._parameters_of(letter)[adapter] for letter in STRUCTURES[structure].factors])
+        factors = [self._parameters_of(letter)[adapter].to(dtype) for letter in STRUCTURES[structure].factors]
+        return transform(structure, factors)
 
     def get_expanded_b(self, adapter: str) -> torch.Tensor:
         """Return B as (out, k r): B_i in the rows of its slice and the columns of its ranks, 0 elsewhere."""
@@ -136,10 +142,10 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
 
         The product of half-precision factors is computed, and returned, in float32.
         """
-        a, b, t = self.mtlora_A[adapter], self.get_expanded_b(adapter), self.get_transform(adapter)
-        if a.dtype in HALF_PRECISION:
-            a, b, t = a.float(), b.float(), None if t is None else t.float()
-        return a, b if t is None else b @ t
+        a = self.mtlora_A[adapter]
+        dtype = torch.float32 if a.dtype in HALF_PRECISION else a.dtype
+        b, t = self.get_expanded_b(adapter).to(dtype), self.get_transform(adapter, dtype)
+        return a.to(dtype), b if t is None else b @ t
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """Return the scaled update dW, stored as the base weight is and in the dtype of the adapter."""

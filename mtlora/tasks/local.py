@@ -38,7 +38,7 @@ def find_file(task: TaskConfig, data: DataConfig, split: str) -> tuple[LocalFile
         if not train.subset:
             raise UserError(
                 f"{path} is held out from a smaller training file, but {train_path} is the full one and contains it: "
-                f"add the official {split} file {_candidates(task, split)[0].file}"
+                f"add the official {split} file {task.local[split][0].file}"
             )
     return file, path
 
@@ -54,23 +54,12 @@ def _first_existing(task: TaskConfig, data: DataConfig, split: str) -> tuple[Loc
             f"task {task.name} declares no local file for split {split}: add one to conf/task/{task.name}.yaml"
         )
     tried = []
-    for file in _candidates(task, split):
+    for file in task.local[split]:
         for name in (file.file, f"{file.file}.gz"):
             if (root / name).is_file():
                 return file, root / name
             tried.append(name)
     raise UserError(f"no file for split {split} of {task.name} in data.root={data.root}: looked for {', '.join(tried)}")
-
-
-def _candidates(task: TaskConfig, split: str) -> list[LocalFile]:
-    # OmegaConf leaves the items of a list inside a dictionary as dictionaries: neither typed nor with defaults.
-    items: list[Any] = list(task.local[split])
-    try:
-        return [item if isinstance(item, LocalFile) else LocalFile(**item) for item in items]
-    except TypeError as error:
-        raise UserError(
-            f"task.local.{split} of {task.name} is malformed: {error}".replace("LocalFile.__init__() ", "")
-        ) from error
 
 
 def read_content(path: Path) -> bytes:

@@ -3,9 +3,11 @@
 Keys are the argument names of the `pytest.mark.parametrize` decorators in PEFT's tests.
 """
 
+import dataclasses
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.transforms import STRUCTURES
@@ -57,14 +59,13 @@ PAIRS: dict[str, tuple[Kwargs, Kwargs]] = {
         {"target_modules": ["lin0"], "structure": "none"},
     ),
 }
+PAIR_NAMES = ("test_name", "config0", "config1")
 TABLES: dict[tuple[str, ...], list[Any]] = {
     ("test_name", "model_id", "config_cls", "config_kwargs"): CASES,
     ("test_name", "tuner_method", "config_cls", "config_kwargs_1", "config_kwargs_2"): [
         (name, "mtlora", MTLoraConfig, *pair) for name, pair in PAIRS.items()
     ],
-    ("test_name", "config0", "config1"): [
-        (name, MTLoraConfig(**first), MTLoraConfig(**second)) for name, (first, second) in PAIRS.items()
-    ],
+    PAIR_NAMES: [(name, MTLoraConfig(**first), MTLoraConfig(**second)) for name, (first, second) in PAIRS.items()],
     ("config_class", "mandatory_kwargs"): [(MTLoraConfig, {"structure": name}) for name in STRUCTURES],
     ("config_class",): [MTLoraConfig],
     ("config_cls",): [MTLoraConfig],
@@ -72,18 +73,31 @@ TABLES: dict[tuple[str, ...], list[Any]] = {
 
 # `LoraConfig` as the tests spell it -> `MTLoraConfig`
 RENAMED = {"lora_alpha": "mtlora_alpha", "lora_dropout": "mtlora_dropout", "init_lora_weights": "init_weights"}
-BIASES = {"lora_only": "mtlora_only"}
+VALUES = {"gaussian": "identity", "lora_only": "mtlora_only"}
 
 
 class LoraAsMTLora:
     """Stands in for `LoraConfig` in tests that use LoRA only as an example of a PEFT method."""
 
     def __new__(cls, **kwargs: Any) -> MTLoraConfig:  # type: ignore[misc]
-        """Build the MTLoRA configuration with the same meaning; skip the test if MTLoRA has no such option."""
-        renamed = {RENAMED.get(key, key): value for key, value in kwargs.items()}
+        """Build the MTLoRA configuration with the same meaning; skip the test if there is none."""
+        renamed = {RENAMED.get(name, name): value for name, value in kwargs.items()}
         unknown = sorted(set(renamed) - set(MTLoraConfig.__dataclass_fields__))
         if unknown:
             pytest.skip(f"uses the LoRA option {', '.join(unknown)}, which MTLoRA does not have")
-        if "bias" in renamed:
-            renamed["bias"] = BIASES.get(renamed["bias"], renamed["bias"])
+        for name in {"init_weights", "bias"} & set(renamed):
+            renamed[name] = VALUES.get(renamed[name], renamed[name])
         return MTLoraConfig(structure="ctcm", **renamed)
+
+
+def translate(config: Any) -> Any:
+    """Return the MTLoRA configuration for one of `LoraConfig`; leave other methods' alone."""
+    if not isinstance(config, LoraConfig):
+        return config
+    default = LoraConfig()
+    changed = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(LoraConfig)
+        if getattr(config, field.name) != getattr(default, field.name)
+    }
+    return LoraAsMTLora(**{name: value for name, value in changed.items() if name != "runtime_config"})

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 import pytest
-from cases import TABLES, LoraAsMTLora
+from cases import PAIR_NAMES, TABLES, LoraAsMTLora, translate
 from deselected import reason_to_deselect
 
 from mtlora.adapter import MTLoraConfig, MTLoraLayer
@@ -17,13 +17,14 @@ from mtlora.adapter import MTLoraConfig, MTLoraLayer
 # PEFT's helpers import it at the top, for tests of image models that are not selected here
 sys.modules.setdefault("diffusers", MagicMock(__version__="0.0.0"))
 
-HUB_ERRORS = (
-    "couldn't connect to",
-    "offline mode",
-    "OfflineModeIsEnabled",
-    "LocalEntryNotFoundError",
-    "Can't find 'adapter_config.json'",
-)
+# a failure whose message contains the text counts as skipped, for the reason
+NOT_APPLICABLE = {
+    "couldn't connect to": "needs a model or tokenizer from the hub",
+    "offline mode": "needs a model or tokenizer from the hub",
+    "LocalEntryNotFoundError": "needs a model or tokenizer from the hub",
+    "Can't find 'adapter_config.json'": "needs an adapter from the hub",
+    "MTLoRA cannot adapt module": "adapts a layer type that MTLoRA refuses",
+}
 OUTCOMES: dict[str, tuple[str, str]] = {}  # test -> (passed, failed, skipped, deselected or unrelated; the reason)
 
 
@@ -44,8 +45,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     def replaced(argnames: Any, argvalues: Any, *args: Any, **kwargs: Any) -> None:
         names = tuple(name.strip() for name in argnames.split(",")) if isinstance(argnames, str) else tuple(argnames)
-        table = TABLES.get(names)
-        parametrize(argnames, argvalues if table is None else table, *args, **kwargs)
+        if names == PAIR_NAMES and argvalues is not metafunc.module.MIXED_ADAPTER_TEST_CASES:
+            argvalues = [(name, translate(first), translate(second)) for name, first, second in argvalues]
+        else:
+            argvalues = TABLES.get(names, argvalues)
+        parametrize(argnames, argvalues, *args, **kwargs)
 
     metafunc.parametrize = replaced  # type: ignore[method-assign]
     if helpers := sys.modules.get("tests.testing_utils"):
@@ -59,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out the tests that cannot apply to MTLoRA, each with its reason."""
     kept = []
     for item in items:
-        reason = reason_to_deselect(item.nodeid)
+        reason = reason_to_deselect(item)
         if reason is None:
             kept.append(item)
         else:
@@ -70,25 +74,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Count a test that fails because the hub cannot be reached as skipped."""
+    """Record the outcome; count a test that fails for a reason in `NOT_APPLICABLE` as skipped."""
     outcome: Any = yield
     report = outcome.get_result()
     if call.excinfo is not None and report.outcome == "failed":
         text = f"{call.excinfo.typename} {call.excinfo.value}"
-        if any(error in text for error in HUB_ERRORS):
-            report.outcome = "skipped"
-            report.longrepr = (str(item.path), 0, "needs a model or tokenizer from the hub")
+        for message, reason in NOT_APPLICABLE.items():
+            if message in text:
+                report.outcome, report.longrepr = "skipped", (str(item.path), 0, reason)
     if report.when == "call" or report.outcome != "passed":
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "fails as PEFT expects"
+        reason = (
+            report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else "expected failure"
+        )
         OUTCOMES[item.nodeid] = (report.outcome, reason if report.outcome == "skipped" else "")
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Do not count a test that never made an MTLoRA configuration or layer: it is about another method."""
-    with patch.object(MTLoraConfig, "__post_init__", autospec=True, side_effect=MTLoraConfig.__post_init__) as config:
-        with patch.object(MTLoraLayer, "__init__", autospec=True, side_effect=MTLoraLayer.__init__) as layer:
-            yield
+    with (
+        patch.object(MTLoraConfig, "__post_init__", autospec=True, side_effect=MTLoraConfig.__post_init__) as config,
+        patch.object(MTLoraLayer, "__init__", autospec=True, side_effect=MTLoraLayer.__init__) as layer,
+    ):
+        yield
     if not config.called and not layer.called and OUTCOMES[item.nodeid][0] != "skipped":
         OUTCOMES[item.nodeid] = ("unrelated", "uses no configuration that MTLoRA can stand in for")
 

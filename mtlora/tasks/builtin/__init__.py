@@ -29,7 +29,7 @@ class _Task:
     draw: Draw
     shares: tuple[float, ...]
     train_rows: int = 800
-    validation_rows: int = 400
+    validation_rows: int = 320
     noise: float = 0.04  # share of rows that get the label of another row
 
 

@@ -6,49 +6,47 @@ from mtlora.tasks.builtin.scenes import is_held_out, sentence
 
 # Each line is one thing to ask about an activity, in several wordings.
 _INTENTS = (
-    ("how can I {}", "what is the best way to {}", "is there an easy way to {}", "what should I do to {}"),
+    ("how can I {}", "what is the best way to {}", "is there an easy way to {}"),
     ("how long does it take to {}", "how much time do I need to {}", "how many hours does one need to {}"),
-    ("how much does it cost to {}", "how much money do I need to {}", "what does one pay to {}"),
-    ("why do people {}", "what makes people {}", "what are the reasons to {}"),
-    ("should I {}", "is it a good idea to {}", "would you advise me to {}"),
+    ("how much does it cost to {}", "how much money do I need to {}", "what is the price if I {}"),
+    ("why do people {}", "what makes people {}", "what are good reasons to {}"),
     ("is it dangerous to {}", "what are the risks if I {}", "is it safe to {}"),
-    ("at what age can one {}", "how old must I be to {}", "am I too young to {}"),
 )
 
 # An activity, the same in other words, and a different one that looks like it.
 _ACTIVITIES = tuple(
     tuple(cell.strip() for cell in line.split("|"))
     for line in """
-    learn Spanish quickly | become fluent in Spanish soon | learn Italian quickly
+    learn Spanish | study Spanish | learn Italian
     lose weight | get slimmer | gain weight
     buy a used car | get a second-hand car | sell a used car
-    learn to swim | take up swimming | learn to sing
+    learn to swim | start swimming | learn to sing
     move to Canada | settle in Canada | move to China
-    grow tomatoes at home | raise tomatoes in my garden | cook tomatoes at home
+    grow tomatoes | plant tomatoes | cook tomatoes
     stop smoking | give up cigarettes | start smoking
-    fall asleep faster | get to sleep sooner | wake up faster
+    fall asleep early | get to sleep early | wake up early
     train a puppy | teach a young dog | adopt a puppy
-    play the guitar | make music on a guitar | repair the guitar
-    open a bank account | become a client of a bank | close a bank account
-    borrow money from a friend | ask a friend for a loan | lend money to a friend
-    write a novel | author a book of fiction | read a novel
-    become a pilot | get a job flying planes | become a police officer
-    study medicine abroad | go to a foreign medical school | study law abroad
-    clean a wool carpet | wash a woollen rug | dye a wool carpet
-    bake bread without yeast | make a loaf with no yeast | bake bread without salt
-    run a marathon | finish a 42 kilometre race | watch a marathon
-    rent a flat in London | lease an apartment in London | rent a car in London
-    invest in gold | put my savings into gold | invest in oil
-    fix a leaking tap | repair a dripping faucet | fix a leaking roof
-    travel to Japan alone | visit Japan by myself | travel to Japan with children
+    play the guitar | make music on a guitar | repair a guitar
+    open a bank account | set up a bank account | close a bank account
+    borrow money | take out a loan | lend money
+    write a novel | produce a novel | read a novel
+    become a pilot | get a job as a pilot | become a lawyer
+    study medicine | go to medical school | study law
+    clean a carpet | wash a rug | buy a carpet
+    bake bread | make a loaf | bake a cake
+    run a marathon | finish a marathon | watch a marathon
+    rent a flat | lease an apartment | rent a car
+    invest in gold | put savings into gold | invest in oil
+    fix a leaking tap | repair a dripping tap | fix a leaking roof
+    travel to Japan | visit Japan | travel to Brazil
     save electricity | use less power | sell electricity
-    build a wooden boat | make a boat out of wood | buy a wooden boat
+    build a boat | construct a boat | sail a boat
     quit a boring job | leave dull work | find a boring job
-    keep bees | be a beekeeper | fear bees
-    climb a high mountain | go up a tall peak | paint a high mountain
-    drink coffee at night | have coffee in the evening | drink tea at night
+    keep bees | be a beekeeper | kill bees
+    climb a mountain | go up a mountain | paint a mountain
+    drink coffee at night | have coffee at night | drink tea at night
     delete old emails | remove past messages | recover old emails
-    sleep in a tent | spend the night camping | sleep in a hostel
+    sleep in a tent | camp in a tent | sleep in a hostel
     """.strip().splitlines()
 )
 
