@@ -51,9 +51,7 @@ class Progress:
     seconds: float = 0.0  # wall time over all attempts
     train_seconds: float = 0.0  # of it, time in training steps
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
-    epochs: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # epoch, step, train_loss, metrics {split: {name: value}}
+    epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
 
 
 class RunFailed(Exception):

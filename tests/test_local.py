@@ -95,10 +95,3 @@ def test_missing_folder_file_and_split(tmp_path: Path) -> None:
     write(tmp_path / SST2, tsv(OFFICIAL[SST2]))
     with pytest.raises(UserError, match="no file for split validation of sst2"):
         sources.evaluation_splits(option("sst2"), local_data(tmp_path))
-
-
-def test_a_mistyped_key_of_a_local_file(tmp_path: Path) -> None:
-    task = option("sst2")
-    task.local["train"] = [{"flie": SST2}]  # type: ignore[list-item]
-    with pytest.raises(UserError, match=r"task\.local\.train of sst2 is malformed: .*flie"):
-        sources.load_split(task, local_data(tmp_path), "train", tmp_path)

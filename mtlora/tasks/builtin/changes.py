@@ -80,17 +80,16 @@ def generalise(rng: Random, scene: Scene, changes: int) -> Scene:
     return scene
 
 
-def change_fact(rng: Random, scene: Scene) -> Scene:
-    """The scene with one fact changed: agent, thing, verb, roles or a detail."""
-    roles = ["roles"] * (scene.action.kind == "person")
-    way = rng.choice(["agent", "thing", "verb", *roles, *scene.present()])
-    if way == "verb":
-        return oppose(scene)
-    if way == "roles":
-        return swap_roles(scene)
-    if way in ("agent", "thing"):
-        return change_noun(rng, scene, way)
-    return set_details(rng, scene, [way])
+def change_facts(rng: Random, scene: Scene, count: int) -> Scene:
+    """The scene with this many facts changed: agent, thing, verb or details."""
+    for way in rng.sample(["agent", "thing", "verb", *scene.present()], count):
+        if way == "verb":
+            scene = oppose(scene)
+        elif way in ("agent", "thing"):
+            scene = change_noun(rng, scene, way)
+        else:
+            scene = set_details(rng, scene, [way])
+    return scene
 
 
 def change_noun(rng: Random, scene: Scene, role: str) -> Scene:

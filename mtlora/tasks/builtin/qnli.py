@@ -12,7 +12,7 @@ _DETAIL_QUESTIONS = {"place": "where", "time": "when", "count": "how many"}
 def draw_qnli(rng: Random, split: str, label: int) -> tuple[str, str]:
     """Question and sentence; class 1 lacks the answer: the detail is not told, or another event is."""
     asked = rng.choice(("agent", "thing", *_DETAIL_QUESTIONS))
-    scene = draw_scene(rng, TOWN, split != "train", details=1)
+    scene = draw_scene(rng, TOWN, split != "train", details=rng.choice((0, 1)))
     if asked in _DETAIL_QUESTIONS:
         scene = set_details(rng, scene, [asked])
     question = ask(scene, asked)
