@@ -7,12 +7,14 @@ out where things are (folders), how they are tracked, and how many processes or 
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mtlora.config import CONF, RunConfig, to_run_config, transform_name
@@ -101,7 +103,9 @@ def compose_cell(overrides: Sequence[str]) -> Cell:
     Raises:
         UserError, hydra.errors.ConfigCompositionException: an unknown key, option, type or value.
     """
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    # Inside a job (a parent is composed there), Hydra is set up already, and setting it up twice is an error.
+    ready = GlobalHydra.instance().is_initialized()
+    with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("config", overrides=list(overrides))
     return cell_of(to_run_config(composed), overrides)
 

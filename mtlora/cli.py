@@ -4,11 +4,13 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from hydra.errors import CompactHydraException, MissingConfigException
 
 from mtlora.config import CONF
 
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it: `run` sets it too
 NUMBER_FOR_GROUP = "Config group override must be a string"  # Hydra raises a bare ValueError for `rank=8`
 
 
@@ -43,7 +45,6 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
     HYDRA_FULL_ERROR=1 keeps the traceback. A `hydra.main` function would print several lines by itself unless that variable
     makes it raise, so it is set for such a function.
     """
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     if hydra_main:
         os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -53,7 +54,14 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
         sys.exit(130)
     except (CompactHydraException, ValueError) as error:
         mistake = isinstance(error, CompactHydraException) or str(error).startswith(NUMBER_FOR_GROUP)
-        if wants_traceback or not mistake:
+        if not mistake:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        fail(error)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Print a user's mistake as one line on stderr and exit with code 1."""
+    if WANTS_TRACEBACK:
+        raise error
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    sys.exit(1)

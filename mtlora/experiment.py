@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.cells import Cell, compose_cell
 from mtlora.config import EXPERIMENTS
 from mtlora.errors import UserError
+
+LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # sweeps that name their values
 
 
 @dataclass
@@ -86,7 +89,7 @@ def load_experiment(name: str) -> Experiment:
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: {reason}") from None
+        raise UserError(f"{path}: {error.full_key}: {reason}") from None
 
 
 def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
@@ -123,7 +126,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
             raise UserError(f"{override.input_line} removes a key, but every key is needed: give it a value instead")
         if not override.is_sweep_override():
             values = [override.get_value_element_as_str()]
-        elif override.is_choice_sweep() or override.is_range_sweep():
+        elif override.value_type in LISTED:
             values = [str(value) for value in override.sweep_string_iterator()]
         else:
             raise UserError(f"{override.input_line} names no values: list them, as in seed=0,1 or seed=range(0,5)")

@@ -82,7 +82,10 @@ def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PeftMo
     try:
         model = get_peft_model(backbone, adapter_config(config))
     except ValueError as error:
-        raise UserError(f"targets={config.targets} of model {config.model.name} cannot be adapted: {error}") from None
+        pattern = config.model.target_sets[config.targets]
+        raise UserError(
+            f"targets={config.targets} ({pattern}) of model {config.model.name} cannot be adapted: {error}"
+        ) from None
     reset_adapter(model, config)
     return model
 

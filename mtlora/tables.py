@@ -130,6 +130,8 @@ def add_published(plan: Plan, table: pd.DataFrame) -> pd.DataFrame:
     keys = ["model", "method", "task", "split", "metric"]
     comparable = all(cell.config.data.source != "builtin" and not cell.config.data.subset for cell in plan.cells)
     published = published if comparable else published.iloc[:0]
+    if len(shown_columns(plan)) < len(plan.experiment.columns):  # a published average is over all tasks
+        published = published[published["task"] != "average"]
     merged = table.merge(published[[*keys, "published", "published_source"]].fillna({"split": ""}), on=keys, how="left")
     return merged.assign(difference=merged["mean"] - merged["published"])
 

@@ -31,8 +31,9 @@ def main(composed: DictConfig) -> None:
 
         record = execute(cell)
     except CompactHydraException as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra reports only the first failed job of a sweep
-            log.error("failed: %s", cli.one_line(error))
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            cli.fail(error)  # not raised: Hydra would write a line of its own before ours
+        log.error("failed: %s", cli.one_line(error))  # Hydra reports only the first failed job of a sweep
         raise
     last = {f"{m['split']}/{m['name']}": round(m["value"], 4) for m in record.metrics if m["selection"] == "last"}
     log.info("%s: %s in %s", record.run_id, last, cell.folder)

@@ -30,7 +30,9 @@ def plain_training(cell: Cell, cache: Path) -> tuple[list[float], list[float], d
     model = build_model(config, tokenizer)
     texts = load_split(config.task, config.data, "train", cache)
     chosen = loop.limited_rows(config, len(texts))
-    lengths = np.array([len(tokenizer(*(texts[int(i)][c] for c in config.task.text_columns)).input_ids) for i in chosen])
+    lengths = np.array(
+        [len(tokenizer(*(texts[int(i)][c] for c in config.task.text_columns)).input_ids) for i in chosen]
+    )
     decayed = [p for n, p in model.named_parameters() if p.requires_grad and not n.endswith("bias")]
     biases = [p for n, p in model.named_parameters() if p.requires_grad and n.endswith("bias")]
     groups = [{"params": decayed, "weight_decay": t.weight_decay}, {"params": biases, "weight_decay": 0.0}]
@@ -90,7 +92,7 @@ def test_decay_groups(decay_t: bool) -> None:
     t = TrainConfig(weight_decay=0.1, learning_rate=1.0, decay_t=decay_t)
     decay = {id(p): g["weight_decay"] for g in loop.make_optimizer(model, t).param_groups for p in g["params"]}
     for name, parameter in model.named_parameters():
-        skips = name.endswith("bias") or ("mtlora_C" in name or "mtlora_D" in name) and not decay_t
+        skips = name.endswith("bias") or (("mtlora_C" in name or "mtlora_D" in name) and not decay_t)
         expected = (0.0 if skips else 0.1) if parameter.requires_grad else None
         assert decay.get(id(parameter)) == expected, name
 

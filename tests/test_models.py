@@ -63,8 +63,7 @@ def test_seeds_differ_and_matrices_differ_from_each_other() -> None:
         assert not any(torch.equal(a, b) for a, b in zip(own, part(one, f"mtlora_{letter}").values(), strict=True))
         assert len({tuple(tensor.flatten().tolist()) for tensor in own}) == len(own), "one stream per module"
     assert not any(
-        torch.equal(c, d)
-        for c, d in zip(part(zero, "mtlora_C").values(), part(zero, "mtlora_D").values(), strict=True)
+        torch.equal(c, d) for c, d in zip(part(zero, "mtlora_C").values(), part(zero, "mtlora_D").values(), strict=True)
     )
 
 

@@ -14,7 +14,13 @@ from mtlora.loop import CHECKPOINT
 from mtlora.record import record_status
 from mtlora.run import execute
 
-OFTEN = ("transform=ctcm", "train.epochs=3", "train.log_every=2", "train.checkpoint_seconds=0", "train.weight_decay=0.3")
+OFTEN = (
+    "transform=ctcm",
+    "train.epochs=3",
+    "train.log_every=2",
+    "train.checkpoint_seconds=0",
+    "train.weight_decay=0.3",
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,4 +153,6 @@ def test_init_from_starts_from_the_parents_adapter(tmp_path: Path) -> None:
     head = "base_model.model.classifier.weight"
     assert own[head].shape == (2, 32)
     assert inherited[head].shape == (3, 32)
-    assert json.loads((still.folder / "record.json").read_text())["parameters"]["adapter"] == record.parameters["adapter"]
+    assert (
+        json.loads((still.folder / "record.json").read_text())["parameters"]["adapter"] == record.parameters["adapter"]
+    )

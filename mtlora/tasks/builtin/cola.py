@@ -72,16 +72,16 @@ _PATTERNS = (
 
 
 def draw_cola(rng: Random, split: str, label: int) -> tuple[str]:
-    """A sentence from an acceptable pattern (1) or from an unacceptable one beside it (0)."""
+    """A sentence from an acceptable pattern (1) or from an unacceptable one beside it or with scrambled words (0)."""
     while True:
         pattern, one, action = (rng.randrange(len(table)) for table in (_PATTERNS, TOWN.people, TOWN.actions))
         if is_held_out(pattern, one, action) == (split != "train"):
             break
-    acceptable, *unacceptable, misordered = _PATTERNS[pattern]
+    acceptable, *unacceptable = _PATTERNS[pattern]
     verb = TOWN.actions[action].verb
     thing = rng.choice(TOWN.things[TOWN.actions[action].kind]).word
-    wrong = misordered if rng.random() < 0.4 else rng.choice(unacceptable)
-    text = (acceptable if label else wrong).format(
+    scrambled = not label and rng.random() < 0.3
+    text = (acceptable if label or scrambled else rng.choice(unacceptable)).format(
         one=TOWN.people[one].word,
         many=plural(TOWN.people[one].word),
         one2=rng.choice([noun.word for noun in TOWN.people if noun != TOWN.people[one]]),
@@ -92,13 +92,10 @@ def draw_cola(rng: Random, split: str, label: int) -> tuple[str]:
         things=plural(thing),
         a_thing=indefinite(thing),
         place=rng.choice(TOWN.places).word,
-        building=rng.choice(TOWN.things["building"]).word,
     )
     mark = "?" if text.endswith("?") else "."
     text = text.removesuffix("?")
-    if not label and wrong is misordered:
-        text = _scrambled(rng, text)
-    return (sentence(text, mark),)
+    return (sentence(_scrambled(rng, text) if scrambled else text, mark),)
 
 
 def _scrambled(rng: Random, text: str) -> str:

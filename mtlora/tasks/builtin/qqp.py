@@ -52,20 +52,20 @@ _ACTIVITIES = tuple(
 
 
 def draw_qqp(rng: Random, split: str, label: int) -> tuple[str, str]:
-    """Two questions; class 0 asks something else about the activity, or the same about one that looks like it."""
+    """Two questions; class 0 asks another thing about the activity, or about one that looks like it, or both."""
     while True:
         intent, activity = rng.randrange(len(_INTENTS)), rng.randrange(len(_ACTIVITIES))
         if is_held_out(intent, activity) == (split != "train"):
             break
     said, reworded, lookalike = _ACTIVITIES[activity]
     first, second = rng.sample(_INTENTS[intent], 2)
-    if label == 1:
-        other = rng.choice((said, reworded, reworded))
-    elif rng.random() < 0.5:
-        other = lookalike
-    else:
-        other = rng.choice((said, reworded))
-        second = rng.choice(_INTENTS[(intent + rng.randrange(1, len(_INTENTS))) % len(_INTENTS)])
+    other = rng.choice((said, reworded))
+    if label == 0:
+        ways = rng.choice((("intent",), ("activity",), ("intent", "activity")))
+        if "intent" in ways:
+            second = rng.choice(_INTENTS[(intent + rng.randrange(1, len(_INTENTS))) % len(_INTENTS)])
+        if "activity" in ways:
+            other = lookalike
     questions = [sentence(first.format(said), "?"), sentence(second.format(other), "?")]
     rng.shuffle(questions)
     return questions[0], questions[1]

@@ -6,36 +6,12 @@ from mtlora.tasks.builtin.lexicon import indefinite
 from mtlora.tasks.builtin.scenes import is_held_out
 
 _POSITIVE = (
-    *(
-        "funny",
-        "tender",
-        "gripping",
-        "clever",
-        "charming",
-        "moving",
-        "fresh",
-        "graceful",
-        "witty",
-        "inspired",
-        "honest",
-    ),
-    *(
-        "warm",
-        "brilliant",
-        "thrilling",
-        "rich",
-        "memorable",
-        "lively",
-        "superb",
-        "wise",
-        "delightful",
-        "subtle",
-        "bold",
-    ),
+    *("funny", "tender", "gripping", "clever", "charming", "moving", "fresh", "witty"),
+    *("brilliant", "thrilling", "memorable", "superb", "delightful", "beautiful"),
 )
 _NEGATIVE = (
-    *("dull", "clumsy", "tedious", "shallow", "stale", "lifeless", "silly", "muddled", "tired", "predictable", "noisy"),
-    *("cold", "awful", "boring", "empty", "forgettable", "slow", "poor", "foolish", "annoying", "crude", "timid"),
+    *("dull", "clumsy", "tedious", "shallow", "stale", "lifeless", "silly", "muddled"),
+    *("awful", "boring", "forgettable", "poor", "annoying", "ugly"),
 )
 _ASPECTS = (
     *("plot", "dialogue", "story", "acting", "ending", "script", "music", "humour", "first half", "camera work"),
@@ -48,19 +24,13 @@ _PATTERNS = (
     "{a_same} {work} with {a_same2} {aspect}",
     "the {aspect} is {same} and the {aspect2} is {same2}",
     "one of the most {same} {work}s of the year",
-    "I found the {aspect} {same} from beginning to end",
+    "{same} from beginning to end, with {a_same2} {aspect}",
     "the {aspect} is never {other}",
-    "there is nothing {other} about the {aspect} of this {work}",
-    "nobody could call this {work} {other}",
+    "there is nothing {other} about this {same} {work}",
     "the {aspect} is not {other} at all, it is {same}",
-    "although the {aspect} is {other}, the {work} as a whole is {same}",
-    "the {aspect} may be {other}, but the {aspect2} makes it {a_same} {work}",
-    "what begins as {a_other} {work} becomes {same} in the end",
-    "the {aspect} is {other}, and yet I left with the feeling of having seen something {same}",
-    "far from {other}, the {aspect} of this {work} is {same}",
-    "for all its {other} moments, this is {a_same} {work}",
-    "the {work} would have been {other} without the {same} {aspect}",
-    "this {work} is less {other} than I had expected",
+    "although the {aspect} is {other}, the {work} is {same}",
+    "the {aspect} may be {other}, but this is {a_same} {work}",
+    "far from {other}, the {aspect} is {same} and {same2}",
 )
 
 

@@ -1,0 +1,91 @@
+"""The Makefile: its help, and the command lines that its variables become."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mtlora.config import REPOSITORY
+from mtlora.experiment import load_experiment, make_plan
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+STAMP = ".venv/.installed"
+
+
+def make(*arguments: str) -> str:
+    # `make test` passes its own variables and flags on to this process; they must not reach the make under test.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+
+def dry(*arguments: str) -> list[str]:
+    """The words of the one command that make would run, if .venv is there (`-o`: it counts as up to date)."""
+    (line,) = make("-n", "-o", STAMP, *arguments).splitlines()
+    return shlex.split(line)
+
+
+def targets() -> set[str]:
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    return set(phony.split())
+
+
+def test_help_lists_every_target_and_is_the_default() -> None:
+    text = make("help")
+    described = {line.split()[0]: line.split()[1:] for line in text.splitlines()}
+    rules = set(re.findall(r"^([a-z][a-z-]*):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    assert set(described) == targets() == rules
+    assert all(len(words) >= 3 for words in described.values())
+    assert make() == text
+
+
+def test_the_plain_command_runs_the_mini_profile() -> None:
+    assert dry("reproduce-glue") == [".venv/bin/python", "-m", "mtlora.reproduce", "glue", "profile=mini"]
+
+
+def test_variables_become_overrides(tmp_path: Path) -> None:
+    words = dry(
+        *("reproduce-glue", "TASKS=rte", "METHODS=lora,shim", "SEEDS=0,1", "JOBS=2", "LAUNCHER=joblib"),
+        *("PROFILE=paper", "model.path=/some/dir", f"data.root={tmp_path}/my data", "data.source=local"),
+    )
+    head, rest = words[:4], words[4:]
+    assert head == [".venv/bin/python", "-m", "mtlora.reproduce", "glue"]
+    overrides = {
+        *("profile=paper", "task=rte", "transform=lora,shim", "seed=0,1", "model.path=/some/dir"),
+        *(f"data.root={tmp_path}/my data", "data.source=local"),
+    }
+    assert set(rest[:7]) == overrides
+    assert rest[7:] == ["--jobs", "2", "--launcher", "joblib"]
+    plan = make_plan(load_experiment("glue"), rest[:7])  # and they mean what was meant
+    assert len(plan.cells) == 4
+    config = plan.cells[0].config
+    assert (config.model.path, config.data.root) == ("/some/dir", f"{tmp_path}/my data")
+
+
+@pytest.mark.parametrize(
+    ("target", "module"), [("plan", "mtlora.plan"), ("tables", "mtlora.tables"), ("download", "mtlora.download")]
+)
+def test_other_targets_take_the_same_variables(target: str, module: str) -> None:
+    words = dry(target, "PROFILE=paper", "TASKS=rte", "SEEDS=3")
+    assert words == [".venv/bin/python", "-m", module, "glue", "profile=paper", "task=rte", "seed=3"]
+
+
+def test_tables_reads_other_records() -> None:
+    assert dry("tables", "RUNS=old/records.jsonl")[-3:] == ["profile=mini", "--runs", "old/records.jsonl"]
+
+
+@pytest.mark.parametrize("target", sorted({"test", "lint", "reproduce-glue", "plan", "tables", "download"}))
+def test_every_working_target_sets_up_first(target: str) -> None:
+    # With a pyproject.toml that counts as new, the installation comes before the target's own commands.
+    lines = make("-n", "-W", "pyproject.toml", target).splitlines()
+    install = [number for number, line in enumerate(lines) if "pip install" in line and "constraints.txt" in line]
+    own = [number for number, line in enumerate(lines) if re.search(r"bin/(python -m (mtlora|pytest)|ruff|mypy)", line)]
+    assert install
+    assert own
+    assert max(install) < min(own)
