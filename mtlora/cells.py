@@ -117,8 +117,12 @@ def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
     if config.init_from == config.task.name:
         raise UserError(f"init_from={config.init_from} is the task itself: name another task, or none")
     kept = [o for o in overrides if override_key(o) not in ("task", "init_from")]
-    parent = compose_cell([*kept, f"task={config.init_from}", "init_from=none"])
-    return Cell(config, tuple(overrides), parent)
+    return Cell(config, tuple(overrides), _parent((*kept, f"task={config.init_from}", "init_from=none")))
+
+
+@lru_cache(maxsize=4096)
+def _parent(overrides: tuple[str, ...]) -> Cell:
+    return compose_cell(overrides)  # several tasks start from the same parent
 
 
 @lru_cache(maxsize=4096)

@@ -101,11 +101,11 @@ def test_without_init_from_there_is_one_stage() -> None:
 
 
 def test_in_the_paper_profile_small_tasks_come_after_their_mnli_parents() -> None:
-    plan = plan_of("profile=paper", "transform=lora,shim", "seed=0,1")
+    plan = plan_of("profile=paper", "transform=lora,shim", "seed=1")
     first, second = plan.stages
-    assert Counter(tasks(first)) == dict.fromkeys(["cola", "sst2", "qqp", "mnli", "qnli"], 4)
-    assert Counter(tasks(second)) == dict.fromkeys(["mrpc", "stsb", "rte"], 4)
-    assert len(plan.cells) == 32
+    assert Counter(tasks(first)) == dict.fromkeys(["cola", "sst2", "qqp", "mnli", "qnli"], 2)
+    assert Counter(tasks(second)) == dict.fromkeys(["mrpc", "stsb", "rte"], 2)
+    assert len(plan.cells) == 16
     done = {cell.sha: cell for cell in first}
     for cell in second:
         assert cell.parent is not None

@@ -80,6 +80,8 @@ def test_from_the_command_to_the_table(launcher: tuple[str, ...], tmp_path: Path
     assert second.stdout == first.stdout
     assert record_times(tmp_path / "out") == times
 
+    if "joblib" in launcher:  # what follows reads records only
+        return
     planned = command("mtlora.plan", *overrides, cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
     assert "0 cells to run" in planned.stdout

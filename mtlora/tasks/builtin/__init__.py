@@ -36,7 +36,7 @@ class _Task:
 _PAIR = ("sentence1", "sentence2")
 _TASKS = {
     "cola": _Task(("sentence",), draw_cola, (0.4, 0.6)),
-    "sst2": _Task(("sentence",), draw_sst2, (0.5, 0.5)),
+    "sst2": _Task(("sentence",), draw_sst2, (0.5, 0.5), noise=0.12),
     "mrpc": _Task(_PAIR, draw_mrpc, (0.45, 0.55)),
     "stsb": _Task(_PAIR, draw_stsb, (0.3, 0.1, 0.1, 0.1, 0.1, 0.3)),
     "qqp": _Task(("question1", "question2"), draw_qqp, (0.55, 0.45)),

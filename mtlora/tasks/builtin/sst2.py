@@ -6,12 +6,12 @@ from mtlora.tasks.builtin.lexicon import indefinite
 from mtlora.tasks.builtin.scenes import is_held_out
 
 _POSITIVE = (
-    *("funny", "tender", "gripping", "clever", "charming", "moving", "fresh", "witty"),
-    *("brilliant", "thrilling", "memorable", "superb", "delightful", "beautiful"),
+    *("funny", "tender", "gripping", "clever", "charming", "moving", "fresh", "witty", "wise"),
+    *("brilliant", "thrilling", "memorable", "superb", "delightful", "beautiful", "lively", "graceful", "honest"),
 )
 _NEGATIVE = (
-    *("dull", "clumsy", "tedious", "shallow", "stale", "lifeless", "silly", "muddled"),
-    *("awful", "boring", "forgettable", "poor", "annoying", "ugly"),
+    *("dull", "clumsy", "tedious", "shallow", "stale", "lifeless", "silly", "muddled", "cold"),
+    *("awful", "boring", "forgettable", "poor", "annoying", "ugly", "crude", "noisy", "predictable"),
 )
 _ASPECTS = (
     *("plot", "dialogue", "story", "acting", "ending", "script", "music", "humour", "first half", "camera work"),
