@@ -55,7 +55,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
     def update_layer(
         self, adapter_name: str, config: MTLoraConfig, *, r: int, alpha: float, slices: Sequence[bool] | None
     ) -> None:
-        """Add an adapter, or replace one of the same name.
+        """Add an adapter, or replace one of the same name; the tuner decides which adapters are active and train.
 
         Args:
             adapter_name: Name of the adapter.
@@ -81,7 +81,6 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
 
         self.reset_mtlora_parameters(adapter_name, config.init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     @torch.no_grad()
     def reset_mtlora_parameters(

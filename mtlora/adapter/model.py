@@ -61,8 +61,6 @@ class MTLoraModel(BaseTuner):
             warnings.warn(f"{current_key} is a `Conv1D`: setting fan_in_fan_out to True.", stacklevel=2)
             peft_config.fan_in_fan_out = True
 
-        if layer is not target:
-            layer.set_adapter(adapter_name)
         layer.update_layer(
             adapter_name,
             peft_config,
@@ -71,8 +69,6 @@ class MTLoraModel(BaseTuner):
             slices=slices,
         )
         if layer is not target:
-            if adapter_name not in self.active_adapters:
-                layer.requires_grad_(False)  # a further adapter does not train before it is activated
             self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:

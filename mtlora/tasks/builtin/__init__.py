@@ -28,8 +28,8 @@ class _Task:
     columns: tuple[str, ...]
     draw: Draw
     shares: tuple[float, ...]
-    train_rows: int = 800
-    validation_rows: int = 320
+    train_rows: int = 640
+    validation_rows: int = 300
     noise: float = 0.04  # share of rows that get the label of another row
 
 

@@ -176,7 +176,7 @@ _TOWN_THINGS = {
         dinner | supper | meal
     """),
     "food": _nouns("""
-        soup | | dish
+        curry | | dish
         omelette | | dish
         stew | | dish
         cake | | dessert
@@ -207,8 +207,8 @@ _TOWN_ACTIONS = _actions("""
     paper | publish | release | withhold withheld withheld
     paper | finish | complete | abandon
     paper | praise | applaud | attack
-    event | organise | arrange | cancel
-    event | attend | visit | miss
+    event | organise | arrange | cancel cancelled cancelled
+    event | attend | join | miss
     event | enjoy | love | hate
     food | cook | prepare | burn
     food | eat ate eaten | devour | refuse
@@ -226,7 +226,7 @@ _TOWN_ADJECTIVES = tuple(
     building | famous | well-known | unknown
     building | beautiful | lovely | ugly
     person | young | youthful | old
-    person | tall | very tall | short
+    person | kind | friendly | rude
     person | famous | well-known | unknown
     person | rich | wealthy | poor
     paper | long | lengthy | short
@@ -236,7 +236,7 @@ _TOWN_ADJECTIVES = tuple(
     event | quiet | calm | noisy
     event | boring | dull | exciting
     food | tasty | delicious | bland
-    food | hot | very hot | cold
+    food | hot | steaming | cold
     food | big | large | small
 """)
 )
@@ -268,7 +268,7 @@ _WILD_PEOPLE = _nouns("""
 _WILD_THINGS = {
     "animal": _nouns("""
         horse | | animal
-        donkey | mule | animal
+        donkey | | animal
         fox | | wild animal
         wolf cub | | wild animal
         eagle | | bird
@@ -311,7 +311,7 @@ _WILD_ACTIONS = _actions("""
 _WILD_ADJECTIVES = tuple(
     Adjective(*cells)
     for cells in _cells("""
-    animal | young | very young | old
+    animal | young | juvenile | old
     animal | wild | untamed | tame
     finding | rare | uncommon | common
     finding | large | big | small
@@ -378,4 +378,4 @@ def plural(word: str) -> str:
 
 def indefinite(phrase: str) -> str:
     """The phrase with "a" or "an" before it."""
-    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+    return ("an " if phrase[0] in "aeiou" or phrase.startswith("honest") else "a ") + phrase

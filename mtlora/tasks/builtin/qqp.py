@@ -8,7 +8,7 @@ from mtlora.tasks.builtin.scenes import is_held_out, sentence
 _INTENTS = (
     ("how can I {}", "what is the best way to {}", "is there an easy way to {}"),
     ("how long does it take to {}", "how much time do I need to {}", "how many hours does one need to {}"),
-    ("how much does it cost to {}", "how much money do I need to {}", "what is the price if I {}"),
+    ("how much does it cost to {}", "how much money do I need to {}", "how expensive is it to {}"),
     ("why do people {}", "what makes people {}", "what are good reasons to {}"),
     ("is it dangerous to {}", "what are the risks if I {}", "is it safe to {}"),
 )
@@ -18,13 +18,13 @@ _ACTIVITIES = tuple(
     tuple(cell.strip() for cell in line.split("|"))
     for line in """
     learn Spanish | study Spanish | learn Italian
-    lose weight | get slimmer | gain weight
+    lose weight | get slim | gain weight
     buy a used car | get a second-hand car | sell a used car
     learn to swim | start swimming | learn to sing
     move to Canada | settle in Canada | move to China
     grow tomatoes | plant tomatoes | cook tomatoes
     stop smoking | give up cigarettes | start smoking
-    fall asleep early | get to sleep early | wake up early
+    fall asleep quickly | get to sleep fast | wake up quickly
     train a puppy | teach a young dog | adopt a puppy
     play the guitar | make music on a guitar | repair a guitar
     open a bank account | set up a bank account | close a bank account
@@ -41,7 +41,7 @@ _ACTIVITIES = tuple(
     travel to Japan | visit Japan | travel to Brazil
     save electricity | use less power | sell electricity
     build a boat | construct a boat | sail a boat
-    quit a boring job | leave dull work | find a boring job
+    quit a job | leave a job | find a job
     keep bees | be a beekeeper | kill bees
     climb a mountain | go up a mountain | paint a mountain
     drink coffee at night | have coffee at night | drink tea at night

@@ -14,8 +14,8 @@ _NEGATIVE = (
     *("awful", "boring", "forgettable", "poor", "annoying", "ugly", "crude", "noisy", "predictable"),
 )
 _ASPECTS = (
-    *("plot", "dialogue", "story", "acting", "ending", "script", "music", "humour", "first half", "camera work"),
-    *("direction", "love story", "mystery", "main character", "final scene", "supporting cast", "editing"),
+    *("plot", "story", "ending", "script", "soundtrack", "love story", "main character", "final scene", "villain"),
+    *("first half", "supporting cast", "opening scene", "narrator", "hero", "second act", "title song", "dialogue"),
 )
 _WORKS = ("film", "comedy", "drama", "thriller", "documentary", "novel", "cartoon", "musical", "biography", "sequel")
 
@@ -49,7 +49,6 @@ def draw_sst2(rng: Random, split: str, label: int) -> tuple[str]:
         other=other,
         a_same=indefinite(words[same]),
         a_same2=indefinite(same2),
-        a_other=indefinite(other),
         aspect=_ASPECTS[aspect],
         aspect2=rng.choice([word for word in _ASPECTS if word != _ASPECTS[aspect]]),
         work=rng.choice(_WORKS),
