@@ -19,6 +19,7 @@ from mtlora.errors import UserError
 from mtlora.experiment import Column, Plan, load_experiment, make_plan
 from mtlora.metrics import METRICS
 from mtlora.record import RunRecord, find_records, write_atomically
+from mtlora.tasks.sources import low_resource
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +233,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
         f"splits: {splits}",
         f"metrics x 100: {metrics}",
     ]
-    if config.data.subset:
+    if any(low_resource(cell.config.task, cell.config.data) for cell in plan.cells):
         parts.append("low-resource: partial training files, not comparable with published figures")
     if config.train.limit_examples:
         parts.append(f"trained on at most {config.train.limit_examples} examples")

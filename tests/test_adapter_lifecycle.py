@@ -213,6 +213,15 @@ def test_embedding_with_a_scaled_output() -> None:
     torch.testing.assert_close(model.merge_and_unload()(ids()), output)
 
 
+def test_adapter_of_the_same_name_replaces_all_factors() -> None:
+    base = adapted("ctcm").base_model.model
+    with pytest.warns(UserWarning, match="Already found a `peft_config`"):
+        model = get_peft_model(base, MTLoraConfig(structure="shim", target_modules=["linear"]))
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        f"base_model.model.linear.mtlora_{letter}.default" for letter in "ABC"
+    }
+
+
 def test_all_linear_takes_linear_and_conv1d() -> None:
     model = get_peft_model(toy(), MTLoraConfig(target_modules="all-linear"))
     assert set(model.targeted_module_names) == {"linear", "conv", "head"}

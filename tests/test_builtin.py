@@ -54,7 +54,7 @@ def digest(task: str) -> str:
 
 def test_tasks_and_splits() -> None:
     mnli = ("train", "validation_matched", "validation_mismatched")
-    assert SPLITS == {task: mnli if task == "mnli" else ("train", "validation") for task in COLUMNS}
+    assert {task: mnli if task == "mnli" else ("train", "validation") for task in COLUMNS} == SPLITS
 
 
 @pytest.mark.parametrize(("task", "split"), EVERY_SPLIT)

@@ -76,8 +76,12 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         t_shape = (k, r, r) if slices and config.fused_transform == "block" else (k * r, k * r)
         self.mtlora_A[adapter_name] = nn.Parameter(torch.empty(k * r, self.in_features))
         self.mtlora_B[adapter_name] = nn.Parameter(torch.empty(k * self.out_features // n, r))
-        for letter in STRUCTURES[config.structure].factors:
-            self._parameters_of(letter)[adapter_name] = nn.Parameter(torch.empty(t_shape))
+        for letter in "CD":
+            factors = self._parameters_of(letter)
+            if letter in STRUCTURES[config.structure].factors:
+                factors[adapter_name] = nn.Parameter(torch.empty(t_shape))
+            elif adapter_name in factors:
+                del factors[adapter_name]  # left by the adapter that is replaced
 
         self.reset_mtlora_parameters(adapter_name, config.init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -135,7 +139,6 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         # a block without columns contributes nothing but the zero rows of a slice that is not adapted
         return torch.block_diag(*(next(blocks) if adapted else b.new_empty(height, 0) for adapted in slices))
 
-    @torch.no_grad()
     def get_lora_factors(self, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A of shape (k r, in) and B T of shape (out, k r): the same update as a plain LoRA, before scaling.
 
@@ -152,6 +155,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         delta = self.scaling[adapter] * (bt @ a)
         return (delta.mT if self.fan_in_fan_out else delta).to(self.mtlora_A[adapter].dtype)
 
+    @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the updates of `adapter_names` (None: the active adapters) to the base weight.
 
@@ -171,6 +175,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
                 weight += delta
                 self.merged_adapters.append(adapter)
 
+    @torch.no_grad()
     def unmerge(self) -> None:
         """Subtract the updates of all merged adapters from the base weight."""
         if not self.merged:

@@ -10,7 +10,6 @@ _INTENTS = (
     ("how long does it take to {}", "how much time do I need to {}", "how many hours does one need to {}"),
     ("how much does it cost to {}", "how much money do I need to {}", "how expensive is it to {}"),
     ("why do people {}", "what makes people {}", "what are good reasons to {}"),
-    ("is it dangerous to {}", "what are the risks if I {}", "is it safe to {}"),
 )
 
 # An activity, the same in other words, and a different one that looks like it.

@@ -19,14 +19,15 @@ _ASPECTS = (
 )
 _WORKS = ("film", "comedy", "drama", "thriller", "documentary", "novel", "cartoon", "musical", "biography", "sequel")
 
-# {same} and {same2} are of the sentiment of the label, {other} of the opposite one.
+# {same} and {same2} are of the sentiment of the label, {other} of the opposite one. All patterns have the combination by which
+# the splits differ: {aspect} with {same} or {other}, which are at one position in their tables.
 _PATTERNS = (
     "{a_same} {work} with {a_same2} {aspect}",
     "the {aspect} is {same} and the {aspect2} is {same2}",
-    "one of the most {same} {work}s of the year",
+    "one of the most {same} {work}s of the year, not least for its {aspect}",
     "{same} from beginning to end, with {a_same2} {aspect}",
     "the {aspect} is never {other}",
-    "there is nothing {other} about this {same} {work}",
+    "there is nothing {other} about the {aspect} of this {work}",
     "the {aspect} is not {other} at all, it is {same}",
     "although the {aspect} is {other}, the {work} is {same}",
     "the {aspect} may be {other}, but this is {a_same} {work}",
@@ -42,11 +43,10 @@ def draw_sst2(rng: Random, split: str, label: int) -> tuple[str]:
             break
     words, opposites = (_POSITIVE, _NEGATIVE) if label else (_NEGATIVE, _POSITIVE)
     same2 = rng.choice([word for word in words if word != words[same]])
-    other = rng.choice(opposites)
     text = rng.choice(_PATTERNS).format(
         same=words[same],
         same2=same2,
-        other=other,
+        other=opposites[same],
         a_same=indefinite(words[same]),
         a_same2=indefinite(same2),
         aspect=_ASPECTS[aspect],
