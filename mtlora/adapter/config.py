@@ -124,8 +124,8 @@ class MTLoraConfig(PeftConfig):
             )
         if self.init_weights == "zero_t" and not STRUCTURES[self.structure].trains_from_zero:
             raise ValueError(
-                f"`init_weights='zero_t'` cannot train `structure={self.structure!r}`: T is a product of its factors, so "
-                "with C = D = 0 their gradients are exactly 0 and stay so; use True or 'identity'."
+                f"`init_weights='zero_t'` cannot train `structure={self.structure!r}`: T is a product of its factors, "
+                "so with C = D = 0 their gradients are exactly 0 and stay so; use True or 'identity'."
             )
 
     def _check_layer_selection(self) -> None:

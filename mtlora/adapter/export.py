@@ -1,8 +1,8 @@
 """Exact export of an MTLoRA adapter to a plain LoRA adapter, which any tool that serves LoRA can load.
 
-``(alpha / r) B T A`` is LoRA with ``B' = B T``. A fused layer becomes one LoRA of rank ``R = k r`` with A stacked and B
-block-wise, 0 in the slices that are not adapted. LoRA divides its alpha by R (by sqrt(R) with rsLoRA), so alpha grows by
-k (by sqrt(k)) to leave the scaling as it was.
+``(alpha / r) B T A`` is LoRA with ``B' = B T``. A fused layer becomes one LoRA of rank ``R = k r`` with A stacked and
+B block-wise, 0 in the slices that are not adapted. LoRA divides its alpha by R (by sqrt(R) with rsLoRA), so alpha grows
+by k (by sqrt(k)) to leave the scaling as it was.
 """
 
 import math

@@ -18,7 +18,8 @@ def draw_qnli(rng: Random, split: str, label: int) -> tuple[str, str]:
     question = ask(scene, asked)
     if label == 1:
         scene = _without_answer(rng, scene, asked)
-    return question, tell(reword(scene, 0.3, rng), rng.choice(("active", "active", "fronted", "passive")))
+    words = reword(scene, 0.2 if label else 0.5, rng)  # an answer says it more freely, so that overlap tells less
+    return question, tell(words, rng.choice(("active", "active", "fronted", "passive")))
 
 
 def _without_answer(rng: Random, scene: Scene, asked: str) -> Scene:

@@ -58,9 +58,9 @@ def draw_qqp(rng: Random, split: str, label: int) -> tuple[str, str]:
             break
     said, reworded, lookalike = _ACTIVITIES[activity]
     first, second = rng.sample(_INTENTS[intent], 2)
-    other = rng.choice((said, reworded))
+    other = rng.choice((said, said, reworded))
     if label == 0:
-        ways = rng.choice((("intent",), ("activity",), ("intent", "activity")))
+        ways = rng.choice((("intent",), ("activity",), ("intent", "activity"), ("intent", "activity")))
         if "intent" in ways:
             second = rng.choice(_INTENTS[(intent + rng.randrange(1, len(_INTENTS))) % len(_INTENTS)])
         if "activity" in ways:
