@@ -17,7 +17,7 @@ STATUSES = ("running", "success", "failed", "interrupted")
 
 @dataclass
 class RunRecord:
-    """Everything known about one run; `docs/records.md` describes each key for people who read the files."""
+    """Everything known about one run; the keys are those of `record.json`."""
 
     run_id: str
     config_sha: str
