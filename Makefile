@@ -7,9 +7,10 @@ EXTRAS := mini,joblib,dev
 
 PROFILE ?= mini
 # Narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=joblib
-# Any other key of the configuration can be given as it is: make reproduce-glue PROFILE=paper model.path=DIR
+# Keys with a dot, and model, rank, targets, init_from, are given as they are: make reproduce-glue PROFILE=paper model.path=DIR
 DOTTED := $(foreach v,$(.VARIABLES),$(if $(findstring .,$v),$(if $(filter command line,$(origin $v)),'$v=$($v)')))
-OVERRIDES = profile=$(PROFILE) $(if $(TASKS),task=$(TASKS)) $(if $(METHODS),transform=$(METHODS)) $(if $(SEEDS),seed=$(SEEDS)) $(DOTTED)
+PLAIN := $(foreach v,model rank targets init_from,$(if $(filter command line,$(origin $v)),'$v=$($v)'))
+OVERRIDES = profile=$(PROFILE) $(if $(TASKS),task=$(TASKS)) $(if $(METHODS),transform=$(METHODS)) $(if $(SEEDS),seed=$(SEEDS)) $(PLAIN) $(DOTTED)
 SCALE = $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 
 .DEFAULT_GOAL := help

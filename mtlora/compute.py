@@ -1,6 +1,5 @@
 """Where and how a run computes: device, threads, and the fastest fp32 matrix product that really is fp32."""
 
-import os
 from functools import lru_cache
 
 import torch
@@ -9,6 +8,7 @@ from accelerate.state import AcceleratorState
 
 from mtlora.config import RunConfig
 from mtlora.errors import UserError
+from mtlora.provenance import available_cores
 
 GEMM_TOLERANCE = 1e-6  # relative Frobenius error; fp32 products of these sizes have about 3e-7, bf16 about 2e-3
 
@@ -26,11 +26,6 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "bf16" if config.train.precision == "bf16" else "no"
     return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu")
-
-
-def available_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def onednn_wins(config: RunConfig) -> bool:

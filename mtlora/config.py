@@ -242,17 +242,17 @@ def validate(config: RunConfig) -> None:
         UserError: naming the key, its value and what is allowed.
     """
     for key, allowed in CHOICES.items():
-        if (value := _lookup(config, key)) not in allowed:
+        if (value := lookup(config, key)) not in allowed:
             raise UserError(f"{key}={value} is not known: choose one of {', '.join(allowed)}")
     for key, least in AT_LEAST.items():
-        if (value := _lookup(config, key)) is not None and not value >= least:
+        if (value := lookup(config, key)) is not None and not value >= least:
             raise UserError(f"{key}={value} is out of range: it must be at least {least:g}")
     for key in POSITIVE:
-        if not _lookup(config, key) > 0:
-            raise UserError(f"{key}={_lookup(config, key)} is out of range: it must be above 0")
+        if not lookup(config, key) > 0:
+            raise UserError(f"{key}={lookup(config, key)} is out of range: it must be above 0")
     for key in BELOW_ONE:
-        if not 0 <= _lookup(config, key) < 1:
-            raise UserError(f"{key}={_lookup(config, key)} is out of range: it must be at least 0 and below 1")
+        if not 0 <= lookup(config, key) < 1:
+            raise UserError(f"{key}={lookup(config, key)} is out of range: it must be at least 0 and below 1")
     if config.targets not in config.model.target_sets:
         known = ", ".join(config.model.target_sets)
         raise UserError(
@@ -277,7 +277,8 @@ def _unknown_keys(node: Any, schema: type, prefix: str = "") -> list[str]:
     return unknown
 
 
-def _lookup(config: RunConfig, key: str) -> Any:
+def lookup(config: RunConfig, key: str) -> Any:
+    """Return the value of a dotted key, such as `model.name`."""
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part)

@@ -1,5 +1,6 @@
 """Where a record comes from: code, versions, device, command; and the memory that a run took."""
 
+import os
 import platform
 import resource
 import subprocess
@@ -68,6 +69,11 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

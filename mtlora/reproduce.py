@@ -21,6 +21,7 @@ from mtlora.cells import Cell
 from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.plan import duration, show, statuses
+from mtlora.provenance import available_cores
 from mtlora.record import RunRecord, record_status, write_atomically
 from mtlora.tables import write_tables
 
@@ -49,7 +50,7 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
     folder = Path(plan.cells[0].config.results) / "sweeps"
     jobs_file, log_file = folder / f"{plan.name}-stage{stage}.json", folder / f"{plan.name}-stage{stage}.log"
     write_atomically(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
-    threads = max(1, cores() // jobs)
+    threads = max(1, available_cores() // jobs)
     command = [sys.executable, "-m", "mtlora.train", "-m", "hydra/sweeper=cells", f"hydra.sweeper.file='{jobs_file}'"]
     command += [f"hydra/launcher={launcher}", f"compute.threads={threads}"]
     if launcher == "joblib":
@@ -133,11 +134,6 @@ def report_failures(cells: Sequence[Cell], console: Console) -> bool:
     return good
 
 
-def cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def main() -> None:
     """Parse the command line, run what is missing, print the table; exit code 1 if a cell is not done."""
     parser = argparse.ArgumentParser(
@@ -151,7 +147,9 @@ def main() -> None:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs} is out of range: it must be at least 1")
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
-    jobs = arguments.jobs or (cores() if plan.profile == "mini" and arguments.launcher in (None, "joblib") else 1)
+    jobs = arguments.jobs or (
+        available_cores() if plan.profile == "mini" and arguments.launcher in (None, "joblib") else 1
+    )
     launcher = arguments.launcher or ("joblib" if jobs > 1 else "local")
     console = Console(stderr=True)
     complete = run_missing(plan, launcher, 1 if launcher == "local" else jobs, console)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from mtlora import cli
 from mtlora.cells import Cell, override_key
-from mtlora.config import REPOSITORY, transform_name
+from mtlora.config import REPOSITORY, lookup, transform_name
 from mtlora.errors import UserError
 from mtlora.experiment import Column, Plan, load_experiment, make_plan
 from mtlora.metrics import METRICS
@@ -221,7 +221,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
     splits = ", ".join(dict.fromkeys(column.split for column in shown_columns(plan)))
     planned = len({cell.config.seed for cell in plan.cells})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}" if counts else "n = 0"
-    single = {key: {getattr_path(cell, key) for cell in plan.cells} for key in ("model.name", "targets", "adapter.r")}
+    single = {key: {lookup(cell.config, key) for cell in plan.cells} for key in ("model.name", "targets", "adapter.r")}
     fixed = [
         f"{label} {values.pop()}"
         for label, values in zip(("model", "targets", "r ="), single.values(), strict=True)
@@ -238,14 +238,6 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
     if config.train.limit_examples:
         parts.append(f"trained on at most {config.train.limit_examples} examples")
     return "; ".join(parts) + "."
-
-
-def getattr_path(cell: Cell, path: str) -> Any:
-    """Return a nested value of a cell's configuration."""
-    value: Any = cell.config
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def uninformative(plan: Plan, records: dict[str, RunRecord]) -> set[str]:
