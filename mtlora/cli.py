@@ -1,5 +1,6 @@
 """What the command-line entry points share: one line for a user's mistake, a traceback only for a bug."""
 
+import argparse
 import os
 import re
 import sys
@@ -37,6 +38,14 @@ def _number_for_group() -> str:
     """Return the command-line argument that gives a group a number."""
     numbers = (a for a in sys.argv[1:] if re.fullmatch(r"\w+=[-+.\w,]*", a) and not re.search(r"=[a-zA-Z]", a))
     return next((a for a in numbers if (CONF / a.split("=")[0]).is_dir()), "a group's value is a number")
+
+
+def experiment_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser of EXPERIMENT and its overrides, which every command about an experiment takes."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
+    parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
+    return parser
 
 
 def run(main: Callable[[], None], hydra_main: bool = False) -> None:

@@ -3,7 +3,6 @@
 Afterwards the same runs need no network (set HF_HUB_OFFLINE=1 to be sure that none is used).
 """
 
-import argparse
 from pathlib import Path
 
 from rich.console import Console
@@ -18,11 +17,7 @@ MODEL_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "pytorch_model
 
 def main() -> None:
     """Parse the command line and fetch every split and snapshot that the experiment's cells read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mtlora.download", description="Fetch data and models ahead of time."
-    )
-    parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
-    parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
+    parser = cli.experiment_parser("mtlora.download", "Fetch data and models ahead of time.")
     arguments = parser.parse_intermixed_args()
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
     console = Console(stderr=True)

@@ -1,6 +1,5 @@
 """What an experiment still has to do: `python -m mtlora.plan EXPERIMENT [overrides]` lists its cells and the time they need."""
 
-import argparse
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -131,11 +130,7 @@ def duration(seconds: float) -> str:
 
 def main() -> None:
     """Parse the command line and print the plan."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mtlora.plan", description="Show what an experiment still has to run."
-    )
-    parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
-    parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
+    parser = cli.experiment_parser("mtlora.plan", "Show what an experiment still has to run.")
     arguments = parser.parse_intermixed_args()
     show(make_plan(load_experiment(arguments.experiment), arguments.overrides), Console())
 

@@ -4,7 +4,6 @@ Each stage is one Hydra sweep in a process of its own; this process watches the 
 every launcher, and a second call trains nothing again.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -136,11 +135,7 @@ def report_failures(cells: Sequence[Cell], console: Console) -> bool:
 
 def main() -> None:
     """Parse the command line, run what is missing, print the table; exit code 1 if a cell is not done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mtlora.reproduce", description="Run an experiment and print its table."
-    )
-    parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
-    parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
+    parser = cli.experiment_parser("mtlora.reproduce", "Run an experiment and print its table.")
     parser.add_argument("--launcher", help="Hydra launcher (default: joblib if jobs > 1, else local)")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: one per core in the mini profile, else 1)")
     arguments = parser.parse_intermixed_args()

@@ -4,7 +4,6 @@ The experiment and its overrides define the cells by `config_sha`; only their re
 profiles and old sweeps never mix in.
 """
 
-import argparse
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -270,11 +269,7 @@ def write_tables(plan: Plan, runs: Path, folder: Path) -> str:
 
 def main() -> None:
     """Parse the command line, write the files, print the Markdown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mtlora.tables", description="Make an experiment's tables from records."
-    )
-    parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
-    parser.add_argument("overrides", nargs="*", help="the overrides that the runs were made with")
+    parser = cli.experiment_parser("mtlora.tables", "Make an experiment's tables from records.")
     parser.add_argument("--runs", type=Path, help="a runs folder or a records.jsonl (default: RESULTS/runs)")
     arguments = parser.parse_intermixed_args()
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)

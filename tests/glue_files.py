@@ -5,9 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pytest
 from omegaconf import OmegaConf
 
-from mtlora.config import CONF, REPOSITORY, TaskConfig, type_local_files
+from mtlora.config import CONF, REPOSITORY, DataConfig, TaskConfig, type_local_files
+from mtlora.errors import UserError
+from mtlora.tasks import sources
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 REAL = REPOSITORY.parent / "shared" / "data" / "glue"
@@ -123,3 +127,17 @@ def write_mixed(root: Path) -> Path:
     write(root / "RTE/train.tsv.gz", tsv(OFFICIAL["RTE/train.tsv"]))
     write(root / "RTE/dev.tsv", tsv(OFFICIAL["RTE/dev.tsv"]))
     return root
+
+
+def local_data(root: Path, subset: bool = False) -> DataConfig:
+    return DataConfig(source="local", root=str(root), subset=subset)
+
+
+def load_train(name: str, root: Path, cache: Path, subset: bool = False) -> datasets.Dataset:
+    return sources.load_split(option(name), local_data(root, subset), "train", cache)
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message

@@ -3,28 +3,12 @@
 import gzip
 from pathlib import Path
 
-import datasets
 import pytest
-from glue_files import OFFICIAL, jsonl, option, tsv, write
+from glue_files import OFFICIAL, jsonl, load_train, local_data, one_line, option, tsv, write
 
 from mtlora.config import DataConfig
 from mtlora.errors import UserError
 from mtlora.tasks import sources
-
-
-def local_data(root: Path, subset: bool = False) -> DataConfig:
-    return DataConfig(source="local", root=str(root), subset=subset)
-
-
-def load_train(name: str, root: Path, cache: Path, subset: bool = False) -> datasets.Dataset:
-    return sources.load_split(option(name), local_data(root, subset), "train", cache)
-
-
-def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
 
 SST2 = "SST-2/train.tsv"
 MNLI = "MNLI/train_subset.jsonl"

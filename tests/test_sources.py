@@ -9,27 +9,25 @@ from pathlib import Path
 
 import datasets
 import pytest
-from glue_files import OFFICIAL, REAL, TASKS, option, tsv, write, write_mixed, write_official
+from glue_files import (
+    OFFICIAL,
+    REAL,
+    TASKS,
+    load_train,
+    local_data,
+    one_line,
+    option,
+    tsv,
+    write,
+    write_mixed,
+    write_official,
+)
 
 from mtlora.config import DataConfig, LocalFile
 from mtlora.errors import UserError
 from mtlora.tasks import local, sources
 
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data: {REAL} is absent")
-
-
-def local_data(root: Path, subset: bool = False) -> DataConfig:
-    return DataConfig(source="local", root=str(root), subset=subset)
-
-
-def load_train(name: str, root: Path, cache: Path, subset: bool = False) -> datasets.Dataset:
-    return sources.load_split(option(name), local_data(root, subset), "train", cache)
-
-
-def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("name", TASKS)
