@@ -5,7 +5,6 @@ Everything a killed run needs to go on with the same losses is in one place: the
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from torch import nn
 from mtlora.compute import make_accelerator
 from mtlora.config import RunConfig, TrainConfig
 from mtlora.errors import UserError
+from mtlora.files import replacing
 from mtlora.metrics import compute
 from mtlora.record import write_jsonl
 from mtlora.streams import numpy_stream, stream_seed
@@ -266,12 +266,8 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "progress": asdict(progress),
     }
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as stream:
+    with replacing(path) as stream:
         torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:

@@ -1,14 +1,13 @@
 """RunRecord: one JSON file per run, written atomically, so that a reader never meets half a record."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mtlora.errors import UserError
+from mtlora.files import write_text
 
 SCHEMA_VERSION = 1
 RECORD = "record.json"
@@ -44,7 +43,7 @@ class RunRecord:
 
     def save(self, folder: Path) -> None:
         """Write `record.json` into the run's folder, all of it or nothing."""
-        write_atomically(folder / RECORD, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
+        write_text(folder / RECORD, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord":
@@ -104,26 +103,6 @@ def find_records(runs: Path) -> Iterator[Path]:
     return iter(sorted(runs.rglob(RECORD)))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file through a temporary file in the same folder, fsync and rename.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write {path} ({error.strerror}): choose a writable folder with results=DIR") from None
-
-
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows as one JSON object a line, atomically."""
-    write_atomically(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))

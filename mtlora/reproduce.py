@@ -19,9 +19,10 @@ from mtlora import cli
 from mtlora.cells import Cell
 from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan
+from mtlora.files import write_text
 from mtlora.plan import duration, show, statuses
 from mtlora.provenance import available_cores
-from mtlora.record import RunRecord, record_status, write_atomically
+from mtlora.record import RECORD, RunRecord, record_status
 from mtlora.tables import write_tables
 
 PLAIN_SECONDS = 30.0  # between two lines of progress where the output is not a terminal
@@ -48,7 +49,7 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
     """Run one stage as a Hydra sweep and wait for it, showing progress; its output goes to a log file."""
     folder = Path(plan.cells[0].config.results) / "sweeps"
     jobs_file, log_file = folder / f"{plan.name}-stage{stage}.json", folder / f"{plan.name}-stage{stage}.log"
-    write_atomically(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
+    write_text(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
     threads = max(1, available_cores() // jobs)
     command = [sys.executable, "-m", "mtlora.train", "-m", "hydra/sweeper=cells", f"hydra.sweeper.file='{jobs_file}'"]
     command += [f"hydra/launcher={launcher}", f"compute.threads={threads}"]
@@ -113,7 +114,7 @@ class Monitor:
 
 def _record_time(cell: Cell) -> int:
     try:
-        return (cell.folder / "record.json").stat().st_mtime_ns
+        return (cell.folder / RECORD).stat().st_mtime_ns
     except FileNotFoundError:
         return 0
 
@@ -128,7 +129,10 @@ def report_failures(cells: Sequence[Cell], console: Console) -> bool:
         good = False
         reason = "no run was started"
         if status is not None:
-            reason = RunRecord.load(cell.folder / "record.json").error or "it was killed"
+            try:
+                reason = RunRecord.load(cell.folder / RECORD).error or "it was killed"
+            except UserError as error:  # one unreadable record must not hide the table
+                reason = str(error)
         console.print(f"not done: {cell.run_id} ({status or 'missing'}): {reason}", markup=False)
     return good
 

@@ -22,12 +22,14 @@ from mtlora.loop import CHECKPOINT, Progress, RunData, RunFailed, limited_rows, 
 from mtlora.metrics import METRICS, baseline
 from mtlora.models import build_model, count_parameters, load_adapter_tensors, load_tokenizer, set_output_bias
 from mtlora.provenance import now, peak_memory_bytes, provenance, reset_peak_memory
-from mtlora.record import RunRecord, record_status, write_jsonl
+from mtlora.record import RECORD, RunRecord, record_status, write_jsonl
 from mtlora.tasks.encoding import encode
 from mtlora.tasks.sources import evaluation_splits, load_split, low_resource
 from mtlora.tracking import make_tracker
 
 log = logging.getLogger(__name__)
+
+ERROR_LOG = "error.log"
 
 
 def execute(cell: Cell) -> RunRecord:
@@ -38,7 +40,7 @@ def execute(cell: Cell) -> RunRecord:
     """
     if record_status(cell.folder) == "success":
         log.info("%s is finished already: skipped", cell.run_id)
-        return RunRecord.load(cell.folder / "record.json")
+        return RunRecord.load(cell.folder / RECORD)
     if cell.parent is not None and record_status(cell.parent.folder) != "success":
         command = shlex.join(cell.parent.overrides)
         raise UserError(
@@ -47,6 +49,7 @@ def execute(cell: Cell) -> RunRecord:
         )
     record = new_record(cell)
     record.save(cell.folder)
+    (cell.folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier attempt
     try:
         _train_and_fill(cell, record)
     except BaseException as error:
@@ -173,9 +176,9 @@ def outcome_of(error: BaseException, folder: Path) -> tuple[str, str]:
         return "failed", str(error)
     if is_out_of_memory(error):
         return "failed", "out of memory: lower train.batch_size, and raise train.accumulation to keep the product"
-    (folder / "error.log").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    (folder / ERROR_LOG).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     reason = " ".join(str(error).split())[:300]
-    return "failed", f"{type(error).__name__}: {reason} (traceback in {folder / 'error.log'})"
+    return "failed", f"{type(error).__name__}: {reason} (traceback in {folder / ERROR_LOG})"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

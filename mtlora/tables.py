@@ -16,8 +16,9 @@ from mtlora.cells import Cell, override_key
 from mtlora.config import REPOSITORY, lookup, transform_name
 from mtlora.errors import UserError
 from mtlora.experiment import Column, Plan, load_experiment, make_plan
+from mtlora.files import write_text
 from mtlora.metrics import METRICS
-from mtlora.record import RunRecord, find_records, write_atomically
+from mtlora.record import RunRecord, find_records
 from mtlora.tasks.sources import low_resource
 
 log = logging.getLogger(__name__)
@@ -261,9 +262,9 @@ def write_tables(plan: Plan, runs: Path, folder: Path) -> str:
     records = load_records(runs)
     table = summary(plan, records)
     text = markdown(plan, table, records)
-    write_atomically(folder / f"{plan.name}.md", text)
-    write_atomically(folder / f"{plan.name}.csv", table.to_csv(index=False))
-    write_atomically(folder / f"{plan.name}_cost.csv", cost_frame(plan, records).to_csv(index=False))
+    write_text(folder / f"{plan.name}.md", text)
+    write_text(folder / f"{plan.name}.csv", table.to_csv(index=False))
+    write_text(folder / f"{plan.name}_cost.csv", cost_frame(plan, records).to_csv(index=False))
     return text
 
 

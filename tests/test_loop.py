@@ -216,3 +216,4 @@ def test_an_unexpected_error_leaves_its_traceback_in_a_file(tmp_path: Path, monk
     monkeypatch.undo()
     assert execute(cell).status == "success"
     assert record_of(cell).error is None
+    assert not log.exists(), "the traceback of an earlier attempt"

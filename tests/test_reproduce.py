@@ -132,6 +132,17 @@ def test_children_of_a_failed_parent_are_not_started(tmp_path: Path, monkeypatch
     assert text.count("not done") == 2
 
 
+def test_an_unreadable_record_is_listed_beside_the_others(tmp_path: Path) -> None:
+    plan = plan_of(*SHORT, "task=rte", "transform=lora,shim", f"results={tmp_path}")
+    torn, missing = plan.cells
+    write(torn.folder / "record.json", '{"schema_ver')
+    console = Console(file=io.StringIO(), width=1000)
+    assert not reproduce.report_failures(plan.cells, console)
+    first, second = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert re.search(rf"not done: {torn.run_id} \(failed\): .*record.json is not a readable record .*delete", first)
+    assert second == f"not done: {missing.run_id} (missing): no run was started"
+
+
 def test_a_sweep_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     overrides = (*SHORT, "task=rte", "transform=lora", f"results={tmp_path}/out")
     ended = command("mtlora.reproduce", *overrides, "--launcher", "slrum", cwd=tmp_path)

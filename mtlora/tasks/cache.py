@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 from mtlora.errors import UserError
+from mtlora.files import replacing
 
 
 def cache_key(*parts: Any) -> str:
@@ -23,21 +22,8 @@ def store_table(table: Any, path: Path) -> None:
     """
     import pyarrow.parquet as pq
 
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as stream:
-            pq.write_table(table, stream, write_page_checksum=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the cache file {path}: {error.strerror or error}: choose another results folder"
-        ) from error
-    finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
+    with replacing(path, "choose another results folder") as stream:
+        pq.write_table(table, stream, write_page_checksum=True)
 
 
 def load_table(path: Path, schema: Any) -> Any:
