@@ -3,21 +3,29 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := mini,joblib,dev
+EXTRAS := mini,metrics,joblib,dev
+SUITES := glue dart webnlg e2e
 
 PROFILE ?= mini
 # Narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=joblib
-# Keys with a dot, and model, rank, targets, init_from, are given as they are: make reproduce-glue PROFILE=paper model.path=DIR
+# Keys with a dot, and model, rank, targets, init_from, results, tracking, are given as they are: make reproduce-glue PROFILE=paper model.path=DIR
 DOTTED := $(foreach v,$(.VARIABLES),$(if $(findstring .,$v),$(if $(filter command line,$(origin $v)),'$v=$($v)')))
-PLAIN := $(foreach v,model rank targets init_from,$(if $(filter command line,$(origin $v)),'$v=$($v)'))
+PASSED := model rank targets init_from results tracking
+PLAIN := $(foreach v,$(PASSED),$(if $(filter command line,$(origin $v)),'$v=$($v)'))
+# A variable that nothing reads would be dropped in silence, and TASK=rte would start the whole grid.
+KNOWN := PYTHON PROFILE SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS $(PASSED)
+$(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $v)),$(if $(findstring .,$v)$(filter $(KNOWN) MAKEFLAGS MAKEOVERRIDES -*-,$v),,\
+$(error $v is not a variable of this Makefile: use $(KNOWN), or a key with a dot such as train.epochs))))
 OVERRIDES = profile=$(PROFILE) $(if $(TASKS),task=$(TASKS)) $(if $(METHODS),transform=$(METHODS)) $(if $(SEEDS),seed=$(SEEDS)) $(PLAIN) $(DOTTED)
 SCALE = $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-peft lint reproduce-glue tables plan download
+SUITE ?= glue
+REPRODUCE := $(addprefix reproduce-,$(SUITES))
+.PHONY: help setup test test-peft lint $(REPRODUCE) tables plan download
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(STAMP) ## make .venv with the tested versions
 
@@ -38,14 +46,19 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-reproduce-glue: $(STAMP) ## train LoRA and MTLoRA on the eight GLUE tasks and print the table (PROFILE=mini or paper)
-	@$(BIN)/python -m mtlora.reproduce glue $(OVERRIDES) $(SCALE)
+reproduce-glue: ## train LoRA and MTLoRA on the eight GLUE tasks and print the table (PROFILE=mini or paper)
+reproduce-dart: ## the same on DART: train, decode, score
+reproduce-webnlg: ## the same on WebNLG 2017
+reproduce-e2e: ## the same on the E2E challenge
 
-plan: $(STAMP) ## show what reproduce-glue would still run, and how long it takes
-	@$(BIN)/python -m mtlora.plan glue $(OVERRIDES)
+$(REPRODUCE): reproduce-%: $(STAMP)
+	@$(BIN)/python -m mtlora.reproduce $* $(OVERRIDES) $(SCALE)
 
-tables: $(STAMP) ## make the tables again from the records (RUNS=folder or records.jsonl)
-	@$(BIN)/python -m mtlora.tables glue $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
+plan: $(STAMP) ## show what reproduce-SUITE would still run, and how long it takes (SUITE=glue, dart, webnlg, e2e)
+	@$(BIN)/python -m mtlora.plan $(SUITE) $(OVERRIDES)
 
-download: $(STAMP) ## fetch the data and the model of a profile ahead, for machines without network
-	@$(BIN)/python -m mtlora.download glue $(OVERRIDES)
+tables: $(STAMP) ## make the tables of SUITE again from the records (RUNS=folder or records.jsonl)
+	@$(BIN)/python -m mtlora.tables $(SUITE) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
+
+download: $(STAMP) ## fetch the data of SUITE and the model of a profile ahead, for machines without network
+	@$(BIN)/python -m mtlora.download $(SUITE) $(OVERRIDES)

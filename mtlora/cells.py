@@ -23,13 +23,27 @@ from mtlora.tasks.sources import fingerprint
 
 PROTOCOL = 1  # raised when our own code changes what the same configuration computes
 
+# What from_pretrained reads of a local snapshot.
+SNAPSHOT_FILES = (
+    "*config.json",
+    "token*.json",
+    "*tokens*.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.safetensors",
+    "*.bin",
+)
+
 # What cannot change a metric, or is covered by a content hash.
 NOT_IDENTITY: tuple[str, ...] = (
     "results",
     "tracking",
     "compute",
     "recipe",
+    "profile",
     "data.root",
+    "data.subset",
     "task.hub",
     "task.local",
     "task.sizes",
@@ -38,6 +52,9 @@ NOT_IDENTITY: tuple[str, ...] = (
     "model.hub",
     "model.revision",
     "model.package",
+    "model.folder",
+    "model.gguf",
+    "model.install",
     "model.source",
     "model.weights_sha256",
     "model.target_sets",
@@ -72,10 +89,15 @@ class Cell:
                 node = node[part]
             del node[last]
         values["protocol"] = PROTOCOL
-        values["target_modules"] = self.config.model.target_sets[self.config.targets]
+        values["target_modules"] = asdict(self.config.model.target_sets[self.config.targets])
         values["data_content"] = fingerprint(self.config.task, self.config.data)
         values["model_content"] = model_content(self.config)
-        values["parent"] = self.parent.sha if self.parent else None
+        try:
+            values["parent"] = self.parent.sha if self.parent else None
+        except UserError as error:
+            raise UserError(
+                f"init_from={self.config.init_from}, whose run comes first (or init_from=none): {error}"
+            ) from None
         return values
 
     @property
@@ -88,6 +110,11 @@ class Cell:
         """A readable name without spaces, unique by the first 8 digits of the sha."""
         c = self.config
         return f"{c.task.suite}-{c.task.name}-{c.model.name}-{self.adapter}-seed{c.seed}-{self.sha[:8]}"
+
+    @property
+    def lock(self) -> Path:
+        """The file that the process training this cell holds."""
+        return Path(self.config.results) / "cache" / "locks" / self.sha
 
     @property
     def folder(self) -> Path:
@@ -116,7 +143,7 @@ def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
         return Cell(config, tuple(overrides))
     if config.init_from == config.task.name:
         raise UserError(f"init_from={config.init_from} is the task itself: name another task, or none")
-    kept = [o for o in overrides if override_key(o) not in ("task", "init_from")]
+    kept = [o for o in overrides if override_key(o) not in ("task", "init_from", "recipe")]
     return Cell(config, tuple(overrides), _parent((*kept, f"task={config.init_from}", "init_from=none")))
 
 
@@ -149,8 +176,7 @@ def folder_sha256(folder: Path) -> str:
         raise UserError(
             f"model.path={folder} holds no config.json: name a folder written by save_pretrained or a snapshot"
         )
-    suffixes = {".json", ".safetensors", ".bin", ".model", ".txt"}
-    files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in suffixes)
+    files = sorted(file for pattern in SNAPSHOT_FILES for file in folder.glob(pattern))
     return _files_sha256(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
 
 

@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 
 from mtlora.config import RunConfig
 from mtlora.errors import UserError
-from mtlora.provenance import available_cores
+from mtlora.provenance import threads_allowed
 
 GEMM_TOLERANCE = 1e-6  # relative Frobenius error; fp32 products of these sizes have about 3e-7, bf16 about 2e-3
 
@@ -21,7 +21,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     """
     if config.compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device=cuda: this PyTorch sees no CUDA device: use compute.device=cpu or auto")
-    torch.set_num_threads(config.compute.threads or available_cores())
+    torch.set_num_threads(config.compute.threads or threads_allowed())
     set_fp32_matmul_precision("bf16" if onednn_wins(config) else "ieee")
     AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "bf16" if config.train.precision == "bf16" else "no"

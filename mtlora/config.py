@@ -13,6 +13,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.errors import UserError
+from mtlora.metrics import METRICS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONF = REPOSITORY / "conf"
@@ -23,17 +24,22 @@ EXPERIMENTS = REPOSITORY / "experiments"
 class HubSource:
     """Where a task lives on the Hugging Face hub."""
 
-    path: str = MISSING  # repository id
-    name: str = MISSING  # configuration ("subset") inside the repository
-    revision: str = MISSING  # pinned commit
+    path: str = ""  # repository id; empty: the task is not on the hub
+    name: str = ""  # configuration ("subset") inside the repository
+    revision: str = ""  # pinned commit, or the branch of the parquet export
+    format: str = "table"  # table, or a key of mtlora.tasks.pairs.HUB_FORMATS
+    splits: dict[str, str] = field(default_factory=dict)  # our name of a split -> the repository's, where it differs
 
 
 @dataclass
 class LocalFile:
     """One file that can hold a split in a local folder; the first one that exists is read (also with `.gz` added)."""
 
-    file: str = MISSING  # path below data.root; .tsv (no quoting) or .jsonl
-    columns: dict[str, str] = MISSING  # column of the file (its index, if the file has no header) -> column of the task
+    file: str = MISSING  # path below data.root
+    format: str = "table"  # table (.tsv without quoting, or .jsonl), or a key of mtlora.tasks.pairs.FORMATS
+    columns: dict[str, str] = field(
+        default_factory=dict
+    )  # format=table: column of the file (its index, if the file has no header) -> column of the task
     header: bool = True  # .tsv only: the first line names the columns
     subset: bool = False  # a part of the official split: read only with data.subset=true
 
@@ -43,16 +49,24 @@ class TaskConfig:
     """A task, as data."""
 
     name: str = MISSING  # option name: cola, sst2, ...
-    suite: str = MISSING  # glue
-    kind: str = MISSING  # classification | regression
+    suite: str = MISSING  # glue | dart | webnlg | e2e
+    kind: str = MISSING  # classification | regression | generation
     text_columns: list[str] = MISSING  # one or two columns, in the order in which they are encoded
-    labels: list[str] = MISSING  # class names in index order; empty for regression
-    metrics: dict[str, list[str]] = (
-        MISSING  # evaluation split -> metric names; the first of the first split is the headline
-    )
+    labels: list[str] = field(default_factory=list)  # class names in index order (classification)
+    lower_relation: bool = False  # generation: lower-case the relations in the context
+    max_references: int | None = None  # generation: the first ones of a context count; null: all
+    seen: list[str] = field(
+        default_factory=list
+    )  # generation: categories of the training data (test_S; others: test_U)
+    scoring: str = "triples"  # generation: which published text treatment the metrics use: triples | e2e
+    # Evaluation split -> metric names; the first of the first split is the headline. A generation task is scored on the test
+    # split as `test`, or by category as `test_A` (all), `test_S` (seen), `test_U` (unseen).
+    metrics: dict[str, list[str]] = MISSING
     hub: HubSource = field(default_factory=HubSource)
     local: dict[str, list[LocalFile]] = field(default_factory=dict)  # split -> candidates, official ones first
-    sizes: dict[str, int] = field(default_factory=dict)  # official number of rows per split
+    sizes: dict[str, int] = (
+        MISSING  # official number of rows per split (of the test split: of contexts; cost estimates only)
+    )
     mean_tokens: float = MISSING  # mean length of an official training row in tokens (cost estimates only)
 
 
@@ -69,6 +83,15 @@ class DataConfig:
 
 
 @dataclass
+class TargetSet:
+    """A set of modules that an adapter may target."""
+
+    modules: str = MISSING  # regular expression on module names
+    fused: dict[str, list[bool]] = field(default_factory=dict)  # `fused_modules` of MTLoraConfig
+    fused_transform: str = "block"  # block (one T per slice of a fused projection) | joint (one T over all slices)
+
+
+@dataclass
 class ModelConfig:
     """A pretrained backbone with its head and the sets of modules that an adapter may target."""
 
@@ -77,12 +100,15 @@ class ModelConfig:
     hub: str | None = None  # repository id
     revision: str | None = None  # pinned commit
     package: str | None = None  # installed package that carries the weights
-    weights_sha256: str | None = None  # of model.safetensors; checked before loading
+    folder: str = "model"  # of the weights inside the package
+    gguf: str | None = None  # file name of quantised weights instead of model.safetensors; dequantised to fp32
+    install: str | None = None  # how the package is installed, if not by `make setup`
+    weights_sha256: str | None = None  # of model.safetensors or the GGUF file; checked before loading
     path: str | None = None  # a local snapshot folder: used instead of hub or package
     architecture: dict[str, Any] = field(default_factory=dict)  # source=random: transformers config, with `model_type`
-    head: list[str] = MISSING  # modules that are trained in full, fresh at the start of each run
+    head: list[str] = field(default_factory=list)  # modules that are trained in full, fresh at the start of each run
     head_dropout: float | None = None  # dropout before the classifier; null keeps the backbone's own value
-    target_sets: dict[str, str] = MISSING  # name -> regular expression on module names
+    target_sets: dict[str, TargetSet] = MISSING
     parameters: int = MISSING  # of the backbone without embeddings (cost estimates only)
 
 
@@ -96,7 +122,7 @@ class AdapterConfig:
     dropout: float = 0.0
     use_rslora: bool = False
     init_weights: str = "official"  # official | identity | zero_t
-    fused_transform: str = "block"  # block | joint
+    fused_transform: str = "auto"  # auto (as the target set says) | block | joint
 
 
 @dataclass
@@ -104,7 +130,7 @@ class TrainConfig:
     """The shared recipe of every method."""
 
     epochs: int = MISSING
-    batch_size: int = MISSING  # per device
+    batch_size: int = MISSING  # examples per batch
     learning_rate: float = MISSING
     weight_decay: float = MISSING
     decay_t: bool = True  # weight decay reaches T too, as in the official code
@@ -117,10 +143,23 @@ class TrainConfig:
     accumulation: int = 1  # batches per optimizer step
     precision: str = "fp32"  # fp32 | bf16
     eval_batch_size: int = 64
+    label_smoothing: float = 0.0  # generation: weight of the uniform distribution over the vocabulary in the target
     mean_bias: bool = False  # regression: the head's bias starts at the mean training label instead of 0
-    limit_examples: int | None = None  # train on the first n examples of the seed's permutation; evaluation stays whole
+    limit_examples: int | None = None  # train on n examples, the same for every seed and method; evaluation stays whole
     log_every: int = 10  # steps between rows of metrics.jsonl
     checkpoint_seconds: float = 300.0  # a checkpoint at least this often, and at every epoch's end
+
+
+@dataclass
+class DecodeConfig:
+    """Beam search (generation tasks); the defaults are those of LoRA's GPT-2 scripts."""
+
+    beams: int = 10
+    length_penalty: float = 0.8  # a hypothesis scores (sum of log-probabilities) / (generated tokens) ** length_penalty
+    no_repeat_ngram: int = 4  # no n-gram of this many GENERATED tokens occurs twice; 0 turns the ban off
+    max_new_tokens: int = 64
+    max_context: int = 448  # tokens of the context that are kept, counted from its end
+    batch_size: int = 16  # contexts decoded together
 
 
 @dataclass
@@ -138,7 +177,7 @@ class ComputeConfig:
     """Where a run computes; recorded in the provenance, not part of a run's identity."""
 
     device: str = "auto"  # auto | cpu | cuda
-    threads: int = 0  # CPU threads; 0 = the cores this process may use
+    threads: int = 0  # CPU threads; 0 = OMP_NUM_THREADS, else the cores this process may use
     cpu_gemm: str = "auto"  # auto (oneDNN where it is measured to be fp32) | stock
 
 
@@ -151,6 +190,7 @@ class RunConfig:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     profile: str = MISSING
@@ -164,14 +204,15 @@ class RunConfig:
 ConfigStore.instance().store(name="run_schema", node=RunConfig)
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task.kind": ("classification", "regression"),
+    "task.kind": ("classification", "regression", "generation"),
+    "task.scoring": ("triples", "e2e"),
     "data.source": ("hub", "local", "builtin"),
     "data.padding": ("longest", "max_length"),
     "data.order": ("length", "random"),
     "model.source": ("hub", "package", "random"),
-    "adapter.structure": ("none", "shim", "icfm", "ctcm", "dtsm"),
+    "adapter.structure": ("none", *sorted({path.stem for path in (CONF / "transform").glob("*.yaml")} - {"lora"})),
     "adapter.init_weights": ("official", "identity", "zero_t"),
-    "adapter.fused_transform": ("block", "joint"),
+    "adapter.fused_transform": ("auto", "block", "joint"),
     "train.precision": ("fp32", "bf16"),
     "tracking.name": ("none", "wandb"),
     "tracking.mode": ("offline", "online"),
@@ -192,11 +233,17 @@ AT_LEAST: dict[str, float] = {
     "train.max_grad_norm": 0,
     "train.log_every": 1,
     "train.checkpoint_seconds": 0,
+    "decode.beams": 1,
+    "decode.length_penalty": 0,
+    "decode.no_repeat_ngram": 0,
+    "decode.max_new_tokens": 1,
+    "decode.max_context": 1,
+    "decode.batch_size": 1,
     "compute.threads": 0,
     "seed": 0,
 }
 POSITIVE = ("adapter.alpha", "train.learning_rate", "train.eps")
-BELOW_ONE = ("adapter.dropout", "train.warmup_ratio", "train.beta1", "train.beta2")
+BELOW_ONE = ("adapter.dropout", "train.label_smoothing", "train.warmup_ratio", "train.beta1", "train.beta2")
 
 
 def to_run_config(composed: Any) -> RunConfig:
@@ -208,10 +255,8 @@ def to_run_config(composed: Any) -> RunConfig:
     if unknown := _unknown_keys(composed, RunConfig):
         raise UserError(f"{unknown[0]} is not a known key: remove it, or see mtlora/config.py for the keys there are")
     missing = sorted(OmegaConf.missing_keys(composed))
-    # Only the source in use needs its own block; a task that is only built in has no hub block, for example.
-    missing = [key for key in missing if not key.startswith("task.hub")]
     if missing:
-        raise UserError(f"{missing[0]} has no value: name it on the command line ({missing[0]}=...) or in conf/")
+        raise UserError(f"{', '.join(missing)}: no value: give it in the YAML file under conf/, or on the command line")
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     type_local_files(config.task)
     validate(config)
@@ -258,13 +303,25 @@ def validate(config: RunConfig) -> None:
         raise UserError(
             f"targets={config.targets} is not a target set of model {config.model.name}: choose one of {known}"
         )
-    if config.adapter.init_weights == "zero_t" and config.adapter.structure in ("none", "icfm", "ctcm"):
-        raise UserError(
-            f"adapter.init_weights=zero_t cannot be used with structure {config.adapter.structure}: "
-            "choose official or identity (T = 0 gets no gradient there, and T is fixed to I in LoRA)"
-        )
+    if config.adapter.init_weights == "zero_t":
+        from mtlora.adapter.transforms import STRUCTURES  # imports torch, which plans do without
+
+        if config.adapter.structure == "none" or not STRUCTURES[config.adapter.structure].trains_from_zero:
+            raise UserError(
+                f"adapter.init_weights=zero_t cannot be used with structure {config.adapter.structure}: "
+                "choose official or identity (T = 0 gets no gradient there, and T is fixed to I in LoRA)"
+            )
     if config.data.source == "local" and config.data.root is None:
         raise UserError("data.source=local needs data.root=DIR, the folder that holds the suite's files")
+    if config.data.source != "local" and config.data.root is not None:
+        raise UserError(
+            f"data.root={config.data.root} is not read with data.source={config.data.source}: add data.source=local"
+        )
+    for name in (name for names in config.task.metrics.values() for name in names):
+        if name not in METRICS:
+            raise UserError(
+                f"task.metrics of {config.task.name}: {name} is not known: choose from {', '.join(METRICS)}"
+            )
 
 
 def _unknown_keys(node: Any, schema: type, prefix: str = "") -> list[str]:

@@ -25,6 +25,8 @@ class Column:
     split: str
     metric: str
     label: str
+    scale: float | None = None  # of the raw value in tables; null: 100 for a share or a correlation, else 1
+    digits: int = 2  # after the decimal point
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Experiment:
     profiles: dict[str, dict[str, list[Any]]]  # profile -> axes that differ there
     columns: list[Column]
     selection: str = "last"  # last | best epoch
+    average: bool = True  # a last column with the mean over the others
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,14 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
     declared = {**experiment.axes, **experiment.profiles[profile]}
     axes = {**{key: [str(v) for v in values] for key, values in declared.items()}, **given}
     products = itertools.product(*([f"{key}={value}" for value in values] for key, values in axes.items()))
-    return Plan(experiment, profile, axes, [compose_cell(product) for product in products])
+    composed = [compose_cell(product) for product in products]
+    columns = {column.task for column in experiment.columns}
+    if alien := [task for task in (cell.config.task.name for cell in composed) if task not in columns]:
+        raise UserError(
+            f"experiment {experiment.name} has no column for task {alien[0]}: add one to experiments/{experiment.name}.yaml"
+        )
+    cells = {cell.sha: cell for cell in composed}  # overrides can make two products the same run
+    return Plan(experiment, profile, axes, list(cells.values()))
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:

@@ -1,5 +1,7 @@
 """Files that other processes may read at any moment: they appear whole or not at all."""
 
+import fcntl
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -8,6 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from mtlora.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -31,6 +35,40 @@ def replacing(path: Path, advice: str = "choose a writable folder with results=D
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def only_process(path: Path, busy: str) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`, which is made if need be; the system frees it when the process ends.
+
+    Raises:
+        UserError: another process holds it (the message is `busy`), or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("ab")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): choose a writable folder with results=DIR") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        except OSError:  # a file system without locks: go on, as nothing there can tell
+            log.warning("%s cannot be locked: do not train the same run twice at once", path)
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Tell whether another process holds the lock of `only_process`."""
+    try:
+        with path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def write_text(path: Path, text: str) -> None:

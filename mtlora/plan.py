@@ -11,6 +11,7 @@ from rich.table import Table
 from mtlora import cli
 from mtlora.cells import Cell
 from mtlora.experiment import Plan, load_experiment, make_plan
+from mtlora.files import is_held
 from mtlora.record import RunRecord, find_records, record_status
 
 # Share of the measured matrix-product rate that a run reaches, where no finished run of the model tells better: small matrices
@@ -29,10 +30,14 @@ class Estimate:
 
 def statuses(plan: Plan) -> dict[str, str]:
     """Return every cell's state by config_sha, parents included: done, failed, running, interrupted or missing."""
-    names = {"success": "done", None: "missing"}
-    cells = [cell for stage in plan.stages for cell in stage]
-    found = {cell.sha: record_status(cell.folder) for cell in cells}
-    return {sha: names.get(status, str(status)) for sha, status in found.items()}
+    return {cell.sha: _state(cell) for stage in plan.stages for cell in stage}
+
+
+def _state(cell: Cell) -> str:
+    status = record_status(cell.folder)
+    if status == "running" and not is_held(cell.lock):
+        return "interrupted"  # its process was killed
+    return {"success": "done", None: "missing"}.get(status, str(status))
 
 
 def workload(cell: Cell) -> float:

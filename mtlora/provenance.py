@@ -8,9 +8,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtlora.config import REPOSITORY
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "mtlora",
@@ -26,19 +29,22 @@ PACKAGES = (
 )
 
 
-def provenance() -> dict[str, Any]:
-    """Return what identifies code, software and machine; no host name, no user name."""
+# What decides a run; results and notes of the user do not make a checkout dirty.
+CODE = ("mtlora", "hydra_plugins", "conf", "experiments", "pyproject.toml", "constraints.txt")
+
+
+def provenance(device: "torch.device") -> dict[str, Any]:
+    """Return what identifies code, software and the machine that computes; no host name, no user name."""
     import torch
 
     from mtlora.compute import fp32_matmul_precision
 
-    cuda = torch.cuda.is_available()
     return {
         "git": git_state(REPOSITORY),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(0) if cuda else processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "fp32_matmul": "onednn" if fp32_matmul_precision() == "bf16" else "stock",
     }
@@ -50,11 +56,11 @@ def now() -> str:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Return the commit of the code and whether tracked files differ from it; both None outside a git checkout."""
+    """Return the commit, and whether code or configuration differ from it (new files too); None outside a git checkout."""
     try:
         commit = _git(folder, "rev-parse", "HEAD").strip()
-        dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no").strip())
-    except (OSError, subprocess.CalledProcessError):
+        dirty = bool(_git(folder, "status", "--porcelain", "--", *CODE).strip())
+    except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
     return {"commit": commit, "dirty": dirty}
 
@@ -76,6 +82,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_allowed() -> int:
+    """Return the number of threads to compute with: OMP_NUM_THREADS where the user set it, else the available cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else available_cores()
+
+
 def processor() -> str:
     """Return the CPU's model name."""
     with suppress(OSError):
@@ -85,22 +97,22 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def reset_peak_memory() -> None:
+def reset_peak_memory(device: "torch.device") -> None:
     """Start a new measurement of peak memory (on Linux; elsewhere the peak is that of the process)."""
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_memory_bytes() -> int:
+def peak_memory_bytes(device: "torch.device") -> int:
     """Return the peak memory since the reset: of the GPU where one is used, else resident memory of the process."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM"):

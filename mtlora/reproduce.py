@@ -6,10 +6,13 @@ every launcher, and a second call trains nothing again.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -47,12 +50,15 @@ def run_missing(plan: Plan, launcher: str, jobs: int, console: Console) -> bool:
 
 def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int, monitor: "Monitor") -> None:
     """Run one stage as a Hydra sweep and wait for it, showing progress; its output goes to a log file."""
-    folder = Path(plan.cells[0].config.results) / "sweeps"
-    jobs_file, log_file = folder / f"{plan.name}-stage{stage}.json", folder / f"{plan.name}-stage{stage}.log"
+    # A name of its own: the same experiment may be running with other overrides.
+    stem = Path(plan.cells[0].config.results) / "sweeps" / f"{plan.name}-stage{stage}-{uuid.uuid4().hex[:8]}"
+    jobs_file, log_file = stem.with_suffix(".json"), stem.with_suffix(".log")
     write_text(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
     threads = max(1, available_cores() // jobs)
     command = [sys.executable, "-m", "mtlora.train", "-m", "hydra/sweeper=cells", f"hydra.sweeper.file='{jobs_file}'"]
-    command += [f"hydra/launcher={launcher}", f"compute.threads={threads}"]
+    command.append(f"hydra/launcher={launcher}")
+    if "compute.threads" not in plan.axes:
+        command.append(f"compute.threads={threads}")
     if launcher == "joblib":
         command.append(f"hydra.launcher.n_jobs={jobs}")
     with log_file.open("w", encoding="utf-8") as log:
@@ -63,8 +69,11 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
                 monitor.look()
                 time.sleep(0.5)
         except KeyboardInterrupt:
-            child.wait(timeout=60)  # the terminal's Ctrl-C has reached the child too
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=60)  # the terminal's Ctrl-C has reached the child too
             raise
+        finally:
+            child.terminate()  # nothing trains on when this process is ended
     monitor.look()
     if not any(record_status(cell.folder) for cell in cells):
         lines = log_file.read_text(encoding="utf-8").strip().splitlines()
@@ -104,12 +113,12 @@ class Monitor:
                 del self.open[sha]
         done = len(self.cells) - len(self.open)
         elapsed = time.monotonic() - self.started
-        left = f"about {duration(elapsed / done * len(self.open))} left" if done else ""
+        left = f", about {duration(elapsed / done * len(self.open))} left" if done else ""
         failed = f", {self.failed} failed" if self.failed else ""
-        self.bar.update(self.line, completed=done, left=left + failed)
+        self.bar.update(self.line, completed=done, left=left.removeprefix(", ") + failed)
         if not self.console.is_terminal and time.monotonic() - self.spoken > PLAIN_SECONDS:
             self.spoken = time.monotonic()
-            self.console.print(f"{done}/{len(self.cells)} cells done{failed}, {duration(elapsed)} so far, {left}")
+            self.console.print(f"{done}/{len(self.cells)} cells done{failed}, {duration(elapsed)} so far{left}")
 
 
 def _record_time(cell: Cell) -> int:
@@ -145,6 +154,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs} is out of range: it must be at least 1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the sweep is ended too
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
     jobs = arguments.jobs or (
         available_cores() if plan.profile == "mini" and arguments.launcher in (None, "joblib") else 1

@@ -3,6 +3,7 @@
 import logging
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +16,21 @@ import torch
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
+from mtlora.backbones import load_tokenizer
 from mtlora.cells import Cell
-from mtlora.config import transform_name
+from mtlora.checkpoint import CHECKPOINT, Progress
+from mtlora.compute import make_accelerator
+from mtlora.config import TaskConfig, transform_name
 from mtlora.errors import UserError
-from mtlora.loop import CHECKPOINT, Progress, RunData, RunFailed, limited_rows, train
+from mtlora.evaluation import RunData, RunFailed
+from mtlora.files import only_process
+from mtlora.loop import limited_rows, train
 from mtlora.metrics import METRICS, baseline
-from mtlora.models import build_model, count_parameters, load_adapter_tensors, load_tokenizer, set_output_bias
+from mtlora.models import build_model, count_parameters, load_adapter_tensors, set_output_bias
 from mtlora.provenance import now, peak_memory_bytes, provenance, reset_peak_memory
 from mtlora.record import RECORD, RunRecord, record_status, write_jsonl
 from mtlora.tasks.encoding import encode
+from mtlora.tasks.prompting import pad_token
 from mtlora.tasks.sources import evaluation_splits, load_split, low_resource
 from mtlora.tracking import make_tracker
 
@@ -38,6 +45,11 @@ def execute(cell: Cell) -> RunRecord:
     Raises:
         UserError: the run failed, in one line; a traceback of an unexpected error is in the run's `error.log`.
     """
+    with only_process(cell.lock, f"{cell.run_id} is being trained by another process: wait for it, or end it"):
+        return _execute(cell)
+
+
+def _execute(cell: Cell) -> RunRecord:
     if record_status(cell.folder) == "success":
         log.info("%s is finished already: skipped", cell.run_id)
         return RunRecord.load(cell.folder / RECORD)
@@ -68,7 +80,10 @@ def execute(cell: Cell) -> RunRecord:
 
 def _train_and_fill(cell: Cell, record: RunRecord) -> None:
     config, folder = cell.config, cell.folder
-    reset_peak_memory()
+    accelerator = make_accelerator(config)
+    record.provenance |= provenance(accelerator.device)
+    record.save(folder)
+    reset_peak_memory(accelerator.device)
     tokenizer = load_tokenizer(config.model)
     data = load_data(cell, tokenizer)
     model = build_model(config, tokenizer)
@@ -77,25 +92,51 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
     if cell.parent is not None:
         load_adapter_tensors(model, cell.parent.folder)
     record.parameters = count_parameters(model)
-    record.baselines = [
-        {"name": name, "split": split, "value": baseline(name, encoded.labels)}
-        for split, encoded in data.evaluation.items()
-        for name in config.task.metrics[split]
-    ]
+    record.baselines = baselines(config.task, data)
     tracker = make_tracker(cell, folder)
     finished = False
     try:
         with progress_bar(cell.run_id) as on_step:
-            progress, predictions = train(config, model, data, folder, cell.sha, tracker, on_step)
+            progress, predictions = train(config, accelerator, model, data, folder, cell.sha, tracker, on_step)
+        model.save_pretrained(str(folder))
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in
+        record.epochs, record.cost = progress.epochs, cost(progress, accelerator.device)
+        if config.task.kind == "generation":
+            record.metrics = _decode_and_score(cell, model, tokenizer, record.cost)
+        else:
+            record.metrics = last_and_best(progress.epochs)
+            write_jsonl(folder / "predictions.jsonl", prediction_rows(data, predictions))
+        tracker.log({f"{m['selection']}/{m['split']}/{m['name']}": m["value"] for m in record.metrics}, progress.step)
         finished = True
     finally:
         tracker.finish(finished)
-    record.provenance |= provenance()
-    record.epochs = progress.epochs
-    record.metrics = last_and_best(progress.epochs)
-    record.cost = cost(progress)
-    write_jsonl(folder / "predictions.jsonl", prediction_rows(data, predictions))
-    model.save_pretrained(str(folder))
+
+
+def _decode_and_score(cell: Cell, model: Any, tokenizer: Any, cost: dict[str, Any]) -> list[dict[str, Any]]:
+    """Decode the test split, keep the texts, and return the metrics of the last epoch; `cost` gets decode_seconds."""
+    from mtlora.decoding import decode, load_groups, score
+
+    config = cell.config
+    groups = load_groups(config.task, config.data, Path(config.results) / "cache")
+    started = time.monotonic()
+    with progress_bar(f"{cell.run_id} decoding") as on_progress:
+        texts = decode(config, model, tokenizer, [group.context for group in groups], on_progress)
+    cost["decode_seconds"] = time.monotonic() - started
+    rows = ({**asdict(group), "prediction": text} for group, text in zip(groups, texts, strict=True))
+    write_jsonl(cell.folder / "predictions.jsonl", rows)
+    scores = score(config.task, groups, texts, experiment_id=cell.sha)
+    return [metric_entry(name, split, "last", v) for split, values in scores.items() for name, v in values.items()]
+
+
+def baselines(task: TaskConfig, data: RunData) -> list[dict[str, Any]]:
+    """List the score of the majority answer for every metric and split; generated texts have none."""
+    if task.kind == "generation":
+        return []
+    return [
+        {"name": name, "split": split, "value": baseline(name, encoded.labels)}
+        for split, encoded in data.evaluation.items()
+        for name in task.metrics[split]
+    ]
 
 
 def new_record(cell: Cell) -> RunRecord:
@@ -132,8 +173,11 @@ def load_data(cell: Cell, tokenizer: Any) -> RunData:
         return encode(dataset, config.task, tokenizer, config.data.max_length, cache, key)
 
     training = encoded("train")
-    evaluation = {split: encoded(split) for split in evaluation_splits(config.task, config.data)}
-    return RunData(training, limited_rows(config, len(training)), evaluation, tokenizer.pad_token_id)
+    splits = evaluation_splits(config.task, config.data)
+    if config.task.kind == "generation":
+        splits.remove("test")  # decoded at the end; its loss is not looked at
+    evaluation = {split: encoded(split) for split in splits}
+    return RunData(training, limited_rows(config, len(training)), evaluation, pad_token(tokenizer))
 
 
 def last_and_best(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -144,12 +188,17 @@ def last_and_best(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             higher = METRICS[name].higher_is_better
             best = (max if higher else min)(epoch["metrics"][split][name] for epoch in epochs)
             for selection, value in (("last", last), ("best", best)):
-                entry = {"name": name, "split": split, "selection": selection, "value": value}
-                entries.append(entry | {"higher_is_better": higher})
+                entries.append(metric_entry(name, split, selection, value))
     return entries
 
 
-def cost(progress: Progress) -> dict[str, Any]:
+def metric_entry(name: str, split: str, selection: str, value: float) -> dict[str, Any]:
+    """Return one item of a record's `metrics`, raw scale."""
+    higher = METRICS[name].higher_is_better
+    return {"name": name, "split": split, "selection": selection, "value": value, "higher_is_better": higher}
+
+
+def cost(progress: Progress, device: torch.device) -> dict[str, Any]:
     """Return what the run took; seconds add up over resumed attempts."""
     return {
         "seconds": progress.seconds,
@@ -157,7 +206,7 @@ def cost(progress: Progress) -> dict[str, Any]:
         "steps": progress.step,
         "tokens": progress.tokens,
         "tokens_per_second": progress.tokens / progress.train_seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(device),
     }
 
 

@@ -4,160 +4,30 @@ The experiment and its overrides define the cells by `config_sha`; only their re
 profiles and old sweeps never mix in.
 """
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mtlora import cli
-from mtlora.cells import Cell, override_key
-from mtlora.config import REPOSITORY, lookup, transform_name
+from mtlora.aggregate import ROW, cost_frame, load_records, row_keys, shown_columns, summary
+from mtlora.config import lookup
 from mtlora.errors import UserError
 from mtlora.experiment import Column, Plan, load_experiment, make_plan
 from mtlora.files import write_text
 from mtlora.metrics import METRICS
-from mtlora.record import RunRecord, find_records
+from mtlora.record import RunRecord
 from mtlora.tasks.sources import low_resource
-
-log = logging.getLogger(__name__)
-
-LONG_COLUMNS = [
-    *("table", "suite", "model", "method", "rank", "targets", "task", "split", "metric", "selection"),
-    *("n", "mean", "median", "std", "run_ids", "published", "published_source", "difference", "variant"),
-]
-ROW = ["model", "method", "rank", "targets", "variant"]  # what makes one row of a table
-STANDARD_AXES = {"task", "model", "transform", "rank", "seed", "targets", "profile", "results"}
-METHOD_ORDER = ["lora", "shim", "icfm", "ctcm", "dtsm"]
-
-
-def load_records(runs: Path) -> dict[str, RunRecord]:
-    """Load every readable record, by config_sha, from a runs folder or a JSON-lines file; name the unreadable ones."""
-    records: dict[str, RunRecord] = {}
-    for origin, content in _record_contents(runs):
-        try:
-            record = RunRecord.parse(content.decode("utf-8"))
-        except ValueError as error:
-            log.warning("%s is left out: %s", origin, error)
-            continue
-        records[record.config_sha] = record
-    return records
-
-
-def _record_contents(runs: Path) -> Iterator[tuple[str, bytes]]:
-    if runs.is_file():
-        for number, line in enumerate(runs.read_bytes().splitlines(), 1):
-            yield f"{runs}:{number}", line
-    elif runs.is_dir():
-        for path in find_records(runs):
-            yield str(path), path.read_bytes()
-
-
-def long_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
-    """Return one row per measured value: the row keys, task, seed, split, metric, selection, value on the table's scale."""
-    rows = []
-    for cell in plan.cells:
-        record = records.get(cell.sha)
-        if record is None or record.status != "success":
-            continue
-        keys = row_keys(plan, cell)
-        for entry in record.metrics:
-            scale = 100 if METRICS[entry["name"]].percent else 1
-            rows.append(
-                keys
-                | {"task": record.task, "seed": record.seed, "run_id": record.run_id}
-                | {"split": entry["split"], "metric": entry["name"], "selection": entry["selection"]}
-                | {"value": entry["value"] * scale}
-            )
-    columns = [*ROW, "task", "seed", "run_id", "split", "metric", "selection", "value"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def row_keys(plan: Plan, cell: Cell) -> dict[str, Any]:
-    """Return what tells a cell's table row from another: method, rank, ... and any other swept key, as `variant`."""
-    c = cell.config
-    swept = {key for key, values in plan.axes.items() if len(values) > 1} - STANDARD_AXES
-    variant = " ".join(o for o in cell.overrides if override_key(o) in swept)
-    keys = {"model": c.model.name, "method": transform_name(c), "rank": c.adapter.r}
-    return keys | {"targets": c.targets, "variant": variant}
-
-
-def with_average(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
-    """Add the suite average per seed: the mean of the table's columns, only for seeds that have every one of them."""
-    columns = shown_columns(plan)
-    picked = pd.concat([_column_values(frame, column) for column in columns])
-    groups = picked.groupby([*ROW, "selection", "seed"], sort=False)
-    average = groups.agg(value=("value", "mean"), count=("value", "size"), run_id=("run_id", " ".join)).reset_index()
-    average = average[average["count"] == len(columns)].drop(columns="count")
-    return pd.concat([frame, average.assign(task="average", split="", metric="mean")], ignore_index=True)
-
-
-def _column_values(frame: pd.DataFrame, column: Column) -> pd.DataFrame:
-    match = (frame["task"] == column.task) & (frame["split"] == column.split) & (frame["metric"] == column.metric)
-    return frame[match]
-
-
-def shown_columns(plan: Plan) -> list[Column]:
-    """Return the experiment's columns whose task is part of the plan."""
-    tasks = {cell.config.task.name for cell in plan.cells}
-    return [column for column in plan.experiment.columns if column.task in tasks]
-
-
-def summary(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
-    """Return the long table (`LONG_COLUMNS`): mean, median and sample standard deviation over seeds.
-
-    Values are on the scale of the paper's tables. A cell without a finished run has no row; one seed has no deviation.
-    """
-    frame = with_average(plan, long_frame(plan, records))
-    keys = [*ROW, "task", "split", "metric", "selection"]
-    grouped = frame.groupby(keys, sort=False)
-    table = grouped.agg(
-        n=("value", "size"),
-        mean=("value", "mean"),
-        median=("value", "median"),
-        std=("value", "std"),
-        run_ids=("run_id", " ".join),
-    ).reset_index()
-    table = table.assign(table=plan.name, suite=plan.experiment.suite)
-    return add_published(plan, table)[LONG_COLUMNS]
-
-
-def add_published(plan: Plan, table: pd.DataFrame) -> pd.DataFrame:
-    """Set published numbers beside ours, where they are comparable: the paper's profile on official data."""
-    published = pd.read_csv(REPOSITORY / "results" / "published.csv")
-    published = published[(published["table"] == plan.experiment.name) & (plan.profile == "paper")]
-    published = published.rename(columns={"value": "published", "source": "published_source"})
-    keys = ["model", "method", "task", "split", "metric"]
-    comparable = all(cell.config.data.source != "builtin" and not cell.config.data.subset for cell in plan.cells)
-    published = published if comparable else published.iloc[:0]
-    if len(shown_columns(plan)) < len(plan.experiment.columns):  # a published average is over all tasks
-        published = published[published["task"] != "average"]
-    merged = table.merge(published[[*keys, "published", "published_source"]].fillna({"split": ""}), on=keys, how="left")
-    return merged.assign(difference=merged["mean"] - merged["published"])
-
-
-def cost_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
-    """Return parameters and cost per row and task, means over seeds."""
-    rows = []
-    for cell in plan.cells:
-        record = records.get(cell.sha)
-        if record is not None and record.status == "success":
-            values = {f"{key}_parameters": value for key, value in record.parameters.items()}
-            values |= {key: record.cost[key] for key in ("seconds", "tokens_per_second", "peak_memory_bytes")}
-            values["seconds_per_step"] = record.cost["train_seconds"] / record.cost["steps"]
-            rows.append(row_keys(plan, cell) | {"task": record.task} | values)
-    if not rows:
-        return pd.DataFrame(columns=[*ROW, "task", "n"])
-    grouped = pd.DataFrame(rows).groupby([*ROW, "task"], sort=False)
-    return grouped.mean().assign(n=grouped.size()).reset_index()
 
 
 def markdown(plan: Plan, table: pd.DataFrame, records: dict[str, RunRecord]) -> str:
     """Render the table that people read: a caption, methods x tasks, and what is missing or uninformative."""
-    columns = [*shown_columns(plan), Column("average", "", "mean", _average_label(plan))]
+    columns = shown_columns(plan)
+    if plan.experiment.average:
+        columns.append(Column("average", "", "mean", _average_label(plan)))
     rows = list(dict.fromkeys(tuple(row_keys(plan, cell).values()) for cell in plan.cells))
-    rows.sort(key=lambda row: (row[0], row[3], row[2], row[4], METHOD_ORDER.index(row[1])))
+    rows.sort(key=lambda row: (row[0], row[3], row[2], row[4]))  # stable: methods keep the experiment's order
     selected = table[table["selection"] == plan.experiment.selection]
     cells = {
         (tuple(row[key] for key in ROW), row["task"], row["split"], row["metric"]): row
@@ -167,10 +37,11 @@ def markdown(plan: Plan, table: pd.DataFrame, records: dict[str, RunRecord]) -> 
     body = {}
     for column in columns:
         found = [cells.get((row, column.task, column.split, column.metric)) for row in rows]
-        means = [f"{cell['mean']:.2f}" for cell in found if cell]
-        best = max(means, key=float) if len(means) > 1 else None
+        means = [f"{cell['mean']:.{column.digits}f}" for cell in found if cell]
+        lower = column.metric in METRICS and not METRICS[column.metric].higher_is_better
+        best = (min if lower else max)(means, key=float) if len(means) > 1 else None
         label = column.label + (" †" if column.task in dull else "")
-        body[label] = [_cell_text(cell, best) for cell in found]
+        body[label] = [_cell_text(cell, best, column.digits) for cell in found]
     frame = pd.DataFrame(_row_labels(plan, rows) | body | {"Adapter parameters": _parameters(plan, records, rows)})
     notes = [caption(plan, table)]
     if dull:
@@ -181,12 +52,12 @@ def markdown(plan: Plan, table: pd.DataFrame, records: dict[str, RunRecord]) -> 
     return "\n\n".join([*notes, frame.to_markdown(index=False, colalign=alignment, disable_numparse=True)]) + "\n"
 
 
-def _cell_text(cell: Mapping[Any, Any] | None, best: str | None) -> str:
+def _cell_text(cell: Mapping[Any, Any] | None, best: str | None, digits: int) -> str:
     if cell is None:
         return "–"
-    mean = f"{cell['mean']:.2f}"
+    mean = f"{cell['mean']:.{digits}f}"
     text = f"**{mean}**" if mean == best else mean
-    return text if cell["n"] == 1 else f"{text} ± {cell['std']:.2f}"
+    return text if cell["n"] == 1 else f"{text} ± {cell['std']:.{digits}f}"
 
 
 def _average_label(plan: Plan) -> str:
@@ -217,7 +88,6 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
     """State what a reader must know: seeds, split, metrics, selection rule, profile, data."""
     config = plan.cells[0].config
     counts = sorted({int(n) for n in table["n"]})
-    metrics = ", ".join(f"{c.label} {c.metric}" for c in shown_columns(plan))
     splits = ", ".join(dict.fromkeys(column.split for column in shown_columns(plan)))
     planned = len({cell.config.seed for cell in plan.cells})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}" if counts else "n = 0"
@@ -231,7 +101,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
         f"**{plan.experiment.title}**, {', '.join(fixed)}; profile {plan.profile}, data: {config.data.source}",
         f"mean ± sample standard deviation over seeds ({n} of {planned} planned), {plan.experiment.selection} epoch",
         f"splits: {splits}",
-        f"metrics x 100: {metrics}",
+        _metrics_text(shown_columns(plan)),
     ]
     if any(low_resource(cell.config.task, cell.config.data) for cell in plan.cells):
         parts.append("low-resource: partial training files, not comparable with published figures")
@@ -240,9 +110,20 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
     return "; ".join(parts) + "."
 
 
+def _metrics_text(columns: list[Column]) -> str:
+    """Say which metric each column shows, and which of them are times 100."""
+    if all(column.scale is None and METRICS[column.metric].percent for column in columns):
+        return "metrics x 100: " + ", ".join(f"{column.label} {column.metric}" for column in columns)
+    scaled = list(dict.fromkeys(column.metric for column in columns if column.scale == 100))
+    lower = list(dict.fromkeys(c.metric for c in columns if not METRICS[c.metric].higher_is_better))
+    text = "metrics: " + ", ".join(dict.fromkeys(column.metric for column in columns))
+    text += f" ({', '.join(scaled)} x 100)" if scaled else ""
+    return text + (f"; lower is better for {', '.join(lower)}" if lower else "")
+
+
 def uninformative(plan: Plan, records: dict[str, RunRecord]) -> set[str]:
-    """Return the tasks on which LoRA's mean does not exceed that of the majority answer."""
-    margins: dict[str, list[float]] = {}
+    """Return the tasks on which LoRA's mean does not exceed that of the majority answer (in any of LoRA's rows)."""
+    margins: dict[tuple[Any, ...], list[float]] = {}
     for column in shown_columns(plan):
         for cell in plan.cells:
             record = records.get(cell.sha)
@@ -253,8 +134,9 @@ def uninformative(plan: Plan, records: dict[str, RunRecord]) -> set[str]:
                 b["value"] for b in record.baselines if (b["name"], b["split"]) == (column.metric, column.split)
             ]
             if value is not None and majority:
-                margins.setdefault(column.task, []).append(value - majority[0])
-    return {task for task, values in margins.items() if sum(values) / len(values) <= 0}
+                key = (column.task, *row_keys(plan, cell).values())
+                margins.setdefault(key, []).append(value - majority[0])
+    return {key[0] for key, values in margins.items() if sum(values) / len(values) <= 0}
 
 
 def write_tables(plan: Plan, runs: Path, folder: Path) -> str:

@@ -89,7 +89,7 @@ def test_module_that_cannot_be_adapted_is_named(target: str, message: str) -> No
 @pytest.mark.parametrize(
     ("fused", "message"),
     [
-        ({"linaer": [True, False]}, "'linaer', but the model has no module of that name"),
+        ({"linaer": [True, False]}, "'linaer', but no target module has that name"),
         ({"linear": [True] * 5}, "'linear' into 5 slices, but its 12 outputs are not divisible"),
         ({"embedding": [True, False]}, "'embedding', but an embedding has no slices"),
     ],

@@ -12,8 +12,8 @@ from tiny_runs import cell_in, finish, overrides, start
 
 from mtlora import cli
 from mtlora.cells import compose_cell
+from mtlora.checkpoint import CHECKPOINT
 from mtlora.config import REPOSITORY
-from mtlora.loop import CHECKPOINT
 from mtlora.record import RunRecord, find_records
 from mtlora.run import execute
 
@@ -62,7 +62,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("task=nothing", ["task=nothing is not known", "cola, mnli, mrpc"]),
+        ("task=nothing", ["task=nothing is not known", "mnli, mrpc"]),
         ("model=huge", ["model=huge is not known", "roberta_base"]),
         ("transform=abc", ["transform=abc is not known", "ctcm, dtsm, icfm, lora, shim"]),
         ("rank=r3", ["rank=r3 is not known", "r16"]),
@@ -105,7 +105,7 @@ def test_mistakes_found_before_anything_runs(override: str, parts: list[str], mi
 
 
 def test_targets_that_match_nothing(mistake: Mistake, tmp_path: Path) -> None:
-    line = mistake([*overrides(tmp_path), "model.target_sets.qv=nothing_here"])
+    line = mistake([*overrides(tmp_path), "model.target_sets.qv.modules=nothing_here"])
     assert "targets=qv" in line
     assert "nothing_here" in line
     (record,) = check_records(tmp_path)
@@ -148,7 +148,7 @@ def test_hub_model_without_network(mistake: Mistake, tmp_path: Path, monkeypatch
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("We couldn't connect to the hub\nto load the files")
 
-    monkeypatch.setattr("mtlora.models.AutoTokenizer.from_pretrained", offline)
+    monkeypatch.setattr("mtlora.backbones.AutoTokenizer.from_pretrained", offline)
     line = mistake([*overrides(tmp_path), "model=roberta_base", "data.source=builtin"])
     assert "roberta_base" in line
     assert "model.path=DIR" in line
@@ -211,7 +211,7 @@ def test_interruption_and_bugs_are_told_apart(capsys: pytest.CaptureFixture[str]
     [
         (["task=nothing"], "task=nothing is not known"),
         (["rank=0"], "rank=0"),
-        (["model.target_sets.qv=nothing_here"], "nothing_here"),
+        (["model.target_sets.qv.modules=nothing_here"], "nothing_here"),
     ],
 )
 def test_real_command(more: list[str], part: str, tmp_path: Path) -> None:

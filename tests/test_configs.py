@@ -18,6 +18,7 @@ from mtlora.config import CONF, EXPERIMENTS, LocalFile, TaskConfig, type_local_f
 from mtlora.errors import UserError
 from mtlora.experiment import load_experiment, make_plan
 from mtlora.metrics import METRICS
+from mtlora.tasks.pairs import FORMATS
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 RECIPES = sorted((path.parent.name, path.stem) for path in (CONF / "recipe").glob("*/*.yaml"))
@@ -86,7 +87,7 @@ def test_recipe_composes_and_states_its_source(model: str, task: str) -> None:
     assert (config.model.name, config.task.name, config.profile) == (model, task, "mini")
     source = OmegaConf.load(CONF / "recipe" / model / f"{task}.yaml")["recipe"]
     assert config.recipe == source
-    own = {"minilm": "not from a paper", "tiny": "for tests"}
+    own = {"minilm": "not from a paper", "tiny": "for tests", "gpt2_mini": "not from a paper", "tiny_gpt2": "for tests"}
     assert own[model] in source if model in own else re.search(r"arXiv \d{4}\.\d{5}", source)
 
 
@@ -151,28 +152,36 @@ def test_glue_has_the_five_methods_eight_tasks_and_at_least_two_seeds() -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF / "task").glob("*.yaml")), ids=lambda path: path.stem)
 def test_task_file(path: Path) -> None:
-    task = composed("model=tiny", f"task={path.stem}").config.task
+    generation = OmegaConf.load(path)["kind"] == "generation"
+    task = composed("model=tiny_gpt2" if generation else "model=tiny", f"task={path.stem}").config.task
+    splits = {"train", "validation", "test"} if generation else {"train", *task.metrics}
     assert task.name == path.stem
-    assert (task.kind == "regression") == (task.labels == [])
+    assert (task.kind in ("regression", "generation")) == (task.labels == [])
     assert len(task.text_columns) in (1, 2)
-    assert set(task.sizes) == {"train", *task.metrics}
+    assert set(task.sizes) == splits
     assert {name for names in task.metrics.values() for name in names} <= set(METRICS)
-    assert re.fullmatch(r"[0-9a-f]{40}", task.hub.revision)
-    assert set(task.local) == {"train", *task.metrics}
+    # The parquet exports of the hub are a branch of their own, whose commits it makes itself.
+    assert re.fullmatch(r"[0-9a-f]{40}|refs/convert/parquet", task.hub.revision)
+    assert set(task.local) == splits
     for files in task.local.values():
         for file in files:
             assert isinstance(file, LocalFile)
-            assert sorted(file.columns.values()) == sorted([*task.text_columns, "label"])
+            assert (
+                file.format in FORMATS
+                if generation
+                else sorted(file.columns.values()) == sorted([*task.text_columns, "label"])
+            )
         assert not files[0].subset  # the official file comes first
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)
 def test_model_file(path: Path) -> None:
-    model = composed(f"model={path.stem}", "task=rte").config.model
+    task = next(task for model, task in reversed(RECIPES) if model == path.stem)
+    model = composed(f"model={path.stem}", f"task={task}").config.model
     assert model.name == path.stem
     assert set(model.target_sets) == {"qv", "official", "all"}
-    for pattern in model.target_sets.values():
-        assert re.compile(pattern).match("encoder.layer.0.attention.self.query_proj.") or "query" in pattern
+    for pattern in (chosen.modules for chosen in model.target_sets.values()):
+        assert re.search("query|q_proj|c_attn", pattern)
     if model.source == "hub":
         assert re.fullmatch(r"[0-9a-f]{40}", str(model.revision))
     if model.source == "package":
@@ -188,8 +197,8 @@ def test_local_files_of_a_run_are_typed_with_defaults() -> None:
     local = composed("model=tiny", "task=qnli").config.task.local
     columns = {"question": "question", "sentence": "sentence", "label": "label"}
     assert local["train"] == [
-        LocalFile("QNLI/train.tsv", columns, header=True, subset=False),
-        LocalFile("QNLI/train_subset.jsonl", columns, header=True, subset=True),
+        LocalFile("QNLI/train.tsv", columns=columns, header=True, subset=False),
+        LocalFile("QNLI/train_subset.jsonl", columns=columns, header=True, subset=True),
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from mtlora import files
 from mtlora.config import REPOSITORY
 from mtlora.errors import UserError
-from mtlora.files import write_text
+from mtlora.files import only_process, write_text
 from mtlora.record import find_records
 
 
@@ -33,10 +33,36 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) ->
     path = tmp_path / "record.json"
     path.write_text("old")
     code = (
-        "import os, sys; from pathlib import Path; from mtlora.files import write_text\n"
+        "import os, sys; from pathlib import Path; from mtlora.files import only_process, write_text\n"
         "os.fsync = lambda fd: os._exit(9)\n"
         "write_text(Path(sys.argv[1]), 'new' * 10000)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=REPOSITORY, check=False).returncode == 9
     assert path.read_text() == "old"
     assert list(find_records(tmp_path)) == [path], "what the killed process left is not taken for a record"
+
+
+def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    lock = tmp_path / "deep" / "lock"
+    code = (
+        "import sys; from pathlib import Path; from mtlora.files import only_process\n"
+        "with only_process(Path(sys.argv[1]), 'busy'): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(lock)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="busy"), only_process(lock, "busy"):
+            pass
+        other.kill()
+    with only_process(lock, "busy"):  # the system has freed it
+        pass
+
+
+def test_a_lock_in_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"cannot write .*results=DIR"),
+        only_process(tmp_path / "file" / "lock", "busy"),
+    ):
+        pass

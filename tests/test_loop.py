@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from transformers import get_linear_schedule_with_warmup
 
 from mtlora import loop
+from mtlora.backbones import load_tokenizer
 from mtlora.cells import Cell
 from mtlora.config import TrainConfig
 from mtlora.errors import UserError
-from mtlora.models import build_model, load_tokenizer
+from mtlora.models import build_model
 from mtlora.run import execute
 from mtlora.tasks.batches import epoch_batches
 from mtlora.tasks.sources import load_split

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from glue_files import write, write_official
 
 from mtlora.config import REPOSITORY
 from mtlora.experiment import load_experiment, make_plan
@@ -32,14 +33,16 @@ def dry(*arguments: str) -> list[str]:
 
 
 def targets() -> set[str]:
-    (phony,) = re.findall(r"^\.PHONY: (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-    return set(phony.split())
+    text = (REPOSITORY / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    (suites,) = re.findall(r"^SUITES := (.*)$", text, re.MULTILINE)
+    return {*phony.split(), *(f"reproduce-{suite}" for suite in suites.split())} - {"$(REPRODUCE)"}
 
 
 def test_help_lists_every_target_and_is_the_default() -> None:
     text = make("help")
     described = {line.split()[0]: line.split()[1:] for line in text.splitlines()}
-    rules = set(re.findall(r"^([a-z][a-z-]*):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    rules = set(re.findall(r"^([a-z][a-z0-9-]*):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     assert set(described) == targets() == rules
     assert all(len(words) >= 3 for words in described.values())
     assert make() == text
@@ -50,14 +53,16 @@ def test_the_plain_command_runs_the_mini_profile() -> None:
 
 
 def test_variables_become_overrides(tmp_path: Path) -> None:
+    write_official(tmp_path / "my data")
+    model = write(tmp_path / "snapshot" / "config.json", "{}").parent
     words = dry(
         *("reproduce-glue", "TASKS=rte", "METHODS=lora,shim", "SEEDS=0,1", "JOBS=2", "LAUNCHER=joblib"),
-        *("PROFILE=paper", "model.path=/some/dir", f"data.root={tmp_path}/my data", "data.source=local"),
+        *("PROFILE=paper", f"model.path={model}", f"data.root={tmp_path}/my data", "data.source=local"),
     )
     head, rest = words[:4], words[4:]
     assert head == [".venv/bin/python", "-m", "mtlora.reproduce", "glue"]
     overrides = {
-        *("profile=paper", "task=rte", "transform=lora,shim", "seed=0,1", "model.path=/some/dir"),
+        *("profile=paper", "task=rte", "transform=lora,shim", "seed=0,1", f"model.path={model}"),
         *(f"data.root={tmp_path}/my data", "data.source=local"),
     }
     assert set(rest[:7]) == overrides
@@ -65,7 +70,7 @@ def test_variables_become_overrides(tmp_path: Path) -> None:
     plan = make_plan(load_experiment("glue"), rest[:7])  # and they mean what was meant
     assert len(plan.cells) == 4
     config = plan.cells[0].config
-    assert (config.model.path, config.data.root) == ("/some/dir", f"{tmp_path}/my data")
+    assert (config.model.path, config.data.root) == (str(model), f"{tmp_path}/my data")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +79,14 @@ def test_variables_become_overrides(tmp_path: Path) -> None:
 def test_other_targets_take_the_same_variables(target: str, module: str) -> None:
     words = dry(target, "PROFILE=paper", "TASKS=rte", "SEEDS=3")
     assert words == [".venv/bin/python", "-m", module, "glue", "profile=paper", "task=rte", "seed=3"]
+
+
+@pytest.mark.parametrize("variable", ["TASK=rte", "seed=5", "RESULTS=there"])
+def test_a_variable_that_nothing_reads_is_refused(variable: str) -> None:
+    command = ["make", "-n", "reproduce-glue", variable]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert f"{variable.split('=')[0]} is not a variable of this Makefile" in ended.stderr
 
 
 def test_tables_reads_other_records() -> None:

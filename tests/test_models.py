@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import cell_in, finish
 from transformers import AutoModel, BertConfig, DebertaV2Config, PretrainedConfig, RobertaConfig
 
-from mtlora import models
 from mtlora.adapter import MTLoraLayer
+from mtlora.backbones import builtin_tokenizer, load_backbone, load_tokenizer
 from mtlora.cells import compose_cell
 from mtlora.config import ModelConfig
 from mtlora.errors import UserError
-from mtlora.models import build_model, builtin_tokenizer, count_parameters, load_adapter_tensors, load_tokenizer
+from mtlora.models import build_model, count_parameters, load_adapter_tensors
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -226,9 +226,9 @@ def test_target_sets_and_heads(name: str, targets: str, snapshots: dict[str, Pat
 def test_head_dropout_reaches_the_head(snapshots: dict[str, Path]) -> None:
     config = compose_cell(["model=deberta_v3_base", f"model.path={snapshots['deberta_v3_base']}", "task=mnli"]).config
     assert config.model.head_dropout == 0.15  # of the recipe; the backbone's own is 0.1
-    assert models.load_backbone(config, 0).dropout.p == 0.15
+    assert load_backbone(config, 0).dropout.p == 0.15
     overrides = ["model=roberta_base", f"model.path={snapshots['roberta_base']}", "model.head_dropout=0.3"]
-    assert models.load_backbone(compose_cell(overrides).config, 0).classifier.dropout.p == 0.3
+    assert load_backbone(compose_cell(overrides).config, 0).classifier.dropout.p == 0.3
 
 
 def test_a_run_on_a_snapshot(tmp_path: Path, snapshots: dict[str, Path]) -> None:
@@ -254,6 +254,9 @@ def test_model_path_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no config\.json"):
         cell_in(tmp_path, "model=roberta_base", f"model.path={tmp_path / 'nowhere'}").identity  # noqa: B018
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    with pytest.raises(UserError, match=r"holds no tokenizer: save it there"):
+        build("model=roberta_base", f"model.path={tmp_path}")
+    builtin_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"model roberta_base cannot be loaded .*model\.path=DIR") as error:
         build("model=roberta_base", f"model.path={tmp_path}")
     assert "\n" not in str(error.value)

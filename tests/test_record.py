@@ -158,7 +158,7 @@ def test_identity_leaves_out_what_cannot_change_a_metric(override: str) -> None:
         "transform=shim",
         "rank=r4",
         "targets=all",
-        "model.target_sets.qv='.*query'",
+        "model.target_sets.qv.modules='.*query'",
         "model.head_dropout=0.2",
         "task=rte",
         "init_from=mnli",

@@ -18,6 +18,7 @@ from rich.console import Console
 from mtlora import reproduce
 from mtlora.cells import Cell
 from mtlora.experiment import Plan, load_experiment, make_plan
+from mtlora.files import only_process
 from mtlora.plan import duration, estimate, show, statuses
 from mtlora.record import RunRecord
 
@@ -184,7 +185,9 @@ def test_plan_shows_the_state_of_every_cell(tmp_path: Path) -> None:
     )  # written by an older version: to be trained again, as tables leave it out
     make_record(plan.cells[1], {}).save(old.parent)
     old.write_text(old.read_text().replace('"schema_version": 1', '"schema_version": 0'))
-    state = statuses(plan)
+    assert statuses(plan)[plan.cells[0].sha] == "interrupted", "no process holds it"
+    with only_process(plan.cells[0].lock, "busy"):
+        state = statuses(plan)
     assert [state[cell.sha] for cell in parents] == ["done", "failed", "missing"]
     assert [state[cell.sha] for cell in plan.cells] == ["running", "failed", "missing"]
     console = Console(file=io.StringIO(), width=200)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_runs import assert_same_outcome, cell_in, finish, overrides, record_of, start, stop_at, tensors
 
+from mtlora.checkpoint import CHECKPOINT
 from mtlora.errors import UserError
-from mtlora.loop import CHECKPOINT
 from mtlora.record import record_status
 from mtlora.run import execute
 

@@ -143,7 +143,7 @@ def test_corrupt_parsed_file(tmp_path: Path) -> None:
 
 def test_cache_below_a_file(tmp_path: Path) -> None:
     write(tmp_path / "file", "")
-    with pytest.raises(UserError, match="cannot write the cache file") as error:
+    with pytest.raises(UserError, match="cannot write") as error:
         load_train("sst2", write_official(tmp_path / "glue"), tmp_path / "file")
     one_line(error)
 
@@ -221,12 +221,14 @@ def test_hub_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(UserError, match=r"nyu-mll/glue, rte, split train.*make download.*data\.source=local") as error:
+    with pytest.raises(
+        UserError, match=r"nyu-mll/glue, rte, split train.*check the network.*data\.source=local"
+    ) as error:
         sources.load_split(option("rte"), DataConfig(source="hub"), "train", tmp_path)
     one_line(error)
     assert not list(tmp_path.iterdir())
     task = option("rte")
-    task.hub.path = "???"
+    task.hub.path = ""
     with pytest.raises(UserError, match="rte is not on the hub"):
         sources.fingerprint(task, DataConfig(source="hub"))
 

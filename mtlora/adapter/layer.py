@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
 from mtlora.adapter.config import MTLoraConfig
@@ -160,20 +161,24 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         """Add the updates of `adapter_names` (None: the active adapters) to the base weight.
 
         Args:
-            safe_merge: Check for non-finite values before the base weight is touched.
+            safe_merge: Check for non-finite values before this layer's base weight is touched.
             adapter_names: Names of the adapters to merge.
 
         Raises:
-            ValueError: If `safe_merge` finds a non-finite value.
+            ValueError: If `safe_merge` finds a non-finite value, or the base weight is parametrized (as by `weight_norm`): it
+                is computed anew in each forward pass, so what is added to it would be lost.
         """
+        if is_parametrized(self.get_base_layer(), "weight"):
+            raise ValueError("The base weight is parametrized: remove the parametrization before merging.")
         weight = self.get_base_weight()
-        for adapter in check_adapters_to_merge(self, adapter_names):
-            if adapter in self.mtlora_A:
-                delta = self.get_delta_weight(adapter).to(weight.dtype)
-                if safe_merge and not torch.isfinite(weight + delta).all():
-                    raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
-                weight += delta
-                self.merged_adapters.append(adapter)
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.mtlora_A]
+        deltas = {name: self.get_delta_weight(name).to(weight.dtype) for name in names}
+        for name, delta in deltas.items() if safe_merge else ():
+            if not torch.isfinite(weight + delta).all():
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
+        for name, delta in deltas.items():
+            weight += delta
+            self.merged_adapters.append(name)
 
     @torch.no_grad()
     def unmerge(self) -> None:

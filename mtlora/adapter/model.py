@@ -9,8 +9,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
+from peft.utils import (
+    INCLUDE_LINEAR_LAYERS_SHORTHAND,
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    AuxiliaryTrainingWrapper,
+)
 from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -39,10 +43,16 @@ class MTLoraModel(BaseTuner):
         export.save_as_lora(self, folder, adapter_name)
 
     def _prepare_model(self, peft_config: MTLoraConfig, model: nn.Module) -> None:  # type: ignore[override]
-        names = [name for name, _ in model.named_modules()]
-        for pattern in peft_config.fused_modules or {}:
-            if not any(_lookup({pattern: True}, name, False) for name in names):
-                raise ValueError(f"`fused_modules` names {pattern!r}, but the model has no module of that name.")
+        # Before anything is injected: an adapter that is refused half-way would leave layers behind.
+        fused = peft_config.fused_modules or {}
+        unused = set(fused)
+        for name, module in model.named_modules() if fused else ():
+            pattern = get_pattern_key(list(fused), name)
+            if pattern in fused and _is_target(peft_config, name):
+                _check_slices(module, fused[pattern], name)
+                unused.discard(pattern)
+        if unused:
+            raise ValueError(f"`fused_modules` names {min(unused)!r}, but no target module has that name.")
 
     def _create_and_replace(  # type: ignore[override]  # only modules are targeted, never single parameters
         self,
@@ -55,8 +65,6 @@ class MTLoraModel(BaseTuner):
     ) -> None:
         layer = target if isinstance(target, MTLoraLayer) else _wrap(target, parent, current_key)
         slices = _lookup(peft_config.fused_modules or {}, current_key, None)
-        if slices is not None:
-            _check_slices(layer, slices, current_key)
         if isinstance(layer.get_base_layer(), Conv1D) and not peft_config.fan_in_fan_out:
             warnings.warn(f"{current_key} is a `Conv1D`: setting fan_in_fan_out to True.", stacklevel=2)
             peft_config.fan_in_fan_out = True
@@ -128,15 +136,22 @@ def _wrap(target: nn.Module, parent: nn.Module, key: str) -> MTLoraLayer:
     raise ValueError(f"MTLoRA cannot adapt module {key!r} of type {type(base).__name__}: {reason}.")
 
 
-def _check_slices(layer: MTLoraLayer, slices: list[bool], key: str) -> None:
-    if isinstance(layer, Embedding):
+def _is_target(peft_config: MTLoraConfig, name: str) -> bool:
+    if peft_config.target_modules == INCLUDE_LINEAR_LAYERS_SHORTHAND:  # PEFT resolves it later
+        return bool(name)
+    return bool(check_target_module_exists(peft_config, name))
+
+
+def _check_slices(module: nn.Module, slices: list[bool], key: str) -> None:
+    base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    if isinstance(base, nn.Embedding):
         raise ValueError(
             f"`fused_modules` names {key!r}, but an embedding has no slices; only linear layers can be fused."
         )
-    if layer.out_features % len(slices):
+    outputs = base.nf if isinstance(base, Conv1D) else getattr(base, "out_features", 0)
+    if outputs % len(slices):
         raise ValueError(
-            f"`fused_modules` cuts {key!r} into {len(slices)} slices, but its {layer.out_features} outputs are not "
-            "divisible by that."
+            f"`fused_modules` cuts {key!r} into {len(slices)} slices, but its {outputs} outputs are not divisible by that."
         )
 
 

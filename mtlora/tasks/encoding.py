@@ -12,6 +12,7 @@ import numpy as np
 from mtlora.config import TaskConfig
 from mtlora.errors import UserError
 from mtlora.tasks.cache import cache_key, load_table, store_table
+from mtlora.tasks.prompting import encode_pairs
 
 if TYPE_CHECKING:
     import datasets
@@ -29,7 +30,7 @@ class Encoded:
     input_ids: np.ndarray  # (tokens,) int32
     token_type_ids: np.ndarray | None  # (tokens,) int8, for models that tell the two texts of a pair apart
     offsets: np.ndarray  # (n + 1,) int64
-    labels: np.ndarray  # (n,) int64 class indices, or float32 scores
+    labels: np.ndarray  # (n,) int64 class indices, float32 scores, or int64 lengths of the prompts (generation)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -71,9 +72,10 @@ def encode(
         task.labels,
         tokenizer_digest(tokenizer),
         max_length,
+        *([task.lower_relation] if task.kind == "generation" else []),
     )
     path = cache / "tokens" / f"{task.name}-{split}-{key}.parquet"
-    typed = "token_type_ids" in tokenizer.model_input_names
+    typed = "token_type_ids" in tokenizer.model_input_names and task.kind != "generation"
     table = load_table(path, _schema(task, typed))
     if table is None:
         table = _tokenise(dataset, task, tokenizer, max_length, typed)
@@ -133,14 +135,18 @@ def _tokenise(dataset: "datasets.Dataset", task: TaskConfig, tokenizer: Any, max
         columns["token_type_ids"] = []
     for start in _progress(range(0, len(dataset), CHUNK), f"tokenising {task.name}", len(dataset)):
         rows = dataset[start : start + CHUNK]
-        encoding = tokenizer(
-            *(rows[name] for name in task.text_columns),
-            truncation="longest_first",
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=typed,
-        )
-        labels += rows["label"]
+        if task.kind == "generation":
+            ids, prompts = encode_pairs(rows["context"], rows["text"], tokenizer, max_length)
+            encoding: Any = {"input_ids": ids}
+        else:
+            encoding = tokenizer(
+                *(rows[name] for name in task.text_columns),
+                truncation="longest_first",
+                max_length=max_length,
+                return_attention_mask=False,
+                return_token_type_ids=typed,
+            )
+        labels += prompts if task.kind == "generation" else rows["label"]
         lengths += map(len, encoding["input_ids"])
         for name, chunks in columns.items():
             kind = np.int32 if name == "input_ids" else np.int8
@@ -158,7 +164,7 @@ def _schema(task: TaskConfig, typed: bool) -> Any:
     fields = [("input_ids", pa.large_list(pa.int32()))]
     if typed:
         fields.append(("token_type_ids", pa.large_list(pa.int8())))
-    return pa.schema([*fields, ("label", pa.int64() if task.kind == "classification" else pa.float32())])
+    return pa.schema([*fields, ("label", pa.float32() if task.kind == "regression" else pa.int64())])
 
 
 def _from_table(table: Any, typed: bool) -> Encoded:

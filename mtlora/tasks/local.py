@@ -56,7 +56,7 @@ def _first_existing(task: TaskConfig, data: DataConfig, split: str) -> tuple[Loc
     tried = []
     for file in task.local[split]:
         for name in (file.file, f"{file.file}.gz"):
-            if (root / name).is_file():
+            if (root / name).is_file() or (file.format == "webnlg_xml" and (root / name).is_dir()):
                 return file, root / name
             tried.append(name)
     raise UserError(f"no file for split {split} of {task.name} in data.root={data.root}: looked for {', '.join(tried)}")
@@ -80,7 +80,13 @@ def read_content(path: Path) -> bytes:
 
 
 def content_digest(path: Path) -> str:
-    """Return the sha256 of `read_content(path)`; a compressed file and its plain copy have the same one."""
+    """Return the sha256 of `read_content(path)`; a compressed file and its plain copy have the same one.
+
+    For a folder it covers the relative names and the contents of its XML files.
+    """
+    if path.is_dir():
+        files = [(str(file.relative_to(path)), content_digest(file)) for file in sorted(path.rglob("*.xml"))]
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
     state = path.stat()
     return _digest(path, state.st_mtime_ns, state.st_size)
 

@@ -7,6 +7,8 @@ import functools
 import hashlib
 import json
 import logging
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +16,20 @@ from mtlora.config import DataConfig, TaskConfig
 from mtlora.errors import UserError
 from mtlora.tasks.cache import cache_key, load_table, store_table
 from mtlora.tasks.local import content_digest, find_file, parse_label, read_columns
+from mtlora.tasks.pairs import HUB_FORMATS, Pair, linearise, read_pairs
 
 if TYPE_CHECKING:
     import datasets
 
 LOG = logging.getLogger(__name__)
 
+PAIR_COLUMNS = ("context", "text", "category")  # of a generation task
+
 
 def load_split(task: TaskConfig, data: DataConfig, split: str, cache: Path) -> "datasets.Dataset":
     """Return one split with the task's text columns (string) and `label` (int64 class index, or float32 score).
+
+    A generation task has the columns `context`, `text` and `category` (strings) instead.
 
     Parsed files and hub splits are kept as parquet below `cache`, so that parsing and fetching happen once.
 
@@ -34,7 +41,7 @@ def load_split(task: TaskConfig, data: DataConfig, split: str, cache: Path) -> "
     if data.source == "builtin":
         table = _to_table(task, _builtin_columns(task, split))
     else:
-        parts = [split_fingerprint(task, data, split), task.kind, task.text_columns, task.labels]
+        parts = [split_fingerprint(task, data, split), task.kind, task.text_columns, task.labels, task.lower_relation]
         path = cache / "data" / f"{task.name}-{split}-{cache_key(*parts)}.parquet"
         table = load_table(path, _schema(task))
         if table is None:
@@ -46,13 +53,13 @@ def load_split(task: TaskConfig, data: DataConfig, split: str, cache: Path) -> "
 
 
 def evaluation_splits(task: TaskConfig, data: DataConfig) -> list[str]:
-    """Return the evaluation splits that the source has, in the order of `task.metrics`; each missing one is logged.
+    """Return the evaluation splits that the source has, the headline's first; each missing one is logged.
 
     Raises:
-        UserError: the first split of `task.metrics`, which carries the headline metric, is missing.
+        UserError: the split that carries the headline metric is missing.
     """
     available = _available_splits(task, data)
-    for split in task.metrics:
+    for split in _wanted_splits(task):
         if split not in available:
             LOG.warning(
                 "%s: no usable file for %s in data.root=%s: its metrics are absent", task.name, split, data.root
@@ -87,19 +94,26 @@ def fingerprint(task: TaskConfig, data: DataConfig) -> str:
 def split_fingerprint(task: TaskConfig, data: DataConfig, split: str) -> str:
     """Return a hash of the content of one split; see `fingerprint`."""
     if data.source == "hub":
-        if "???" in (task.hub.path, task.hub.name, task.hub.revision):
+        if "" in (task.hub.path, task.hub.name, task.hub.revision):
             raise UserError(f"task {task.name} is not on the hub: use data.source=local or data.source=builtin")
         return f"{task.hub.path}/{task.hub.name}@{task.hub.revision}"
     if data.source == "builtin":
-        return _builtin_digest(task.name, split)
+        return _builtin_digest(task.name, split, task.kind)
     file, path = find_file(task, data, split)
+    if file.format != "table":
+        return cache_key(content_digest(path), file.format)
     return cache_key(content_digest(path), file.header, file.columns)
 
 
+def _wanted_splits(task: TaskConfig) -> list[str]:
+    # The metrics of a generation task name parts of the test split (test_S, ...); its loss is watched on validation.
+    return ["test", "validation"] if task.kind == "generation" else list(task.metrics)
+
+
 def _available_splits(task: TaskConfig, data: DataConfig) -> list[str]:
+    first, *others = _wanted_splits(task)
     if data.source != "local":
-        return list(task.metrics)
-    first, *others = task.metrics
+        return [first, *others]
     find_file(task, data, first)
     return [first, *(split for split in others if _has_file(task, data, split))]
 
@@ -113,7 +127,15 @@ def _has_file(task: TaskConfig, data: DataConfig, split: str) -> bool:
 
 
 def _local_columns(task: TaskConfig, data: DataConfig, split: str) -> dict[str, list[Any]]:
-    return read_columns(task, *find_file(task, data, split))
+    file, path = find_file(task, data, split)
+    if task.kind == "generation":
+        return _pair_columns(read_pairs(path, file.format, task.lower_relation))
+    return read_columns(task, file, path)
+
+
+def _pair_columns(pairs: Iterable[Pair]) -> dict[str, list[Any]]:
+    rows = list(pairs)
+    return {name: [getattr(row, name) for row in rows] for name in PAIR_COLUMNS}
 
 
 def _hub_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
@@ -124,14 +146,17 @@ def _hub_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
     verbosity = huggingface_hub.logging.get_verbosity()
     huggingface_hub.logging.set_verbosity_error()  # its retries would be a dozen lines before our one
     try:
-        rows = datasets.load_dataset(task.hub.path, task.hub.name, revision=task.hub.revision, split=split)
+        theirs = task.hub.splits.get(split, split)
+        rows = datasets.load_dataset(task.hub.path, task.hub.name, revision=task.hub.revision, split=theirs)
     except Exception as error:  # network, repository, configuration and split errors share no base class
         raise UserError(
-            f"cannot load {where} from the hub ({type(error).__name__}): check the network, fetch the data once "
-            "with make download, or use data.source=local data.root=DIR"
+            f"cannot load {where} from the hub ({type(error).__name__}): check the network, or use "
+            "data.source=local data.root=DIR"
         ) from error
     finally:
         huggingface_hub.logging.set_verbosity(verbosity)
+    if task.kind == "generation":
+        return _hub_pairs(task, rows, where)
     names = [*task.text_columns, "label"]
     if missing := [name for name in names if name not in rows.column_names]:
         raise UserError(f"{where} has no column {missing[0]}: found {', '.join(rows.column_names)}")
@@ -145,8 +170,21 @@ def _hub_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
     return columns
 
 
+def _hub_pairs(task: TaskConfig, rows: Iterable[Any], where: str) -> dict[str, list[Any]]:
+    parse = HUB_FORMATS[task.hub.format]
+    try:
+        return _pair_columns(pair for row in rows for pair in parse(row, task.lower_relation))
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{where} has other columns than expected ({error}): use data.source=local") from None
+
+
 def _builtin_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
-    rows = _builtin_rows(task.name, split)
+    rows = _builtin_rows(task.name, split, task.kind)
+    if task.kind == "generation":
+        lower = task.lower_relation
+        return _pair_columns(
+            Pair(linearise(entry["facts"], lower), text, entry["category"]) for entry in rows for text in entry["texts"]
+        )
     columns = {name: [row[name] for row in rows] for name in task.text_columns}
     columns["label"] = [
         parse_label(task, row["label"], f"built-in {task.name} {split}, row {n}") for n, row in enumerate(rows)
@@ -155,20 +193,26 @@ def _builtin_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
 
 
 @functools.cache
-def _builtin_rows(name: str, split: str) -> list[dict[str, Any]]:
+def _builtin_rows(name: str, split: str, kind: str) -> list[dict[str, Any]]:
+    if kind == "generation":
+        from mtlora.tasks.builtin.triples import generate_entries
+
+        return [asdict(entry) for entry in generate_entries(name, split)]
     from mtlora.tasks import builtin
 
     return builtin.generate(name, split)
 
 
 @functools.cache
-def _builtin_digest(name: str, split: str) -> str:
-    return hashlib.sha256(json.dumps(_builtin_rows(name, split), sort_keys=True).encode()).hexdigest()
+def _builtin_digest(name: str, split: str, kind: str) -> str:
+    return hashlib.sha256(json.dumps(_builtin_rows(name, split, kind), sort_keys=True).encode()).hexdigest()
 
 
 def _schema(task: TaskConfig) -> Any:
     import pyarrow as pa
 
+    if task.kind == "generation":
+        return pa.schema([(name, pa.string()) for name in PAIR_COLUMNS])
     label = pa.int64() if task.kind == "classification" else pa.float32()
     return pa.schema([*((name, pa.string()) for name in task.text_columns), ("label", label)])
 

@@ -1,0 +1,68 @@
+"""Everything a killed run needs to go on: the trainable tensors, the optimizer's state and `Progress`."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtlora.errors import UserError
+from mtlora.files import replacing
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class Progress:
+    """How far a run is, in plain values; saved in every checkpoint."""
+
+    epoch: int = 0  # epochs finished
+    group: int = 0  # optimizer steps done in the current epoch
+    step: int = 0  # optimizer steps done in all
+    epoch_loss: float = 0.0  # sum of the current epoch's training losses, a term per step
+    tokens: int = 0  # real (unpadded) training tokens seen
+    seconds: float = 0.0  # wall time over all attempts
+    train_seconds: float = 0.0  # of it, time in training steps
+    rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
+    epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
+
+
+def save_checkpoint(
+    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write a checkpoint, all of it or nothing."""
+    tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    state = {
+        "identity": identity,
+        "tensors": tensors,
+        "optimizer": optimizer.state_dict(),
+        "progress": asdict(progress),
+    }
+    with replacing(path) as stream:
+        torch.save(state, stream)
+
+
+def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+    """Restore a checkpoint into model and optimizer; None if there is none.
+
+    Raises:
+        UserError: the file is damaged or of another run.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["identity"] != identity:
+            raise ValueError("it belongs to another configuration")
+        own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state["tensors"][name])
+        optimizer.load_state_dict(state["optimizer"])
+        return Progress(**state["progress"])
+    except Exception as error:  # a damaged file can raise anything
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(
+            f"cannot read the checkpoint {path} ({reason}): delete it to start this run from its beginning"
+        ) from None

@@ -1,0 +1,71 @@
+"""The end of a data-to-text run: decode the test contexts with the trained adapter merged, and score the texts."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from mtlora.config import DataConfig, RunConfig, TaskConfig
+from mtlora.errors import UserError
+from mtlora.generation import generate
+from mtlora.metrics import compute_texts
+from mtlora.tasks.pairs import Group, Pair, group_pairs
+from mtlora.tasks.prompting import encode_prompts, end_tokens, pad_token
+from mtlora.tasks.sources import load_split
+
+
+def load_groups(task: TaskConfig, data: DataConfig, cache: Path) -> list[Group]:
+    """Return the contexts of the test split, in the order of their first occurrence, with their references.
+
+    Raises:
+        UserError: the source lacks the split, or a context has no text.
+    """
+    rows = load_split(task, data, "test", cache)
+    return group_pairs((Pair(**row) for row in rows), task.max_references)
+
+
+def decode(
+    config: RunConfig,
+    model: PeftModel,
+    tokenizer: Any,
+    contexts: Sequence[str],
+    on_progress: Callable[[int, int], None],
+) -> list[str]:
+    """Write a text for each context by beam search with the adapter merged; afterwards it is unmerged again."""
+    prompts = encode_prompts(contexts, tokenizer)
+    model.eval()
+    model.merge_adapter()
+    try:  # in fp32 whatever `train.precision` says: in bf16 ties between the scores of hypotheses would decide
+        ids = generate(model, prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress)
+    finally:
+        model.unmerge_adapter()
+    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def score(
+    task: TaskConfig, groups: Sequence[Group], texts: Sequence[str], experiment_id: str, official_ter: bool = False
+) -> dict[str, dict[str, float]]:
+    """Return {split: {metric: value}} for the parts of the test split that `task.metrics` names; empty parts are left out.
+
+    Args:
+        groups: the contexts with their references.
+        texts: one per group, in the same order.
+        experiment_id: one per run, so that runs in parallel never share state.
+        official_ter: count one trailing blank line as an error, as the official TER script does.
+    """
+    if len(groups) != len(texts):
+        raise UserError(f"{len(texts)} texts for {len(groups)} contexts: one text for each context is needed")
+    scores = {}
+    for split, names in task.metrics.items():
+        chosen = [(text, group) for text, group in zip(texts, groups, strict=True) if in_part(task, group, split)]
+        if chosen:
+            hypotheses, references = [text for text, _ in chosen], [list(group.references) for _, group in chosen]
+            scores[split] = compute_texts(names, task.scoring, hypotheses, references, experiment_id, official_ter)
+    return scores
+
+
+def in_part(task: TaskConfig, group: Group, split: str) -> bool:
+    """Tell whether a context belongs to `test` or `test_A` (all), `test_S` (a category of the training data) or `test_U`."""
+    seen = group.category in task.seen
+    return {"test_S": seen, "test_U": not seen}.get(split, True)

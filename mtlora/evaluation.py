@@ -1,0 +1,74 @@
+"""Scoring a model: after each epoch on the evaluation splits, and for generation tasks on decoded texts at the end."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from mtlora.config import RunConfig
+from mtlora.metrics import compute
+from mtlora.objectives import completion_loss
+from mtlora.tasks.batches import evaluation_batches
+from mtlora.tasks.encoding import Encoded, collate
+
+
+@dataclass
+class RunData:
+    """The encoded splits of a run. `train_rows` are the rows trained on (all of them, or a fixed sample)."""
+
+    train: Encoded
+    train_rows: np.ndarray
+    evaluation: dict[str, Encoded]
+    pad_token_id: int
+
+
+class RunFailed(Exception):
+    """Training cannot go on; the message is the reason that the record keeps."""
+
+
+def evaluate(
+    config: RunConfig, accelerator: Accelerator, model: nn.Module, data: RunData, identity: str
+) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+    """Score a model on every evaluation split; the adapter stays unmerged, as in the official code.
+
+    Returns:
+        metrics {split: {name: value}} and predictions {split: class indices (n,) or scores (n,)}. For a generation task the
+        only metric is the mean `loss` of a target token, in nats and without label smoothing, and there are no predictions.
+
+    Raises:
+        RunFailed: a prediction is not finite.
+    """
+    model.eval()
+    if config.task.kind == "generation":
+        return {split: {"loss": mean_loss(config, accelerator, model, data, split)} for split in data.evaluation}, {}
+    metrics, predictions = {}, {}
+    for split, encoded in data.evaluation.items():
+        answers = np.zeros(len(encoded), dtype=encoded.labels.dtype)
+        for rows in evaluation_batches(encoded.lengths, config.train.eval_batch_size):
+            batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
+            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"}
+            with torch.no_grad(), accelerator.autocast():
+                logits = model(**batch).logits.float()
+            if not torch.isfinite(logits).all():
+                raise RunFailed(f"predictions on {split} are not finite: lower train.learning_rate")
+            answer = logits.squeeze(-1) if config.task.kind == "regression" else logits.argmax(-1)
+            answers[rows] = answer.cpu().numpy()
+        predictions[split] = answers
+        metrics[split] = compute(config.task.metrics[split], answers, encoded.labels, experiment_id=identity)
+    return metrics, predictions
+
+
+def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, data: RunData, split: str) -> float:
+    """Return the mean cross-entropy of a split's target tokens in nats."""
+    encoded, total, count = data.evaluation[split], 0.0, 0
+    for rows in evaluation_batches(encoded.lengths, config.train.eval_batch_size):
+        batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        with torch.no_grad(), accelerator.autocast():
+            loss, tokens = completion_loss(model, batch)
+        total, count = total + loss.item(), count + tokens
+    if not np.isfinite(total):
+        raise RunFailed(f"the loss on {split} is not finite: lower train.learning_rate")
+    return total / max(1, count)
