@@ -73,7 +73,7 @@ def _read(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): convert it") from None
-    if not text.strip():
+    if not text:
         raise UserError(f"{path} is empty: it should have one text for each context")
     return text
 

@@ -16,7 +16,7 @@ from mtlora.config import DataConfig, TaskConfig
 from mtlora.errors import UserError
 from mtlora.tasks.cache import cache_key, load_table, store_table
 from mtlora.tasks.local import content_digest, find_file, parse_label, read_columns
-from mtlora.tasks.pairs import HUB_FORMATS, Pair, linearise, read_pairs
+from mtlora.tasks.pairs import E2E_ATTRIBUTES, HUB_FORMATS, Pair, linearise, read_pairs
 
 if TYPE_CHECKING:
     import datasets
@@ -181,15 +181,22 @@ def _hub_pairs(task: TaskConfig, rows: Iterable[Any], where: str) -> dict[str, l
 def _builtin_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
     rows = _builtin_rows(task.name, split, task.kind)
     if task.kind == "generation":
-        lower = task.lower_relation
         return _pair_columns(
-            Pair(linearise(entry["facts"], lower), text, entry["category"]) for entry in rows for text in entry["texts"]
+            Pair(_builtin_context(task, entry["facts"]), text, entry["category"])
+            for entry in rows
+            for text in entry["texts"]
         )
     columns = {name: [row[name] for row in rows] for name in task.text_columns}
     columns["label"] = [
         parse_label(task, row["label"], f"built-in {task.name} {split}, row {n}") for n, row in enumerate(rows)
     ]
     return columns
+
+
+def _builtin_context(task: TaskConfig, facts: list[tuple[str, str, str]]) -> str:
+    # E2E's facts have no subject: they are (attribute, value) pairs, named as LoRA's data name them.
+    pairs = [fact if fact[0] else (E2E_ATTRIBUTES.get(fact[1], fact[1]), fact[2]) for fact in facts]
+    return linearise(pairs, task.lower_relation)
 
 
 @functools.cache
