@@ -17,6 +17,9 @@ from mtlora.record import RunRecord, find_records, record_status
 # Share of the measured matrix-product rate that a run reaches, where no finished run of the model tells better: small matrices
 # on a CPU reach about half, single runs at batch 16 to 32 leave a big GPU mostly idle.
 CPU_UTILISATION, GPU_UTILISATION = 0.5, 0.07
+BUILTIN_CONTEXTS = 120  # test contexts of a data-to-text task
+# Of the small models on the built-in texts, special tokens included; names in facts take several tokens of a small vocabulary.
+TOKENS_PER_WORD = {"classification": 1.3, "regression": 1.3, "generation": 2.2}
 
 
 @dataclass(frozen=True)
@@ -46,23 +49,34 @@ def workload(cell: Cell) -> float:
     Two per backbone parameter and token forward, two more backward to the activations (the weights are frozen); attention
     scores, embeddings and padding are left out.
     """
-    task, train = cell.config.task, cell.config.train
+    task, train, decode = cell.config.task, cell.config.train, cell.config.decode
+    generation = task.kind == "generation"
+    watched = ("validation",) if generation else tuple(task.metrics)
     if cell.config.data.source == "builtin":
-        rows, evaluated, tokens = _builtin_size(task.name, tuple(task.text_columns), tuple(task.metrics))
+        rows, evaluated, tokens = _builtin_size(task.name, task.kind, watched)
     else:
         rows, tokens = task.sizes["train"], task.mean_tokens
-        evaluated = sum(task.sizes[split] for split in task.metrics)
+        evaluated = sum(task.sizes[split] for split in watched)
     rows = min(rows, train.limit_examples or rows)
-    return 2.0 * cell.config.model.parameters * tokens * train.epochs * (2 * rows + evaluated)
+    forwards = tokens * train.epochs * (2 * rows + evaluated)
+    if generation:  # texts end after about half of the tokens that they may have
+        contexts = BUILTIN_CONTEXTS if cell.config.data.source == "builtin" else task.sizes["test"]
+        forwards += contexts * decode.beams * decode.max_new_tokens / 2
+    return 2.0 * cell.config.model.parameters * forwards
 
 
 @lru_cache(maxsize=64)
-def _builtin_size(task: str, columns: tuple[str, ...], splits: tuple[str, ...]) -> tuple[int, int, float]:
-    from mtlora.tasks.builtin import generate
+def _builtin_size(task: str, kind: str, splits: tuple[str, ...]) -> tuple[int, int, float]:
+    """Return training rows, watched rows, and the mean tokens of a training row, of a built-in task."""
+    from mtlora.tasks.sources import builtin_texts
 
-    rows = generate(task, "train")
-    words = sum(len(str(row[column]).split()) for row in rows for column in columns)
-    return len(rows), sum(len(generate(task, split)) for split in splits), 1.2 * words / len(rows) + 1 + len(columns)
+    texts = builtin_texts(task, kind, "train")
+    words = sum(len(text.split()) for text in texts)
+    return (
+        len(texts),
+        sum(len(builtin_texts(task, kind, split)) for split in splits),
+        TOKENS_PER_WORD[kind] * words / len(texts),
+    )
 
 
 def estimate(cells: list[Cell]) -> Estimate:

@@ -26,6 +26,9 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
     "scipy",
+    "sacrebleu",
+    "pyter3",
+    "pycocoevalcap",
 )
 
 

@@ -25,7 +25,7 @@ from mtlora.errors import UserError
 from mtlora.evaluation import RunData, RunFailed
 from mtlora.files import only_process
 from mtlora.loop import limited_rows, train
-from mtlora.metrics import METRICS, baseline
+from mtlora.metrics import METRICS, baseline, require_text_packages
 from mtlora.models import build_model, count_parameters, load_adapter_tensors, set_output_bias
 from mtlora.provenance import now, peak_memory_bytes, provenance, reset_peak_memory
 from mtlora.record import RECORD, RunRecord, record_status, write_jsonl
@@ -80,6 +80,8 @@ def _execute(cell: Cell) -> RunRecord:
 
 def _train_and_fill(cell: Cell, record: RunRecord) -> None:
     config, folder = cell.config, cell.folder
+    if config.task.kind == "generation":
+        require_text_packages()  # asked before hours of training
     accelerator = make_accelerator(config)
     record.provenance |= provenance(accelerator.device)
     record.save(folder)

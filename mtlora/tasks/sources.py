@@ -193,6 +193,14 @@ def _builtin_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
     return columns
 
 
+def builtin_texts(name: str, kind: str, split: str) -> list[str]:
+    """Return what is encoded of each row of a built-in split, roughly: its texts, joined (for cost estimates)."""
+    rows = _builtin_rows(name, split, kind)
+    if kind != "generation":
+        return [" ".join(value for value in row.values() if isinstance(value, str)) for row in rows]
+    return [f"{' : '.join(sum(entry['facts'], ()))} {text}" for entry in rows for text in entry["texts"]]
+
+
 def _builtin_context(task: TaskConfig, facts: list[tuple[str, str, str]]) -> str:
     # E2E's facts have no subject: they are (attribute, value) pairs, named as LoRA's data name them.
     pairs = [fact if fact[0] else (E2E_ATTRIBUTES.get(fact[1], fact[1]), fact[2]) for fact in facts]
