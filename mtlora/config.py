@@ -146,6 +146,7 @@ class TrainConfig:
     label_smoothing: float = 0.0  # generation: weight of the uniform distribution over the vocabulary in the target
     mean_bias: bool = False  # regression: the head's bias starts at the mean training label instead of 0
     limit_examples: int | None = None  # train on n examples, the same for every seed and method; evaluation stays whole
+    limit_validation: int | None = None  # generation: watch the loss of n validation rows, the same for every run
     log_every: int = 10  # steps between rows of metrics.jsonl
     checkpoint_seconds: float = 300.0  # a checkpoint at least this often, and at every epoch's end
 
@@ -160,6 +161,7 @@ class DecodeConfig:
     max_new_tokens: int = 64
     max_context: int = 448  # tokens of the context that are kept, counted from its end
     batch_size: int = 16  # contexts decoded together
+    limit_contexts: int | None = None  # decode and score n test contexts, the same for every seed and method: a trial
 
 
 @dataclass
@@ -227,6 +229,7 @@ AT_LEAST: dict[str, float] = {
     "train.eval_batch_size": 1,
     "train.accumulation": 1,
     "train.limit_examples": 1,
+    "train.limit_validation": 1,
     "train.weight_decay": 0,
     "train.warmup_ratio": 0,
     "train.warmup_steps": 0,
@@ -239,6 +242,7 @@ AT_LEAST: dict[str, float] = {
     "decode.max_new_tokens": 1,
     "decode.max_context": 1,
     "decode.batch_size": 1,
+    "decode.limit_contexts": 1,
     "compute.threads": 0,
     "seed": 0,
 }

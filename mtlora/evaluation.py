@@ -10,7 +10,7 @@ from torch import nn
 from mtlora.config import RunConfig
 from mtlora.metrics import compute
 from mtlora.objectives import completion_loss
-from mtlora.tasks.batches import evaluation_batches
+from mtlora.tasks.batches import evaluation_batches, sample_rows
 from mtlora.tasks.encoding import Encoded, collate
 
 
@@ -63,7 +63,9 @@ def evaluate(
 def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, data: RunData, split: str) -> float:
     """Return the mean cross-entropy of a split's target tokens in nats."""
     encoded, total, count = data.evaluation[split], 0.0, 0
-    for rows in evaluation_batches(encoded.lengths, config.train.eval_batch_size):
+    chosen = sample_rows(len(encoded), config.train.limit_validation, split, config.task.name)
+    for batch_rows in evaluation_batches(encoded.lengths[chosen], config.train.eval_batch_size):
+        rows = chosen[batch_rows]
         batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         with torch.no_grad(), accelerator.autocast():

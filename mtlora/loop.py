@@ -19,7 +19,7 @@ from mtlora.config import RunConfig, TrainConfig
 from mtlora.evaluation import RunData, RunFailed, evaluate
 from mtlora.objectives import batch_loss
 from mtlora.record import write_jsonl
-from mtlora.streams import numpy_stream, stream_seed
+from mtlora.streams import stream_seed
 from mtlora.tasks.batches import epoch_batches
 from mtlora.tasks.encoding import collate
 from mtlora.tracking import Tracker
@@ -141,14 +141,6 @@ def collated(
     for rows, weight in zip(group, weights, strict=True):
         batch = collate(data.train, rows, data.pad_token_id, config.data.padding, config.data.max_length)
         yield batch, weight / max(1, sum(weights))
-
-
-def limited_rows(config: RunConfig, n: int) -> np.ndarray:
-    """Return the training rows in use: all n, or a sample fixed per task (the same for every seed and method)."""
-    limit = config.train.limit_examples
-    if limit is None or limit >= n:
-        return np.arange(n)
-    return np.sort(numpy_stream(0, "limit_examples", config.task.name).permutation(n)[:limit])
 
 
 def learning_rate(t: TrainConfig, step: int, total: int) -> float:

@@ -24,11 +24,12 @@ from mtlora.config import TaskConfig, transform_name
 from mtlora.errors import UserError
 from mtlora.evaluation import RunData, RunFailed
 from mtlora.files import only_process
-from mtlora.loop import limited_rows, train
+from mtlora.loop import train
 from mtlora.metrics import METRICS, baseline, require_text_packages
 from mtlora.models import build_model, count_parameters, load_adapter_tensors, set_output_bias
 from mtlora.provenance import now, peak_memory_bytes, provenance, reset_peak_memory
 from mtlora.record import RECORD, RunRecord, record_status, write_jsonl
+from mtlora.tasks.batches import sample_rows
 from mtlora.tasks.encoding import encode
 from mtlora.tasks.prompting import pad_token
 from mtlora.tasks.sources import evaluation_splits, load_split, low_resource
@@ -120,6 +121,9 @@ def _decode_and_score(cell: Cell, model: Any, tokenizer: Any, cost: dict[str, An
 
     config = cell.config
     groups = load_groups(config.task, config.data, Path(config.results) / "cache")
+    groups = [
+        groups[row] for row in sample_rows(len(groups), config.decode.limit_contexts, "contexts", config.task.name)
+    ]
     started = time.monotonic()
     with progress_bar(f"{cell.run_id} decoding") as on_progress:
         texts = decode(config, model, tokenizer, [group.context for group in groups], on_progress)
@@ -179,7 +183,12 @@ def load_data(cell: Cell, tokenizer: Any) -> RunData:
     if config.task.kind == "generation":
         splits.remove("test")  # decoded at the end; its loss is not looked at
     evaluation = {split: encoded(split) for split in splits}
-    return RunData(training, limited_rows(config, len(training)), evaluation, pad_token(tokenizer))
+    return RunData(
+        training,
+        sample_rows(len(training), config.train.limit_examples, "limit_examples", config.task.name),
+        evaluation,
+        pad_token(tokenizer),
+    )
 
 
 def last_and_best(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -107,6 +107,8 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
         parts.append("low-resource: partial training files, not comparable with published figures")
     if config.train.limit_examples:
         parts.append(f"trained on at most {config.train.limit_examples} examples")
+    if config.task.kind == "generation" and config.decode.limit_contexts:
+        parts.append(f"scored on at most {config.decode.limit_contexts} contexts of the test set")
     return "; ".join(parts) + "."
 
 

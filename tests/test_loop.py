@@ -17,7 +17,7 @@ from mtlora.config import TrainConfig
 from mtlora.errors import UserError
 from mtlora.models import build_model
 from mtlora.run import execute
-from mtlora.tasks.batches import epoch_batches
+from mtlora.tasks.batches import epoch_batches, sample_rows
 from mtlora.tasks.sources import load_split
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
@@ -30,7 +30,7 @@ def plain_training(cell: Cell, cache: Path) -> tuple[list[float], list[float], d
     tokenizer = load_tokenizer(config.model)
     model = build_model(config, tokenizer)
     texts = load_split(config.task, config.data, "train", cache)
-    chosen = loop.limited_rows(config, len(texts))
+    chosen = sample_rows(len(texts), config.train.limit_examples, "limit_examples", config.task.name)
     lengths = np.array(
         [len(tokenizer(*(texts[int(i)][c] for c in config.task.text_columns)).input_ids) for i in chosen]
     )
@@ -168,10 +168,16 @@ def test_limit_examples_limits_train_only(tmp_path: Path) -> None:
     evaluated = len((folder / "predictions.jsonl").read_text().splitlines())
     assert record.cost["steps"] == 2
     assert evaluated == len(load_split(cell.config.task, cell.config.data, "validation", tmp_path))
-    limited = loop.limited_rows(cell.config, 1000)
+
+
+def test_a_sample_of_rows_depends_on_its_size_purpose_and_task_alone() -> None:
+    limited = sample_rows(1000, 64, "limit_examples", "rte")
     assert len(set(limited)) == 64
-    assert np.array_equal(limited, loop.limited_rows(cell_in(tmp_path, "seed=1").config, 1000))
-    assert np.array_equal(loop.limited_rows(cell_in(tmp_path, "train.limit_examples=9999").config, 30), np.arange(30))
+    assert limited.max() < 1000
+    assert np.array_equal(limited, sample_rows(1000, 64, "limit_examples", "rte"))
+    assert not np.array_equal(limited, sample_rows(1000, 64, "limit_examples", "cola"))
+    for limit in (None, 30, 9999):
+        assert np.array_equal(sample_rows(30, limit, "limit_examples", "rte"), np.arange(30))
 
 
 def fails(cell: Cell, reason: str) -> str:

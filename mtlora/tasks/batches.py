@@ -73,3 +73,10 @@ def padding_waste(lengths: np.ndarray, batches: list[np.ndarray]) -> float:
 
 def _cut(examples: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.split(examples, range(batch_size, len(examples), batch_size))
+
+
+def sample_rows(n: int, limit: int | None, purpose: str, task: str) -> np.ndarray:
+    """Return all n row numbers, or a sorted sample of `limit` of them that is the same for every seed and method."""
+    if limit is None or limit >= n:
+        return np.arange(n)
+    return np.sort(numpy_stream(0, purpose, task).permutation(n)[:limit])
