@@ -90,6 +90,7 @@ def test_module_that_cannot_be_adapted_is_named(target: str, message: str) -> No
     ("fused", "message"),
     [
         ({"linaer": [True, False]}, "'linaer', but no target module has that name"),
+        ({"conv": [True, False, True]}, "'conv', but no target module has that name"),
         ({"linear": [True] * 5}, "'linear' into 5 slices, but its 12 outputs are not divisible"),
         ({"embedding": [True, False]}, "'embedding', but an embedding has no slices"),
     ],
@@ -97,6 +98,14 @@ def test_module_that_cannot_be_adapted_is_named(target: str, message: str) -> No
 def test_fused_modules_that_do_not_fit_the_model_are_named(fused: dict[str, list[bool]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         get_peft_model(Toy(), MTLoraConfig(target_modules=["linear", "embedding"], fused_modules=fused))
+
+
+def test_slices_are_checked_before_anything_is_injected() -> None:
+    model = get_peft_model(Toy(), MTLoraConfig(target_modules=["linear"]))
+    bad = MTLoraConfig(target_modules=["linear"], fused_modules={"linear": [True] * 5})
+    with pytest.raises(ValueError, match="not divisible"):
+        model.add_adapter("bad", bad)
+    assert all("bad" not in name for name, _ in model.named_parameters())
 
 
 def test_config_is_json_and_survives_a_round_trip(tmp_path: Any) -> None:

@@ -239,3 +239,23 @@ def test_gradient_checkpointing_and_autocast_train_every_factor() -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     assert trained
     assert all(p.grad is not None and p.grad.any() for p in trained)
+
+
+def test_a_parametrized_weight_is_not_merged_in_silence() -> None:
+    model = adapted("shim", "linear")
+    layer = layer_of(model)
+    torch.nn.utils.parametrizations.weight_norm(layer.get_base_layer())
+    with pytest.raises(ValueError, match="parametrized"):
+        model.merge_adapter()
+
+
+def test_a_broken_adapter_leaves_its_layer_as_it_was() -> None:
+    model = adapted("shim", "linear")
+    layer = layer_of(model)
+    model.add_adapter("broken", model.peft_config["default"])
+    layer.mtlora_B["broken"].data.fill_(float("nan"))
+    before = layer.get_base_weight().clone()
+    with pytest.raises(ValueError, match="broken"):
+        model.merge_adapter(adapter_names=["default", "broken"], safe_merge=True)
+    assert torch.equal(layer.get_base_weight(), before)
+    assert layer.merged_adapters == []
