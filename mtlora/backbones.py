@@ -20,6 +20,8 @@ from transformers import (
 from mtlora.config import ModelConfig, RunConfig
 from mtlora.errors import UserError
 
+# Dropout of the frozen backbone, off in generation tasks: LoRA's GPT-2 has none (arXiv 2106.09685, its code).
+DECODER_DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop", "attention_dropout")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.gguf")
 
 
@@ -91,12 +93,16 @@ def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
         head["problem_type"] = "regression"
     if model.source == "random" and model.path is None:
         values = {**model.architecture, **head, "vocab_size": vocabulary}
+        values |= dict.fromkeys(DECODER_DROPOUT, 0.0) if task.kind == "generation" else {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return kind.from_config(AutoConfig.for_model(**values))
     location, options = _location(model)
     try:
         settings = AutoConfig.from_pretrained(location, **head, **options)
+        for name in DECODER_DROPOUT if task.kind == "generation" else ():
+            if hasattr(settings, name):
+                setattr(settings, name, 0.0)
         if model.head_dropout is not None:
             # DeBERTa reads cls_dropout, which its configuration has only where the file on disk sets it.
             name = "cls_dropout" if settings.model_type.startswith("deberta") else "classifier_dropout"

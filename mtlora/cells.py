@@ -17,9 +17,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mtlora.config import CONF, RunConfig, to_run_config, transform_name
+from mtlora.config import CONF, RunConfig, transform_name
 from mtlora.errors import UserError
+from mtlora.metrics import METRIC_VERSION
 from mtlora.tasks.sources import fingerprint
+from mtlora.validation import to_run_config
 
 PROTOCOL = 1  # raised when our own code changes what the same configuration computes
 
@@ -59,6 +61,7 @@ NOT_IDENTITY: tuple[str, ...] = (
     "model.weights_sha256",
     "model.target_sets",
     "model.parameters",
+    "decode.batch_size",
     "train.log_every",
     "train.checkpoint_seconds",
 )
@@ -88,7 +91,7 @@ class Cell:
             for part in path:
                 node = node[part]
             del node[last]
-        values["protocol"] = PROTOCOL
+        values["protocol"] = [PROTOCOL, METRIC_VERSION]
         values["target_modules"] = asdict(self.config.model.target_sets[self.config.targets])
         values["data_content"] = fingerprint(self.config.task, self.config.data)
         values["model_content"] = model_content(self.config)

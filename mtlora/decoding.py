@@ -8,8 +8,9 @@ from peft import PeftModel
 
 from mtlora.config import DataConfig, RunConfig, TaskConfig
 from mtlora.errors import UserError
-from mtlora.generation import generate
+from mtlora.generation import check_positions, generate
 from mtlora.metrics import compute_texts
+from mtlora.tasks.batches import sample_rows
 from mtlora.tasks.pairs import Group, Pair, group_pairs
 from mtlora.tasks.prompting import encode_prompts, end_tokens, pad_token
 from mtlora.tasks.sources import load_split
@@ -25,6 +26,20 @@ def load_groups(task: TaskConfig, data: DataConfig, cache: Path) -> list[Group]:
     return group_pairs((Pair(**row) for row in rows), task.max_references)
 
 
+def prepare_groups(config: RunConfig, model: PeftModel, tokenizer: Any) -> list[Group]:
+    """Return the contexts that a run decodes: those of the test split, or the sample that `decode.limit_contexts` asks for.
+
+    Raises:
+        UserError: as `load_groups`, or a context and its text exceed the model's positions.
+    """
+    groups = load_groups(config.task, config.data, Path(config.results) / "cache")
+    rows = sample_rows(len(groups), config.decode.limit_contexts, "contexts", config.task.name)
+    chosen = [groups[row] for row in rows]
+    prompts = encode_prompts([group.context for group in chosen], tokenizer)
+    check_positions(model, [prompt[-config.decode.max_context :] for prompt in prompts], config.decode)
+    return chosen
+
+
 def decode(
     config: RunConfig,
     model: PeftModel,
@@ -36,8 +51,12 @@ def decode(
     prompts = encode_prompts(contexts, tokenizer)
     model.eval()
     model.merge_adapter()
-    try:  # in fp32 whatever `train.precision` says: in bf16 ties between the scores of hypotheses would decide
-        ids = generate(model, prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress)
+    # In fp32 whatever `train.precision` says: in bf16 ties between the scores of hypotheses would decide. The forward of the PEFT
+    # model is wrapped in autocast by accelerate, that of the model inside is not.
+    try:
+        ids = generate(
+            model.get_base_model(), prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress
+        )
     finally:
         model.unmerge_adapter()
     return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -68,4 +87,4 @@ def score(
 def in_part(task: TaskConfig, group: Group, split: str) -> bool:
     """Tell whether a context belongs to `test` or `test_A` (all), `test_S` (a category of the training data) or `test_U`."""
     seen = group.category in task.seen
-    return {"test_S": seen, "test_U": not seen}.get(split, True)
+    return {"test": True, "test_A": True, "test_S": seen, "test_U": not seen}[split]

@@ -58,10 +58,11 @@ def workload(cell: Cell) -> float:
         rows, tokens = task.sizes["train"], task.mean_tokens
         evaluated = sum(task.sizes[split] for split in watched)
     rows = min(rows, train.limit_examples or rows)
+    evaluated = min(evaluated, (train.limit_validation if generation else None) or evaluated)
     forwards = tokens * train.epochs * (2 * rows + evaluated)
     if generation:  # texts end after about half of the tokens that they may have
         contexts = BUILTIN_CONTEXTS if cell.config.data.source == "builtin" else task.sizes["test"]
-        forwards += contexts * decode.beams * decode.max_new_tokens / 2
+        forwards += min(contexts, decode.limit_contexts or contexts) * decode.beams * decode.max_new_tokens / 2
     return 2.0 * cell.config.model.parameters * forwards
 
 

@@ -123,10 +123,10 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m mtlora.pretrain", description="Train the decoder gpt2_mini.")
     parser.add_argument("--out", required=True, help="folder for weights, tokenizer and README")
-    parser.add_argument("--minutes", type=float, default=45.0)
+    parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--batch", type=int, default=8, help="rows of 512 tokens per step")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     facts = pretrain(parser.parse_args())
     Console(stderr=True).print(facts)
 

@@ -31,6 +31,7 @@ from mtlora.provenance import now, peak_memory_bytes, provenance, reset_peak_mem
 from mtlora.record import RECORD, RunRecord, record_status, write_jsonl
 from mtlora.tasks.batches import sample_rows
 from mtlora.tasks.encoding import encode
+from mtlora.tasks.pairs import Group
 from mtlora.tasks.prompting import pad_token
 from mtlora.tasks.sources import evaluation_splits, load_split, low_resource
 from mtlora.tracking import make_tracker
@@ -53,7 +54,7 @@ def execute(cell: Cell) -> RunRecord:
 def _execute(cell: Cell) -> RunRecord:
     if record_status(cell.folder) == "success":
         log.info("%s is finished already: skipped", cell.run_id)
-        return RunRecord.load(cell.folder / RECORD)
+        return _with_all_metrics(cell, RunRecord.load(cell.folder / RECORD))
     if cell.parent is not None and record_status(cell.parent.folder) != "success":
         command = shlex.join(cell.parent.overrides)
         raise UserError(
@@ -96,6 +97,11 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
         load_adapter_tensors(model, cell.parent.folder)
     record.parameters = count_parameters(model)
     record.baselines = baselines(config.task, data)
+    groups: list[Group] = []
+    if config.task.kind == "generation":
+        from mtlora.decoding import prepare_groups
+
+        groups = prepare_groups(config, model, tokenizer)  # what decoding needs is checked before hours of training
     tracker = make_tracker(cell, folder)
     finished = False
     try:
@@ -105,7 +111,7 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in
         record.epochs, record.cost = progress.epochs, cost(progress, accelerator.device)
         if config.task.kind == "generation":
-            record.metrics = _decode_and_score(cell, model, tokenizer, record.cost)
+            record.metrics = _decode_and_score(cell, model, tokenizer, groups, record.cost)
         else:
             record.metrics = last_and_best(progress.epochs)
             write_jsonl(folder / "predictions.jsonl", prediction_rows(data, predictions))
@@ -115,23 +121,40 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
         tracker.finish(finished)
 
 
-def _decode_and_score(cell: Cell, model: Any, tokenizer: Any, cost: dict[str, Any]) -> list[dict[str, Any]]:
+def _with_all_metrics(cell: Cell, record: RunRecord) -> RunRecord:
+    """Score a finished run's texts again if a metric is missing, as where Java was installed after the run."""
+    wanted = {(split, name) for split, names in cell.config.task.metrics.items() for name in names}
+    texts = cell.folder / "predictions.jsonl"
+    if cell.config.task.kind != "generation" or not texts.exists():
+        return record
+    if wanted <= {(entry["split"], entry["name"]) for entry in record.metrics}:
+        return record
+    from mtlora.decoding import score
+    from mtlora.score import read_records
+
+    record.metrics = _entries(score(cell.config.task, *read_records(texts), experiment_id=cell.sha))
+    record.save(cell.folder)
+    return record
+
+
+def _entries(scores: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    return [metric_entry(name, split, "last", v) for split, values in scores.items() for name, v in values.items()]
+
+
+def _decode_and_score(
+    cell: Cell, model: Any, tokenizer: Any, groups: list[Group], cost: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Decode the test split, keep the texts, and return the metrics of the last epoch; `cost` gets decode_seconds."""
-    from mtlora.decoding import decode, load_groups, score
+    from mtlora.decoding import decode, score
 
     config = cell.config
-    groups = load_groups(config.task, config.data, Path(config.results) / "cache")
-    groups = [
-        groups[row] for row in sample_rows(len(groups), config.decode.limit_contexts, "contexts", config.task.name)
-    ]
     started = time.monotonic()
     with progress_bar(f"{cell.run_id} decoding") as on_progress:
         texts = decode(config, model, tokenizer, [group.context for group in groups], on_progress)
     cost["decode_seconds"] = time.monotonic() - started
     rows = ({**asdict(group), "prediction": text} for group, text in zip(groups, texts, strict=True))
     write_jsonl(cell.folder / "predictions.jsonl", rows)
-    scores = score(config.task, groups, texts, experiment_id=cell.sha)
-    return [metric_entry(name, split, "last", v) for split, values in scores.items() for name, v in values.items()]
+    return _entries(score(config.task, groups, texts, experiment_id=cell.sha))
 
 
 def baselines(task: TaskConfig, data: RunData) -> list[dict[str, Any]]:
@@ -235,7 +258,11 @@ def outcome_of(error: BaseException, folder: Path) -> tuple[str, str]:
     if isinstance(error, (RunFailed, UserError)):
         return "failed", str(error)
     if is_out_of_memory(error):
-        return "failed", "out of memory: lower train.batch_size, and raise train.accumulation to keep the product"
+        return (
+            "failed",
+            "out of memory: lower train.batch_size, and raise train.accumulation to keep the product "
+            "(while decoding: lower decode.batch_size)",
+        )
     (folder / ERROR_LOG).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     reason = " ".join(str(error).split())[:300]
     return "failed", f"{type(error).__name__}: {reason} (traceback in {folder / ERROR_LOG})"

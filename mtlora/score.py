@@ -16,6 +16,7 @@ from mtlora.cells import compose_cell
 from mtlora.config import RunConfig
 from mtlora.decoding import load_groups, score
 from mtlora.errors import UserError
+from mtlora.tasks.local import numbered_lines
 from mtlora.tasks.pairs import Group
 
 
@@ -41,7 +42,7 @@ def read_records(path: Path) -> tuple[list[Group], list[str]]:
         UserError: the file cannot be read, or a line is not an object with context, category, references and prediction.
     """
     groups, texts = [], []
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in numbered_lines(_read(path)):
         try:
             row = json.loads(line)
             references = tuple(str(reference) for reference in row["references"])
@@ -111,7 +112,7 @@ def main() -> None:
         raise UserError("a file of predictions is needed: name it after the task, or use --list-contexts")
     overrides = [f"task={arguments.task}", "model=tiny_gpt2", f"data.source={source or 'builtin'}"]
     if arguments.data_root:
-        overrides.append(f"data.root={json.dumps(arguments.data_root)}")
+        overrides.append(f"data.root={json.dumps(arguments.data_root, ensure_ascii=False)}")
     config = compose_cell(overrides).config
     groups = groups_of(config) if source else []
     if arguments.list_contexts:

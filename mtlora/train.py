@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 
 from mtlora import cli
 from mtlora.cells import cell_of
-from mtlora.config import CONF, to_run_config
+from mtlora.config import CONF
+from mtlora.validation import to_run_config
 
 log = logging.getLogger("mtlora")
 

@@ -9,9 +9,10 @@ import datasets
 import pytest
 from omegaconf import OmegaConf
 
-from mtlora.config import CONF, REPOSITORY, DataConfig, TaskConfig, type_local_files
+from mtlora.config import CONF, REPOSITORY, DataConfig, TaskConfig
 from mtlora.errors import UserError
 from mtlora.tasks import sources
+from mtlora.validation import type_local_files
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 REAL = REPOSITORY.parent / "shared" / "data" / "glue"

@@ -14,11 +14,12 @@ from omegaconf import OmegaConf
 
 from mtlora import cli
 from mtlora.cells import Cell, compose_cell
-from mtlora.config import CONF, EXPERIMENTS, LocalFile, TaskConfig, type_local_files
+from mtlora.config import CONF, EXPERIMENTS, LocalFile, TaskConfig
 from mtlora.errors import UserError
 from mtlora.experiment import load_experiment, make_plan
 from mtlora.metrics import METRICS
 from mtlora.tasks.pairs import FORMATS
+from mtlora.validation import type_local_files
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 RECIPES = sorted((path.parent.name, path.stem) for path in (CONF / "recipe").glob("*/*.yaml"))

@@ -157,6 +157,50 @@ def test_keys_stay_as_they_are_unless_adapted() -> None:
     assert v.abs().min() > 0
 
 
+def test_missing_metrics_are_added_when_the_run_is_asked_for_again(
+    finished: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = record_of(finished)
+
+    def measured(names: Any, *_: Any) -> dict[str, float]:
+        return dict.fromkeys(names, 0.25)
+
+    monkeypatch.setattr(decoding, "compute_texts", measured)
+    execute(finished)
+    assert {m["name"] for m in record_of(finished).metrics} == {"bleu", "meteor", "ter"}
+    assert record_of(finished).epochs == before.epochs, "nothing was trained again"
+    before.save(finished.folder)
+
+
+def test_too_few_positions_are_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtlora.run.train", lambda *_: pytest.fail("it has trained"))
+    with pytest.raises(UserError, match=r"exceed the model's .* positions: lower decode\.max_context"):
+        execute(
+            cell_in(
+                tmp_path, "decode.max_new_tokens=200", "model.architecture.n_positions=256", "train.limit_validation=4"
+            )
+        )
+
+
+def test_decoding_is_in_fp32_whatever_the_training_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = decoding.generate
+
+    def watched(model: Any, *rest: Any) -> Any:
+        seen.append(model(input_ids=torch.ones(1, 2, dtype=torch.long)).logits.dtype)
+        return real(model, *rest)
+
+    monkeypatch.setattr(decoding, "generate", watched)
+    execute(cell_in(tmp_path, "train.precision=bf16", "train.epochs=1", "decode.limit_contexts=4"))
+    assert seen == [torch.float32]
+
+
+def test_backbone_of_a_generation_task_has_no_dropout(tmp_path: Path) -> None:
+    model = build_model(cell_in(tmp_path).config, byte_tokenizer())
+    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates <= {0.0}
+
+
 def run_score(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "mtlora.score", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METRIC_VERSION = 1  # raise it when a metric's definition changes: old records are then not mixed with new ones
+METRIC_VERSION = 1  # part of a run's identity: raise it when a metric's definition changes
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class MetricInfo:
 
     higher_is_better: bool
     percent: bool  # tables show the raw value times 100
+    text: bool = False  # of generated texts
 
 
 METRICS: dict[str, MetricInfo] = {
     name: MetricInfo(higher_is_better=True, percent=True)
     for name in ("accuracy", "f1", "matthews", "pearson", "spearman")
 } | {
-    name: MetricInfo(higher_is_better=name != "ter", percent=False)  # texts; BLEU is 0 to 100 as it is
+    name: MetricInfo(higher_is_better=name != "ter", percent=False, text=True)  # BLEU is 0 to 100 as it is
     for name in ("bleu", "nist", "meteor", "ter", "rouge_l", "cider")
 }
 

@@ -158,8 +158,8 @@ def _decode(path: Path) -> str:
         raise UserError(f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8: convert the file") from error
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    # Not str.splitlines: it also cuts at characters that occur inside sentences, such as U+2028 or U+0085.
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line with its number from 1; only line feeds end one, unlike in `str.splitlines` (U+2028 is text)."""
     for number, line in enumerate(text.rstrip("\r\n").split("\n"), start=1):
         yield number, line.removesuffix("\r")
 
@@ -168,7 +168,7 @@ def _tsv_rows(text: str, sources: list[str], header: bool, path: Path) -> Iterat
     if not text.strip("\r\n"):
         return
     expected, positions = 0, []
-    for number, line in _lines(text):
+    for number, line in numbered_lines(text):
         fields = line.split("\t")  # no quoting: quote characters are text
         if number == 1:
             expected, positions = len(fields), _positions(fields, sources, header, path)
@@ -189,7 +189,7 @@ def _positions(fields: list[str], sources: list[str], header: bool, path: Path) 
 def _json_rows(text: str, sources: list[str], path: Path) -> Iterator[tuple[int, list[Any]]]:
     if not text.strip("\r\n"):
         return
-    for number, line in _lines(text):
+    for number, line in numbered_lines(text):
         try:
             row = json.loads(line)
         except ValueError as error:

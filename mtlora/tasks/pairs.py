@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mtlora.errors import UserError
-from mtlora.tasks.local import read_content
+from mtlora.tasks.local import numbered_lines, read_content
 
 # E2E's attributes and prices as LoRA's GPT-2 data write them.
 E2E_ATTRIBUTES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
+_MEANING = re.compile(r"\s*[^\[\],]+\[[^\]]*\](\s*,\s*[^\[\],]+\[[^\]]*\])*\s*")
 _PRICES = re.compile(r"£(\d+)-(\d+)")
 
 
@@ -86,7 +87,7 @@ def read_pairs(path: Path, format: str, lower_relation: bool) -> list[Pair]:
     """
     try:
         pairs = list(FORMATS[format](path, lower_relation))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
         raise UserError(f"{path} is not {format} data ({type(error).__name__}: {error}): fetch it again") from None
     if not pairs:
         raise UserError(f"{path} has no rows: the split is empty")
@@ -101,7 +102,7 @@ def _text(path: Path) -> str:
 
 
 def _webnlg_jsonl(path: Path, lower: bool) -> Iterator[Pair]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in numbered_lines(_text(path)):
         try:
             entry = json.loads(line)
             context = linearise(entry["modified_triples"], lower)
@@ -157,13 +158,15 @@ def _e2e_csv(path: Path, lower: bool) -> Iterator[Pair]:
 
 def _e2e_context(meaning: str) -> str:
     """Turn `name[value], ...` into the context that LoRA's GPT-2 data have for it; empty if nothing is of that form."""
+    if not _MEANING.fullmatch(meaning):
+        return ""
     facts = re.findall(r"([^\[\],]+)\[([^\]]*)\]", meaning)
     spaced = [(name.strip(), value.replace("than £", "than £ ")) for name, value in facts]
     return linearise((E2E_ATTRIBUTES.get(name, name), _PRICES.sub(r"£ \1 - \2", value)) for name, value in spaced)
 
 
 def _pair_text(path: Path, lower: bool) -> Iterator[Pair]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in numbered_lines(_text(path)):
         context, bar, text = line.partition("||")
         if not bar:
             raise UserError(f"{path}:{number}: no || between facts and text: repair or remove the line")
@@ -191,7 +194,9 @@ def _dart_hub(row: dict[str, Any], lower: bool) -> Iterator[Pair]:
 
 
 def _e2e_hub(row: dict[str, Any], lower: bool) -> Iterator[Pair]:
-    yield Pair(_e2e_context(row["meaning_representation"]), row["human_reference"])
+    if not (context := _e2e_context(row["meaning_representation"])):
+        raise ValueError(f"{row['meaning_representation']!r} is not of the form name[value], ...")
+    yield Pair(context, row["human_reference"])
 
 
 def _webnlg_hub(row: dict[str, Any], lower: bool) -> Iterator[Pair]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+PARSER_VERSION = 1  # raise it when the same files or hub rows give other rows than before
 PAIR_COLUMNS = ("context", "text", "category")  # of a generation task
 
 
@@ -41,7 +42,14 @@ def load_split(task: TaskConfig, data: DataConfig, split: str, cache: Path) -> "
     if data.source == "builtin":
         table = _to_table(task, _builtin_columns(task, split))
     else:
-        parts = [split_fingerprint(task, data, split), task.kind, task.text_columns, task.labels, task.lower_relation]
+        parts = [
+            PARSER_VERSION,
+            split_fingerprint(task, data, split),
+            task.kind,
+            task.text_columns,
+            task.labels,
+            task.lower_relation,
+        ]
         path = cache / "data" / f"{task.name}-{split}-{cache_key(*parts)}.parquet"
         table = load_table(path, _schema(task))
         if table is None:
@@ -81,14 +89,14 @@ def low_resource(task: TaskConfig, data: DataConfig) -> bool:
 def fingerprint(task: TaskConfig, data: DataConfig) -> str:
     """Return a hash of the content of every split that a run reads (and of which splits there are).
 
-    Equal content has an equal hash wherever it lies, compressed or not. For the hub it stands for the pinned commit;
-    nothing is loaded.
+    Equal content has an equal hash wherever it lies, compressed or not. For the hub it stands for the revision
+    (of DART, WebNLG and E2E a branch, not a commit: the hub makes it from older releases); nothing is loaded.
 
     Raises:
         UserError: the training file or the first evaluation file is missing.
     """
     splits = ["train", *_available_splits(task, data)]
-    return cache_key([[split, split_fingerprint(task, data, split)] for split in splits])
+    return cache_key(PARSER_VERSION, [[split, split_fingerprint(task, data, split)] for split in splits])
 
 
 def split_fingerprint(task: TaskConfig, data: DataConfig, split: str) -> str:
@@ -174,7 +182,7 @@ def _hub_pairs(task: TaskConfig, rows: Iterable[Any], where: str) -> dict[str, l
     parse = HUB_FORMATS[task.hub.format]
     try:
         return _pair_columns(pair for row in rows for pair in parse(row, task.lower_relation))
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise UserError(f"{where} has other columns than expected ({error}): use data.source=local") from None
 
 
