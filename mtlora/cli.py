@@ -20,7 +20,11 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         if group.startswith("recipe"):
-            return f"there is no recipe for this model and task: write conf/{group}/{option}.yaml, with its source"
+            others = sorted(path.parent.name for path in (CONF / "recipe").glob(f"*/{option}.yaml"))
+            known = f" (models with a recipe for {option}: {', '.join(others)})" if others else ""
+            return (
+                f"there is no recipe for this model and task: write conf/{group}/{option}.yaml, with its source{known}"
+            )
         return f"{group}={option} is not known: choose one of {', '.join(error.options or ['nothing'])}"
     text = str(error)
     if text.startswith(NUMBER_FOR_GROUP):
@@ -58,6 +62,9 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)

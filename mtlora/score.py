@@ -16,6 +16,7 @@ from mtlora.cells import compose_cell
 from mtlora.config import RunConfig
 from mtlora.decoding import load_groups, score
 from mtlora.errors import UserError
+from mtlora.record import RECORD, RunRecord
 from mtlora.tasks.local import numbered_lines
 from mtlora.tasks.pairs import Group
 
@@ -53,6 +54,13 @@ def read_records(path: Path) -> tuple[list[Group], list[str]]:
                 f"{path}:{number}: not a row with context, category, references and prediction ({error})"
             ) from None
     return groups, texts
+
+
+def check_task(path: Path, task: str) -> None:
+    """Refuse the predictions of a run of another task, where the run's record lies beside them."""
+    record = path.with_name(RECORD)
+    if record.exists() and (found := RunRecord.load(record).task) != task:
+        raise UserError(f"{path} holds texts for {found}, not {task}: give that task")
 
 
 def in_order(groups: list[Group], given: list[Group], texts: list[str], path: Path) -> list[str]:
@@ -108,6 +116,10 @@ def main() -> None:
         raise UserError(
             "the contexts and references are needed: add --data-root DIR (or --source hub, --source builtin)"
         )
+    if source != "local" and arguments.data_root:
+        raise UserError(f"--data-root is not read with --source {source}: leave one of them out")
+    if source == "local" and not arguments.data_root:
+        raise UserError("--source local needs --data-root DIR, the folder with the task's files")
     if arguments.predictions is None and not arguments.list_contexts:
         raise UserError("a file of predictions is needed: name it after the task, or use --list-contexts")
     overrides = [f"task={arguments.task}", "model=tiny_gpt2", f"data.source={source or 'builtin'}"]
@@ -116,9 +128,10 @@ def main() -> None:
     config = compose_cell(overrides).config
     groups = groups_of(config) if source else []
     if arguments.list_contexts:
-        print("\n".join(group.context for group in groups))
+        print("\n".join(group.context for group in groups), flush=True)
         return
     if records:
+        check_task(arguments.predictions, arguments.task)
         given, texts = read_records(arguments.predictions)
         texts = in_order(groups, given, texts, arguments.predictions) if source else texts
         groups = groups or given

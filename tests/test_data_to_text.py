@@ -261,3 +261,16 @@ def test_contexts_are_printed_in_order(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert len(printed) == 120
     assert printed[0].startswith("name : ")
     assert "price : " in "".join(printed), "attributes are named as in LoRA's data"
+
+
+def test_texts_of_another_task_are_refused(finished: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["score", "e2e", str(finished.folder / "predictions.jsonl")])
+    with pytest.raises(UserError, match="holds texts for webnlg, not e2e"):
+        score.main()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m mtlora.score dart --source builtin --list-contexts | head -1"
+    ended = subprocess.run(command, shell=True, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ended.stdout.count("\n") == 1
+    assert "Traceback" not in ended.stderr

@@ -74,9 +74,9 @@ def read_content(path: Path) -> bytes:
                 return stream.read()
         return path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file ({error}): fetch it again") from error
+        raise UserError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def content_digest(path: Path) -> str:
@@ -155,7 +155,7 @@ def _decode(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8: convert the file") from error
+        raise UserError(f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8: convert the file") from None
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -193,7 +193,7 @@ def _json_rows(text: str, sources: list[str], path: Path) -> Iterator[tuple[int,
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path}:{number}: not a JSON value ({error}): repair or remove the line") from error
+            raise UserError(f"{path}:{number}: not a JSON value ({error}): repair or remove the line") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: a JSON object is expected, found {type(row).__name__}")
         if missing := [source for source in sources if source not in row]:
