@@ -1,5 +1,6 @@
 """The end of a data-to-text run: decode the test contexts with the trained adapter merged, and score the texts."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mtlora.errors import UserError
 from mtlora.generation import check_positions, generate
 from mtlora.metrics import compute_texts
 from mtlora.tasks.batches import sample_rows
+from mtlora.tasks.local import numbered_lines, read_text
 from mtlora.tasks.pairs import Group, Pair, group_pairs
 from mtlora.tasks.prompting import encode_prompts, end_tokens, pad_token
 from mtlora.tasks.sources import load_split
@@ -88,3 +90,25 @@ def in_part(task: TaskConfig, group: Group, split: str) -> bool:
     """Tell whether a context belongs to `test` or `test_A` (all), `test_S` (a category of the training data) or `test_U`."""
     seen = group.category in task.seen
     return {"test": True, "test_A": True, "test_S": seen, "test_U": not seen}[split]
+
+
+def read_records(path: Path) -> tuple[list[Group], list[str]]:
+    """Read a `predictions.jsonl`: contexts with their references, and the texts.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not an object with context, category, references and prediction.
+    """
+    groups, texts = [], []
+    for number, line in numbered_lines(read_text(path)):
+        try:
+            row = json.loads(line)
+            references = tuple(str(reference) for reference in row["references"])
+            groups.append(Group(str(row["context"]), references, str(row["category"])))
+            texts.append(str(row["prediction"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}:{number}: not a row with context, category, references and prediction ({error})"
+            ) from None
+    if not groups:
+        raise UserError(f"{path} is empty: it should have one text for each context")
+    return groups, texts

@@ -13,11 +13,11 @@ from mtlora.cells import Cell
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.files import is_held
 from mtlora.record import RunRecord, find_records, record_status
+from mtlora.tasks.builtin.triples import TEST_ENTRIES
 
 # Share of the measured matrix-product rate that a run reaches, where no finished run of the model tells better: small matrices
 # on a CPU reach about half, single runs at batch 16 to 32 leave a big GPU mostly idle.
 CPU_UTILISATION, GPU_UTILISATION = 0.5, 0.07
-BUILTIN_CONTEXTS = 120  # test contexts of a data-to-text task
 # Of the small models on the built-in texts, special tokens included; names in facts take several tokens of a small vocabulary.
 TOKENS_PER_WORD = {"classification": 1.3, "regression": 1.3, "generation": 2.2}
 
@@ -61,7 +61,7 @@ def workload(cell: Cell) -> float:
     evaluated = min(evaluated, (train.limit_validation if generation else None) or evaluated)
     forwards = tokens * train.epochs * (2 * rows + evaluated)
     if generation:  # texts end after about half of the tokens that they may have
-        contexts = BUILTIN_CONTEXTS if cell.config.data.source == "builtin" else task.sizes["test"]
+        contexts = TEST_ENTRIES if cell.config.data.source == "builtin" else task.sizes["test"]
         forwards += min(contexts, decode.limit_contexts or contexts) * decode.beams * decode.max_new_tokens / 2
     return 2.0 * cell.config.model.parameters * forwards
 

@@ -129,8 +129,7 @@ def _with_all_metrics(cell: Cell, record: RunRecord) -> RunRecord:
         return record
     if wanted <= {(entry["split"], entry["name"]) for entry in record.metrics}:
         return record
-    from mtlora.decoding import score
-    from mtlora.score import read_records
+    from mtlora.decoding import read_records, score
 
     record.metrics = _entries(score(cell.config.task, *read_records(texts), experiment_id=cell.sha))
     record.save(cell.folder)

@@ -14,10 +14,10 @@ from rich.console import Console
 from mtlora import cli
 from mtlora.cells import compose_cell
 from mtlora.config import RunConfig
-from mtlora.decoding import load_groups, score
+from mtlora.decoding import load_groups, read_records, score
 from mtlora.errors import UserError
 from mtlora.record import RECORD, RunRecord
-from mtlora.tasks.local import numbered_lines
+from mtlora.tasks.local import read_text
 from mtlora.tasks.pairs import Group
 
 
@@ -27,33 +27,16 @@ def read_texts(path: Path, groups: list[Group]) -> list[str]:
     Raises:
         UserError: the file cannot be read, is not UTF-8, or has another number of lines.
     """
-    lines = _read(path).removesuffix("\n").split("\n")
+    content = read_text(path)
+    if not content:
+        raise UserError(f"{path} is empty: it should have one text for each context")
+    lines = content.removesuffix("\n").split("\n")
     if len(lines) != len(groups):
         raise UserError(
             f"{path} has {len(lines)} lines, but the test set has {len(groups)} contexts: one line for each is needed, "
             "in the order that --list-contexts prints"
         )
     return [line.removesuffix("\r") for line in lines]
-
-
-def read_records(path: Path) -> tuple[list[Group], list[str]]:
-    """Read a `predictions.jsonl`: contexts with their references, and the texts.
-
-    Raises:
-        UserError: the file cannot be read, or a line is not an object with context, category, references and prediction.
-    """
-    groups, texts = [], []
-    for number, line in numbered_lines(_read(path)):
-        try:
-            row = json.loads(line)
-            references = tuple(str(reference) for reference in row["references"])
-            groups.append(Group(str(row["context"]), references, str(row["category"])))
-            texts.append(str(row["prediction"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}:{number}: not a row with context, category, references and prediction ({error})"
-            ) from None
-    return groups, texts
 
 
 def check_task(path: Path, task: str) -> None:
@@ -73,18 +56,6 @@ def in_order(groups: list[Group], given: list[Group], texts: list[str], path: Pa
     if absent := [group.context for group in groups if group.context not in text_of]:
         raise UserError(f"{path} has no text for {len(absent)} of {len(groups)} contexts, the first is {absent[0]!r}")
     return [text_of[group.context] for group in groups]
-
-
-def _read(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): convert it") from None
-    if not text:
-        raise UserError(f"{path} is empty: it should have one text for each context")
-    return text
 
 
 def groups_of(config: RunConfig) -> list[Group]:

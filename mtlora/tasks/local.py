@@ -79,13 +79,18 @@ def read_content(path: Path) -> bytes:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
+def xml_files(path: Path) -> list[Path]:
+    """Return the XML files of a folder at any depth, in a fixed order, or the file itself."""
+    return sorted(path.rglob("*.xml")) if path.is_dir() else [path]
+
+
 def content_digest(path: Path) -> str:
     """Return the sha256 of `read_content(path)`; a compressed file and its plain copy have the same one.
 
     For a folder it covers the relative names and the contents of its XML files.
     """
     if path.is_dir():
-        files = [(str(file.relative_to(path)), content_digest(file)) for file in sorted(path.rglob("*.xml"))]
+        files = [(str(file.relative_to(path)), content_digest(file)) for file in xml_files(path)]
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
     state = path.stat()
     return _digest(path, state.st_mtime_ns, state.st_size)
@@ -108,7 +113,7 @@ def read_columns(task: TaskConfig, file: LocalFile, path: Path) -> dict[str, lis
         raise UserError(f"conf/task/{task.name}.yaml does not say which column of {file.file} is {sorted(missing)[0]}")
     source_of = {column: source for source, column in file.columns.items()}
     sources = [source_of[name] for name in names]
-    text = _decode(path)
+    text = read_text(path)
     rows = (
         _tsv_rows(text, sources, file.header, path) if file.file.endswith(".tsv") else _json_rows(text, sources, path)
     )
@@ -149,13 +154,20 @@ def parse_label(task: TaskConfig, value: Any, where: str) -> int | float:
     return score
 
 
-def _decode(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a UTF-8 file's text (with or without a byte-order mark), decompressed if its name ends in `.gz`.
+
+    Raises:
+        UserError: the file cannot be read, or has a byte that is not UTF-8; the message names its line.
+    """
     content = read_content(path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8: convert the file") from None
+        raise UserError(
+            f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8 text: convert the file"
+        ) from None
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

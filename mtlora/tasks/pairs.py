@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlora.errors import UserError
-from mtlora.tasks.local import numbered_lines, read_content
+from mtlora.tasks.local import numbered_lines, read_content, read_text, xml_files
 
 # E2E's attributes and prices as LoRA's GPT-2 data write them.
 E2E_ATTRIBUTES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
@@ -94,15 +94,8 @@ def read_pairs(path: Path, format: str, lower_relation: bool) -> list[Pair]:
     return pairs
 
 
-def _text(path: Path) -> str:
-    try:
-        return read_content(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): convert it") from None
-
-
 def _webnlg_jsonl(path: Path, lower: bool) -> Iterator[Pair]:
-    for number, line in numbered_lines(_text(path)):
+    for number, line in numbered_lines(read_text(path)):
         try:
             entry = json.loads(line)
             context = linearise(entry["modified_triples"], lower)
@@ -114,7 +107,7 @@ def _webnlg_jsonl(path: Path, lower: bool) -> Iterator[Pair]:
 
 
 def _webnlg_json(path: Path, lower: bool) -> Iterator[Pair]:
-    for numbered in json.loads(_text(path))["entries"]:
+    for numbered in json.loads(read_text(path))["entries"]:
         for entry in numbered.values():
             triples = [(t["subject"], t["property"], t["object"]) for t in entry["modifiedtripleset"]]
             for text in entry["lexicalisations"]:
@@ -136,13 +129,13 @@ def _webnlg_xml(path: Path, lower: bool) -> Iterator[Pair]:
 
 
 def _dart_json(path: Path, lower: bool) -> Iterator[Pair]:
-    for entry in json.loads(_text(path)):
+    for entry in json.loads(read_text(path)):
         for annotation in entry["annotations"]:
             yield Pair(linearise(entry["tripleset"], lower), annotation["text"] or "")
 
 
 def _e2e_csv(path: Path, lower: bool) -> Iterator[Pair]:
-    rows = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     if (header := next(rows, [])) != ["mr", "ref"]:
         raise UserError(f"{path}:1: the columns mr and ref are expected, found {', '.join(header)}")
     try:
@@ -166,16 +159,11 @@ def _e2e_context(meaning: str) -> str:
 
 
 def _pair_text(path: Path, lower: bool) -> Iterator[Pair]:
-    for number, line in numbered_lines(_text(path)):
+    for number, line in numbered_lines(read_text(path)):
         context, bar, text = line.partition("||")
         if not bar:
             raise UserError(f"{path}:{number}: no || between facts and text: repair or remove the line")
         yield Pair(context, text.strip())
-
-
-def xml_files(path: Path) -> list[Path]:
-    """Return the XML files of a folder at any depth, in a fixed order, or the file itself."""
-    return sorted(path.rglob("*.xml")) if path.is_dir() else [path]
 
 
 FORMATS: dict[str, Callable[[Path, bool], Iterator[Pair]]] = {
