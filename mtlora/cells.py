@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,13 @@ def compose_cell(overrides: Sequence[str]) -> Cell:
     with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("config", overrides=list(overrides))
     return cell_of(to_run_config(composed), overrides)
+
+
+def with_seed(cell: Cell, seed: int) -> Cell:
+    """Return the cell of another seed: what composing it anew would give, in a hundredth of the time."""
+    overrides = tuple(f"seed={seed}" if override_key(o) == "seed" else o for o in cell.overrides)
+    parent = None if cell.parent is None else with_seed(cell.parent, seed)
+    return Cell(replace(cell.config, seed=seed), overrides, parent)
 
 
 def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:

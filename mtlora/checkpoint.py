@@ -26,6 +26,7 @@ class Progress:
     train_seconds: float = 0.0  # of it, time in training steps
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
     epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
+    geometry: list[dict[str, Any]] = field(default_factory=list)  # geometry.jsonl so far
 
 
 def save_checkpoint(

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,11 +10,19 @@ from hydra.core.override_parser.types import ValueType
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtlora.cells import Cell, compose_cell
+from mtlora.cells import Cell, compose_cell, with_seed
 from mtlora.config import EXPERIMENTS
 from mtlora.errors import UserError
 
 LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # sweeps that name their values
+
+
+@dataclass
+class Entry:
+    """One measured figure of a task."""
+
+    split: str
+    metric: str
 
 
 @dataclass
@@ -27,6 +35,35 @@ class Column:
     label: str
     scale: float | None = None  # of the raw value in tables; null: 100 for a share or a correlation, else 1
     digits: int = 2  # after the decimal point
+    beside: Entry | None = None  # a second figure in the same cell; in the average the pair counts as its mean
+
+
+@dataclass
+class Headline:
+    """The one figure that verdicts are about, on the table's scale, higher is better."""
+
+    task: str
+    split: str
+    metric: str
+    margin: float  # two methods that differ by less than this are the same for practical purposes
+
+
+@dataclass
+class Convention:
+    """How the literature reports this table; shown beside ours, never mixed with it."""
+
+    selection: str  # last | best epoch
+    statistic: str  # mean | median over seeds
+    source: str
+
+
+@dataclass
+class Claim:
+    """What a paper says about MTLoRA over LoRA: a difference of the headline figure of a model in the profile `paper`."""
+
+    model: str
+    difference: float
+    source: str
 
 
 @dataclass
@@ -39,8 +76,13 @@ class Experiment:
     axes: dict[str, list[Any]]  # override key -> values; the first axis is the outermost loop
     profiles: dict[str, dict[str, list[Any]]]  # profile -> axes that differ there
     columns: list[Column]
+    headline: Headline
     selection: str = "last"  # last | best epoch
     average: bool = True  # a last column with the mean over the others
+    exclude: list[dict[str, Any]] = field(default_factory=list)  # combinations of axis values that are not run
+    contrasts: list[str] = field(default_factory=list)  # swept keys whose first value each method is compared with too
+    convention: Convention | None = None
+    claims: list[Claim] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -113,8 +155,12 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
         raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {known}")
     declared = {**experiment.axes, **experiment.profiles[profile]}
     axes = {**{key: [str(v) for v in values] for key, values in declared.items()}, **given}
-    products = itertools.product(*([f"{key}={value}" for value in values] for key, values in axes.items()))
-    composed = [compose_cell(product) for product in products]
+    products = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
+    wanted = [product for product in products if not _excluded(product, experiment)]
+    if not wanted:
+        raise UserError(f"experiment {experiment.name} excludes every combination of these values: name others")
+    siblings: dict[tuple[str, ...], Cell] = {}
+    composed = [_compose(product, siblings) for product in wanted]
     columns = {column.task for column in experiment.columns}
     if alien := [task for task in (cell.config.task.name for cell in composed) if task not in columns]:
         raise UserError(
@@ -122,6 +168,20 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
         )
     cells = {cell.sha: cell for cell in composed}  # overrides can make two products the same run
     return Plan(experiment, profile, axes, list(cells.values()))
+
+
+def _excluded(product: dict[str, str], experiment: Experiment) -> bool:
+    return any(all(product.get(key) == str(value) for key, value in rule.items()) for rule in experiment.exclude)
+
+
+def _compose(product: dict[str, str], siblings: dict[tuple[str, ...], Cell]) -> Cell:
+    """Compose a cell, or derive it from one that differs in the seed only: composing takes 50 ms."""
+    overrides = [f"{key}={value}" for key, value in product.items()]
+    seed = product.get("seed", "")
+    others = tuple(o for o in overrides if not o.startswith("seed="))
+    if seed.isdecimal() and others in siblings:
+        return with_seed(siblings[others], int(seed))
+    return siblings.setdefault(others, compose_cell(overrides))
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:

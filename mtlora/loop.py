@@ -17,6 +17,7 @@ from torch import nn
 from mtlora.checkpoint import CHECKPOINT, Progress, load_checkpoint, save_checkpoint
 from mtlora.config import RunConfig, TrainConfig
 from mtlora.evaluation import RunData, RunFailed, evaluate
+from mtlora.geometry import GEOMETRY, transform_geometry
 from mtlora.objectives import batch_loss
 from mtlora.record import write_jsonl
 from mtlora.streams import stream_seed
@@ -38,7 +39,7 @@ def train(
     """Train a model and evaluate it after each epoch.
 
     Args:
-        folder: the run's folder; holds the checkpoint while the run is unfinished, and metrics.jsonl.
+        folder: the run's folder; holds the checkpoint while the run is unfinished, metrics.jsonl and geometry.jsonl.
         identity: the run's config_sha; a checkpoint of another identity is refused.
         on_step: called with (steps done, steps in all) after each optimizer step.
 
@@ -58,6 +59,8 @@ def train(
     total = steps_per_epoch * t.epochs
     predictions: dict[str, np.ndarray] = {}
     started, saved_at = time.monotonic() - progress.seconds, time.monotonic()
+    if not progress.geometry:
+        progress.geometry = transform_geometry(accelerator.unwrap_model(model), 0)
 
     while progress.epoch < t.epochs:
         window: list[torch.Tensor] = []  # losses since the last row of metrics.jsonl
@@ -91,6 +94,8 @@ def train(
         close_epoch(progress, metrics, tracker)
         progress.seconds = time.monotonic() - started
         write_jsonl(folder / "metrics.jsonl", progress.rows)
+        progress.geometry += transform_geometry(accelerator.unwrap_model(model), progress.epoch)
+        write_jsonl(folder / GEOMETRY, progress.geometry)
         if progress.epoch < t.epochs or config.task.kind == "generation":  # decoding, which follows, takes long
             save_checkpoint(folder / CHECKPOINT, identity, model, optimizer, progress)
             saved_at = time.monotonic()

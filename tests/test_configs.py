@@ -1,6 +1,7 @@
 """Everything in conf/ and experiments/ composes, and the recipes hold the values of the papers they name."""
 
 import dataclasses
+import math
 import re
 import shutil
 from functools import lru_cache
@@ -135,13 +136,18 @@ def test_every_experiment_and_profile_composes(name: str, profile: str) -> None:
     plan = make_plan(experiment, [f"profile={profile}", "seed=0", "transform=lora,dtsm"])  # the rest differs in a word
     declared = experiment.axes | experiment.profiles[profile]
     assert {cell.config.task.name for cell in plan.cells} == set(declared["task"])
-    assert len(plan.cells) == len(declared["task"]) * 2 * len(declared["rank"])
+    others = [declared[key] for key in declared if key not in ("seed", "transform", "task")]
+    combinations = len(declared["task"]) * 2 * math.prod(map(len, others))
+    assert len(plan.cells) == combinations - (len(declared["task"]) if name == "init" else 0)  # LoRA has no T = 0
     assert len({cell.sha for cell in plan.cells}) == len(plan.cells)
     assert all(cell.config.profile == profile and cell.config.task.suite == experiment.suite for cell in plan.cells)
     tasks = {cell.config.task.name: cell.config.task for cell in plan.cells}
     for column in experiment.columns:  # a table column that no run measures would stay empty for ever
-        assert column.metric in tasks[column.task].metrics[column.split]
-    assert {column.task for column in experiment.columns} == set(tasks)
+        for entry in (column, column.beside):
+            if entry is not None and column.task in tasks:
+                assert entry.metric in tasks[column.task].metrics[entry.split]
+    profiles = [experiment.axes | more for more in experiment.profiles.values()]
+    assert {column.task for column in experiment.columns} == {t for p in profiles for t in p["task"]}
 
 
 def test_glue_has_the_five_methods_eight_tasks_and_at_least_two_seeds() -> None:

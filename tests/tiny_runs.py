@@ -87,5 +87,5 @@ def assert_same_outcome(one: Path, other: Path) -> None:
     assert first.status == second.status == "success"
     assert first.metrics == second.metrics
     assert first.epochs == second.epochs
-    for name in ("metrics.jsonl", "predictions.jsonl", "adapter_model.safetensors"):
+    for name in ("metrics.jsonl", "geometry.jsonl", "predictions.jsonl", "adapter_model.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
