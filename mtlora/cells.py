@@ -67,6 +67,22 @@ NOT_IDENTITY: tuple[str, ...] = (
 )
 
 
+def metric_values(config: dict[str, Any]) -> dict[str, Any]:
+    """Remove from a configuration, in place, what cannot change a metric (`NOT_IDENTITY`); return it."""
+    for key in NOT_IDENTITY:
+        *path, last = key.split(".")
+        node = config
+        for part in path:
+            node = node[part]
+        del node[last]
+    return config
+
+
+def digest(values: dict[str, Any]) -> str:
+    """Return the hexadecimal sha256 of plain values in canonical JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run to be made. `parent` is the run whose adapter this one starts from."""
@@ -78,19 +94,12 @@ class Cell:
     @cached_property
     def sha(self) -> str:
         """The hexadecimal sha256 of the identity."""
-        canonical = json.dumps(self.identity, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return digest(self.identity)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Every value that can change a metric."""
-        values = asdict(self.config)
-        for key in NOT_IDENTITY:
-            *path, last = key.split(".")
-            node = values
-            for part in path:
-                node = node[part]
-            del node[last]
+        values = metric_values(asdict(self.config))
         values["protocol"] = [PROTOCOL, METRIC_VERSION]
         values["target_modules"] = asdict(self.config.model.target_sets[self.config.targets])
         values["data_content"] = fingerprint(self.config.task, self.config.data)

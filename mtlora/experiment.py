@@ -79,6 +79,7 @@ class Experiment:
     headline: Headline
     selection: str = "last"  # last | best epoch
     average: bool = True  # a last column with the mean over the others
+    ablation: bool = False  # it repeats runs of another table to vary one thing: no verdict of its own in the report
     exclude: list[dict[str, Any]] = field(default_factory=list)  # combinations of axis values that are not run
     contrasts: list[str] = field(default_factory=list)  # swept keys whose first value each method is compared with too
     convention: Convention | None = None

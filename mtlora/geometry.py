@@ -13,15 +13,15 @@ GEOMETRY = "geometry.jsonl"
 def transform_geometry(model: nn.Module, epoch: int) -> list[dict[str, Any]]:
     """Describe T of every adapted module; nothing for LoRA, whose T is the identity.
 
-    A fused module with one T per slice counts as its block-diagonal T: its singular values and eigenvalues are those of the blocks.
+    A fused module with one T per slice counts as its block-diagonal T, whose singular values and eigenvalues are the blocks'.
 
     Args:
         model: A model with MTLoRA layers.
         epoch: Number of finished epochs; 0 is the start.
 
     Returns:
-        A row per module: `epoch`; `module`, its name; `singular_values` (n,), descending; `eigenvalue_phases` (n,), the absolute
-        angles of the complex eigenvalues in radians, 0 to pi, ascending (0: no rotation); `identity_distance`, ||T - I||_F / sqrt(n).
+        A row per module: `epoch`; `module`, its name; `singular_values` (n,), descending; `eigenvalue_phases` (n,), absolute
+        angles of the eigenvalues in radians, 0 to pi, ascending (0: no rotation); `identity_distance`, ||T - I||_F / sqrt(n).
     """
     rows = []
     for name, layer in model.named_modules():

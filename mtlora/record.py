@@ -1,6 +1,7 @@
 """RunRecord: one JSON file per run, written atomically, so that a reader never meets half a record."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from mtlora.errors import UserError
 from mtlora.files import write_text
+from mtlora.metrics import METRICS
 
 SCHEMA_VERSION = 1
 RECORD = "record.json"
@@ -74,7 +76,27 @@ class RunRecord:
         required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
         if absent := [name for name in required if name not in values]:
             raise ValueError(f"no key {absent[0]}")
-        return cls(**values)
+        record = cls(**values)
+        record._check()
+        return record
+
+    def _check(self) -> None:
+        """Raise ValueError for contents that a reader could stumble over."""
+        for name in ("run_id", "config_sha", "suite", "task", "model", "transform", "targets", "profile"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is not a text")
+        if not all(isinstance(number, int) for number in (self.rank, self.seed)):
+            raise ValueError("rank or seed is not an integer")
+        for entry in [*self.metrics, *self.baselines]:
+            value = entry.get("value") if isinstance(entry, dict) else None
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or not {"name", "split"} <= entry.keys():
+                raise ValueError(f"a metric without a name, a split and a finite value: {entry}")
+        if any("selection" not in entry or entry["name"] not in METRICS for entry in self.metrics):
+            raise ValueError("a metric of unknown name or without selection")
+        for part in ("config", "parameters", "cost", "provenance"):
+            if not isinstance(getattr(self, part), dict):
+                raise ValueError(f"{part} is not an object")
 
     def metric(self, name: str, split: str, selection: str = "last") -> float | None:
         """Return one raw value, or None where the run has none."""

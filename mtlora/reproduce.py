@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mtlora import cli
+from mtlora.analysis.evidence import load_evidence
+from mtlora.analysis.view import View
 from mtlora.cells import Cell
 from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan
@@ -163,8 +165,8 @@ def main() -> None:
     console = Console(stderr=True)
     complete = run_missing(plan, launcher, 1 if launcher == "local" else jobs, console)
     results = Path(plan.cells[0].config.results)
-    print(write_tables(plan, results / "runs", results / "tables"))
-    console.print(f"written to {results / 'tables' / plan.name}.md, .csv and _cost.csv")
+    print(write_tables(View(plan, load_evidence(results / "runs")), results / "tables"))
+    console.print(f"written to {results / 'tables' / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
     if not complete:
         raise UserError("some cells are not done (listed above): the same command tries them again")
 

@@ -14,7 +14,7 @@ import pytest
 from glue_files import write_mixed
 from record_files import grid, make_record, save_record
 
-from mtlora.aggregate import load_records
+from mtlora.analysis.aggregate import load_records
 from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.record import RunRecord

@@ -82,7 +82,7 @@ def compute_texts(
     require_text_packages()
     from mtlora.metrics import text
 
-    treat = {"triples": text.normalise, "e2e": text.trim}[scoring]
+    treat = text.treat(scoring)
     if not hypotheses or len(hypotheses) != len(references):
         raise UserError(f"{len(hypotheses)} texts for {len(references)} lists of references: give one text for each")
     groups = [[treated for treated in map(treat, group) if treated] for group in references]

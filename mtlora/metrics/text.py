@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mtlora.errors import UserError
 
@@ -40,15 +40,26 @@ def normalise(text: str) -> str:
     return " ".join(re.sub(r"(\W)", r" \1 ", trim(text).lower()).split())
 
 
+def treat(scoring: str) -> Callable[[str], str]:
+    """Return the published treatment of texts before scoring: `triples` (DART, WebNLG) or `e2e`."""
+    return {"triples": normalise, "e2e": trim}[scoring]
+
+
 def bleu(hypotheses: Sequence[str], references: References) -> float:
     """Return corpus BLEU, 0 to 100: 13a tokens, no smoothing, case-insensitive (sacrebleu)."""
+    return float(bleu_metric().corpus_score(list(hypotheses), reference_streams(references)).score)  # type: ignore[arg-type]
+
+
+def bleu_metric(**options: Any) -> Any:
+    """Return sacrebleu's BLEU as the literature on these data sets uses it."""
     from sacrebleu.metrics import BLEU
 
-    width = max(map(len, references))
-    # sacrebleu leaves out None, so the texts may have unequally many references.
-    streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(width)]
-    metric = BLEU(tokenize="13a", smooth_method="none", force=True, lowercase=True)
-    return float(metric.corpus_score(list(hypotheses), streams).score)  # type: ignore[arg-type]
+    return BLEU(tokenize="13a", smooth_method="none", force=True, lowercase=True, **options)
+
+
+def reference_streams(references: References) -> list[list[str | None]]:
+    """Turn n lists of references into sacrebleu's streams, each of n texts; it leaves out None, where a text has fewer."""
+    return [[refs[i] if i < len(refs) else None for refs in references] for i in range(max(map(len, references)))]
 
 
 def nist(hypotheses: Sequence[str], references: References) -> float:

@@ -1,20 +1,15 @@
 """From records to numbers: one long table of means, medians and deviations over seeds, with published figures beside them."""
 
-import logging
-from collections.abc import Iterator
-from pathlib import Path
+from math import nan
 from typing import Any
 
 import pandas as pd
 
 from mtlora.cells import Cell, override_key
 from mtlora.config import REPOSITORY, transform_name
-from mtlora.errors import UserError
-from mtlora.experiment import Column, Plan
+from mtlora.experiment import Column, Entry, Plan
 from mtlora.metrics import METRICS
-from mtlora.record import RunRecord, find_records
-
-log = logging.getLogger(__name__)
+from mtlora.record import RunRecord
 
 LONG_COLUMNS = [
     *("table", "suite", "model", "method", "rank", "targets", "task", "split", "metric", "selection"),
@@ -27,42 +22,12 @@ PLACES |= {"data.source", "data.root", "compute.device", "compute.threads", "com
 STANDARD_AXES = {"task", "model", "transform", "rank", "seed", "targets", "profile", "results"}
 
 
-def load_records(runs: Path) -> dict[str, RunRecord]:
-    """Load every readable record, by config_sha, from a runs folder or a JSON-lines file; name the unreadable ones."""
-    records: dict[str, RunRecord] = {}
-    unreadable: list[str] = []
-    for origin, content in _record_contents(runs):
-        try:
-            record = RunRecord.parse(content.decode("utf-8"))
-        except ValueError as error:
-            unreadable.append(f"{origin} is left out: {error}")
-            continue
-        known = records.get(record.config_sha)
-        if known is None or known.status != "success":  # a failed attempt elsewhere hides no result
-            records[record.config_sha] = record
-    if unreadable and not records and runs.is_file():
-        raise UserError(f"{runs} holds no record: name a runs folder, or a file with one record.json a line")
-    for line in unreadable:
-        log.warning("%s: delete its folder to train the run again", line)
-    return records
-
-
-def _record_contents(runs: Path) -> Iterator[tuple[str, bytes]]:
-    if runs.is_file():
-        for number, line in enumerate(runs.read_bytes().splitlines(), 1):
-            yield f"{runs}:{number}", line
-    elif runs.is_dir():
-        for path in find_records(runs):
-            yield str(path), path.read_bytes()
-
-
 def long_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
     """Return one row per measured value: the row keys, task, seed, split, metric, selection, value on the table's scale."""
     rows = []
     own = {(c.task, c.split, c.metric): c.scale for c in plan.experiment.columns if c.scale is not None}
     for cell in plan.cells:
-        record = records.get(cell.sha)
-        if record is None or record.status != "success":
+        if (record := records.get(cell.sha)) is None:
             continue
         keys = row_keys(plan, cell)
         for entry in record.metrics:
@@ -87,19 +52,32 @@ def row_keys(plan: Plan, cell: Cell) -> dict[str, Any]:
     return keys | {"targets": c.targets, "variant": variant}
 
 
+def column_values(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a value per row, selection, seed and number of the column; a pair of figures counts as its mean."""
+    parts = []
+    for number, column in enumerate(shown_columns(plan)):
+        found = frame["task"] == column.task
+        entries = entries_of(column)
+        either = pd.Series(False, index=frame.index)
+        for entry in entries:
+            either |= (frame["split"] == entry.split) & (frame["metric"] == entry.metric)
+        groups = frame[found & either].groupby([*ROW, "selection", "seed", "run_id"], sort=False)
+        values = groups.agg(value=("value", "mean"), count=("value", "size")).reset_index()
+        parts.append(values[values["count"] == len(entries)].drop(columns="count").assign(column=number))
+    return pd.concat(parts, ignore_index=True)
+
+
+def entries_of(column: Column) -> list[Entry]:
+    """Return the one or two figures of a column."""
+    return [Entry(column.split, column.metric), *([column.beside] if column.beside else [])]
+
+
 def with_average(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
     """Add the suite average per seed: the mean of the table's columns, only for seeds that have every one of them."""
-    columns = shown_columns(plan)
-    picked = pd.concat([_column_values(frame, column) for column in columns])
-    groups = picked.groupby([*ROW, "selection", "seed"], sort=False)
+    groups = column_values(plan, frame).groupby([*ROW, "selection", "seed"], sort=False)
     average = groups.agg(value=("value", "mean"), count=("value", "size"), run_id=("run_id", " ".join)).reset_index()
-    average = average[average["count"] == len(columns)].drop(columns="count")
+    average = average[average["count"] == len(shown_columns(plan))].drop(columns="count")
     return pd.concat([frame, average.assign(task="average", split="", metric="mean")], ignore_index=True)
-
-
-def _column_values(frame: pd.DataFrame, column: Column) -> pd.DataFrame:
-    match = (frame["task"] == column.task) & (frame["split"] == column.split) & (frame["metric"] == column.metric)
-    return frame[match]
 
 
 def shown_columns(plan: Plan) -> list[Column]:
@@ -109,7 +87,7 @@ def shown_columns(plan: Plan) -> list[Column]:
 
 
 def summary(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
-    """Return the long table (`LONG_COLUMNS`): mean, median and sample standard deviation over seeds.
+    """Return the long table (`LONG_COLUMNS`) of usable records: mean, median and sample standard deviation over seeds.
 
     Values are on the scale of the paper's tables. A cell without a finished run has no row; one seed has no deviation.
     """
@@ -134,17 +112,23 @@ def add_published(plan: Plan, table: pd.DataFrame) -> pd.DataFrame:
 
     `difference` is our mean less a published mean, or our median less a published median.
     """
-    published = pd.read_csv(REPOSITORY / "results" / "published.csv")
-    published = published[published["table"] == plan.experiment.name]
-    published = published.rename(columns={"value": "published", "source": "published_source"})
+    published = published_rows(plan).rename(columns={"value": "published", "source": "published_source"})
     keys = ["model", "method", "rank", "targets", "task", "split", "metric", "selection"]
-    published = published if all(map(comparable, plan.cells)) else published.iloc[:0]
-    if len(shown_columns(plan)) < len(plan.experiment.columns):  # a published average is over all tasks
-        published = published[published["task"] != "average"]
     values = published[[*keys, "published", "published_source", "statistic"]].fillna({"split": ""})
     merged = table.merge(values, on=keys, how="left")
     ours = merged["median"].where(merged["statistic"] == "median", merged["mean"])
     return merged.assign(difference=ours - merged["published"])
+
+
+def published_rows(plan: Plan) -> pd.DataFrame:
+    """Return the published figures that may stand beside a plan's runs; none unless every cell is comparable."""
+    published = pd.read_csv(REPOSITORY / "results" / "published.csv")
+    shown = {(key["model"], key["rank"], key["targets"]) for key in (row_keys(plan, cell) for cell in plan.cells)}
+    fits = pd.MultiIndex.from_frame(published[["model", "rank", "targets"]]).isin(shown)
+    published = published[(published["table"] == plan.experiment.name) & fits]
+    if len(shown_columns(plan)) < len(plan.experiment.columns):  # a published average is over all tasks
+        published = published[published["task"] != "average"]
+    return published if all(map(comparable, plan.cells)) else published.iloc[:0]
 
 
 def comparable(cell: Cell) -> bool:
@@ -159,12 +143,17 @@ def cost_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
     rows = []
     for cell in plan.cells:
         record = records.get(cell.sha)
-        if record is not None and record.status == "success":
-            values = {f"{key}_parameters": value for key, value in record.parameters.items()}
-            values |= {key: record.cost[key] for key in ("seconds", "tokens_per_second", "peak_memory_bytes")}
-            values["seconds_per_step"] = record.cost["train_seconds"] / record.cost["steps"]
+        if record is not None:
+            values = {f"{key}_parameters": _number(record.parameters, key) for key in ("adapter", "head", "total")}
+            values |= {key: _number(record.cost, key) for key in ("seconds", "tokens_per_second", "peak_memory_bytes")}
+            values["seconds_per_step"] = _number(record.cost, "train_seconds") / (_number(record.cost, "steps") or nan)
             rows.append(row_keys(plan, cell) | {"task": record.task} | values)
     if not rows:
         return pd.DataFrame(columns=[*ROW, "task", "n"])
     grouped = pd.DataFrame(rows).groupby([*ROW, "task"], sort=False)
     return grouped.mean().assign(n=grouped.size()).reset_index()
+
+
+def _number(values: dict[str, Any], key: str) -> float:
+    value = values.get(key)
+    return float(value) if isinstance(value, int | float) else nan

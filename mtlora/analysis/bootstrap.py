@@ -1,0 +1,76 @@
+"""Paired bootstrap over test items: how much of a difference in BLEU between two runs is the choice of test sentences.
+
+It says nothing about seeds: that is the sign-flip test's part (`statistics.py`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mtlora.analysis.comparison import Comparison
+from mtlora.analysis.evidence import Evidence
+from mtlora.config import TaskConfig
+from mtlora.decoding import in_part, read_records
+from mtlora.errors import UserError
+from mtlora.experiment import Plan
+from mtlora.metrics import require_text_packages
+from mtlora.metrics.text import bleu_metric, reference_streams, treat
+from mtlora.tasks.pairs import Group
+
+RESAMPLES = 1000
+COLUMNS = ["row", "method", "seed", "split", "items", "difference", "p", "run_ids"]
+
+
+def paired_bootstrap(plan: Plan, comparisons: list[Comparison], evidence: Evidence) -> tuple[pd.DataFrame, list[str]]:
+    """Compare BLEU within each seed by `sacrebleu.significance` (Koehn 2004), 1,000 resamples of the test items, fixed seed.
+
+    Args:
+        plan: an experiment; anything but a data-to-text one gives no rows.
+        comparisons: those whose pairs of runs are compared; the metric must be BLEU.
+        evidence: where the runs' `predictions.jsonl` are.
+
+    Returns:
+        One row per method and seed (p is two-sided), and a line for each comparison that could not be made.
+    """
+    tasks = {cell.config.task.name: cell.config.task for cell in plan.cells}
+    by_run = {record.run_id: evidence.folders.get(sha) for sha, record in evidence.records.items()}
+    rows: list[dict[str, Any]] = []
+    problems = []
+    for c in comparisons:
+        if c.metric != "bleu":
+            continue
+        for pair in c.pairs:
+            try:
+                require_text_packages()
+                ours, theirs = (_texts(by_run[run], tasks[c.task], c.split) for run in pair.runs)
+                if [group.context for group, _ in ours] != [group.context for group, _ in theirs]:
+                    raise UserError("the two runs decoded other contexts")
+            except UserError as error:
+                problems.append(f"no bootstrap of {pair.runs[0]} against {pair.runs[1]}: {error}")
+                continue
+            p = _compare(ours, theirs, tasks[c.task].scoring)
+            keys = {"row": c.row, "method": c.row[1], "seed": pair.seed, "split": c.split, "items": len(ours)}
+            rows.append(keys | {"difference": pair.difference, "p": p, "run_ids": " ".join(pair.runs)})
+    return pd.DataFrame(rows, columns=COLUMNS), problems
+
+
+def _texts(folder: Path | None, task: TaskConfig, split: str) -> list[tuple[Group, str]]:
+    path = folder / "predictions.jsonl" if folder else None
+    if path is None or not path.exists():
+        raise UserError("the decoded texts (predictions.jsonl) are not beside the records")
+    return [pair for pair in zip(*read_records(path), strict=True) if in_part(task, pair[0], split)]
+
+
+def _compare(ours: list[tuple[Group, str]], theirs: list[tuple[Group, str]], scoring: str) -> float:
+    from sacrebleu.significance import PairedTest
+
+    clean = treat(scoring)
+    references = [[text for text in map(clean, group.references) if text] for group, _ in ours]
+    metric = bleu_metric(references=reference_streams(references))
+    systems: list[tuple[str, Sequence[str]]] = []
+    for name, texts in (("base", theirs), ("method", ours)):
+        systems.append((name, [clean(text) for _, text in texts]))
+    _, scores = PairedTest(systems, {"BLEU": metric}, references=None, test_type="bs", n_samples=RESAMPLES)()
+    return float(scores["BLEU"][1].p_value)  # type: ignore[union-attr,arg-type]

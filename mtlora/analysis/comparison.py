@@ -1,0 +1,317 @@
+"""MTLoRA against LoRA in a plan's runs: paired differences by task and suite, Holm over the structures, verdicts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mtlora.analysis.aggregate import ROW, column_values, comparable, long_frame, row_keys, shown_columns
+from mtlora.analysis.statistics import (
+    ALPHA,
+    Difference,
+    direction,
+    holm,
+    judge_claim,
+    median_interval,
+    paired_difference,
+    pairs_needed,
+    seeds_to_decide,
+)
+from mtlora.cells import Cell, override_key
+from mtlora.experiment import Claim, Column, Plan
+from mtlora.metrics import METRICS
+from mtlora.record import RunRecord
+
+Row = tuple[Any, ...]  # the values of aggregate.ROW
+METHOD = ROW.index("method")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One task and seed, trained with both methods."""
+
+    task: str
+    seed: int
+    difference: float  # method less base, on the table's scale
+    runs: tuple[str, str]  # of the method, of the base
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row of a table against its base row in one column, or in the suite's average."""
+
+    row: Row
+    base: Row
+    contrast: str  # the swept key in which the rows differ; empty: the base is LoRA
+    task: str
+    split: str
+    metric: str
+    label: str
+    pairs: tuple[Pair, ...]
+    difference: Difference | None  # None: there is no pair, or a task of the suite has none
+    seeds: int  # fewest seeds of a task
+    family: int  # comparisons that Holm's correction is over
+    margin: float | None = None  # of the headline figure
+    convention: tuple[float, float, float, float] | None = (
+        None  # median difference by the literature's rule; lo, hi, coverage
+    )
+    p_holm: float = 1.0
+    equivalence_p_holm: float = 1.0  # for the margin
+
+    @property
+    def verdict(self) -> str:
+        """Return what these runs say without any claim: better, worse, no difference larger than x, undecided."""
+        if self.difference is None:
+            return "no data"
+        if sign := direction(self.difference, self.p_holm):
+            lower_is_better = self.metric in METRICS and not METRICS[self.metric].higher_is_better
+            return "better" if (sign > 0) != lower_is_better else "worse"
+        if self.margin is not None and self.equivalence_p_holm <= ALPHA:
+            return f"no difference larger than {self.margin:g}"
+        return "undecided"
+
+
+@dataclass(frozen=True)
+class ClaimVerdict:
+    """What a plan's runs say about a claim of the paper, for one structure."""
+
+    claim: Claim
+    method: str
+    comparison: Comparison | None
+    verdict: str  # reproduced, smaller than claimed, contradicted, inconclusive, not tested here
+    why: str
+
+
+def compare(plan: Plan, records: dict[str, RunRecord]) -> list[Comparison]:
+    """Compare every row of a plan with LoRA in the same setting, and along the experiment's contrasts.
+
+    Args:
+        plan: the experiment's cells.
+        records: their usable records, by config_sha.
+    """
+    values = column_values(plan, long_frame(plan, records))
+    table: dict[tuple[Row, str, int], dict[int, tuple[float, str]]] = {}
+    for item in values.to_dict("records"):
+        key = (tuple(item[name] for name in ROW), item["selection"], item["column"])
+        table.setdefault(key, {})[item["seed"]] = (item["value"], item["run_id"])
+    comparisons = []
+    for family in _families(plan):
+        for task in [*range(len(shown_columns(plan))), None]:
+            if task is None and not plan.experiment.average:
+                continue
+            made = [_compare(plan, table, row, base, contrast, task, len(family)) for row, base, contrast in family]
+            comparisons += _corrected(made)
+    return comparisons
+
+
+def _families(plan: Plan) -> Iterable[list[tuple[Row, Row, str]]]:
+    """Yield the (row, base, contrast) that Holm's correction takes together: the structures of one setting."""
+    rows = list(dict.fromkeys(tuple(row_keys(plan, cell).values()) for cell in plan.cells))
+    settings = dict.fromkeys(tuple(v for i, v in enumerate(row) if i != METHOD) for row in rows)
+    for setting in settings:
+        inside = [row for row in rows if tuple(v for i, v in enumerate(row) if i != METHOD) == setting]
+        base = next((row for row in inside if row[METHOD] == "lora"), None)
+        if base is not None and len(inside) > 1:
+            yield [(row, base, "") for row in inside if row != base]
+    for key in plan.experiment.contrasts:
+        first, *others = plan.axes[key]
+        for value in others:
+            pairs = [(_with(plan, row, key, value), row) for row in rows if _with(plan, row, key, first) == row]
+            if family := [(row, base, key) for row, base in pairs if row in rows and row != base]:
+                yield family
+
+
+def _with(plan: Plan, row: Row, key: str, value: str) -> Row:
+    """Return the row whose swept key has another value."""
+    if key in ROW:
+        return tuple(value if name == key else v for name, v in zip(ROW, row, strict=True))
+    variant = " ".join(f"{key}={value}" if override_key(o) == key else o for o in str(row[-1]).split())
+    return (*row[:-1], variant)
+
+
+def _compare(
+    plan: Plan,
+    table: dict[tuple[Row, str, int], dict[int, tuple[float, str]]],
+    row: Row,
+    base: Row,
+    contrast: str,
+    number: int | None,
+    family: int,
+) -> Comparison:
+    columns = shown_columns(plan)
+    column = columns[number] if number is not None else Column("average", "", "mean", "Average")
+    members = list(range(len(columns))) if number is None else [number]
+
+    def pairs_of(member: int, selection: str) -> list[Pair]:
+        ours, theirs = (table.get((r, selection, member), {}) for r in (row, base))
+        task = columns[member].task
+        return [
+            Pair(task, seed, ours[seed][0] - theirs[seed][0], (ours[seed][1], theirs[seed][1]))
+            for seed in sorted(ours.keys() & theirs.keys())
+        ]
+
+    pairs = [pair for member in members for pair in pairs_of(member, plan.experiment.selection)]
+    difference, seeds = _estimate(plan, pairs, [columns[member].task for member in members])
+    headline, rule = plan.experiment.headline, plan.experiment.convention
+    is_headline = (column.task, column.split, column.metric) == (headline.task, headline.split, headline.metric)
+    beside = None
+    if is_headline and rule is not None:
+        by_seed = _suite_by_seed([pairs_of(member, rule.selection) for member in members])
+        if by_seed:
+            centre = float(np.median(by_seed) if rule.statistic == "median" else np.mean(by_seed))
+            beside = (centre, *median_interval(np.array(by_seed)))
+    return Comparison(
+        *(row, base, contrast, column.task, column.split, column.metric, column.label),
+        pairs=tuple(pairs),
+        difference=difference,
+        seeds=seeds,
+        family=family,
+        margin=headline.margin if is_headline else None,
+        convention=beside,
+    )
+
+
+def _estimate(plan: Plan, pairs: Sequence[Pair], tasks: Sequence[str]) -> tuple[Difference | None, int]:
+    """Estimate the mean over tasks; tasks that start from one adapter depend on each other and form one group."""
+    roots = {cell.config.task.name: _root(cell) for cell in plan.cells}
+    groups: list[np.ndarray] = []
+    weights = []
+    for root in dict.fromkeys(roots[task] for task in tasks):
+        members = [task for task in tasks if roots[task] == root]
+        by_seed = _suite_by_seed([[pair for pair in pairs if pair.task == task] for task in members])
+        if not by_seed:
+            return None, 0
+        groups.append(np.array(by_seed))
+        weights.append(len(members) / len(tasks))
+    return paired_difference(groups, weights), min(map(len, groups))
+
+
+def _root(cell: Cell) -> str:
+    return cell.config.task.name if cell.parent is None else _root(cell.parent)
+
+
+def _suite_by_seed(tasks: Sequence[Sequence[Pair]]) -> list[float]:
+    """Return the mean difference over tasks, for every seed that all tasks have."""
+    by_task = [{pair.seed: pair.difference for pair in pairs} for pairs in tasks]
+    seeds = sorted(set.intersection(*(set(values) for values in by_task)))
+    return [float(np.mean([values[seed] for values in by_task])) for seed in seeds]
+
+
+def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
+    """Fill in the p values after Holm's correction; structures without data still count in the family."""
+    found = [c for c in comparisons if c.difference is not None]
+    family = len(comparisons)
+    p = holm([c.difference.p for c in found if c.difference], family)
+    same = holm([c.difference.equivalence_p(c.margin or 0.0) for c in found if c.difference], family)
+    filled = iter(replace(c, p_holm=a, equivalence_p_holm=b) for c, a, b in zip(found, p, same, strict=True))
+    return [c if c.difference is None else next(filled) for c in comparisons]
+
+
+def headlines(plan: Plan, comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons with LoRA in the headline figure."""
+    h = plan.experiment.headline
+    key = (h.task, h.split, h.metric)
+    return [c for c in comparisons if not c.contrast and (c.task, c.split, c.metric) == key]
+
+
+def claim_verdicts(plan: Plan, comparisons: Sequence[Comparison]) -> list[ClaimVerdict]:
+    """Judge every claim of the experiment for every structure and set of target modules; Holm over the structures."""
+    verdicts = []
+    for claim in plan.experiment.claims:
+        fitting = [c for c in headlines(plan, comparisons) if c.row[0] == claim.model and _fits(plan, c)]
+        if not fitting:
+            verdicts += [
+                ClaimVerdict(claim, m, None, "not tested here", _unfit(plan, claim)) for m in _structures(plan)
+            ]
+        for setting in dict.fromkeys(c.base for c in fitting):
+            family = [c for c in fitting if c.base == setting]
+            found = [c for c in family if c.difference is not None]
+            same = iter(
+                holm([c.difference.equivalence_p(claim.difference / 2) for c in found if c.difference], len(family))
+            )
+            for c in family:
+                if c.difference is None:
+                    verdict, why = "not tested here", "runs are missing"
+                else:
+                    verdict = judge_claim(c.difference, claim.difference, c.p_holm, next(same))
+                    why = needed(c, claim.difference) if verdict == "inconclusive" else ""
+                verdicts.append(ClaimVerdict(claim, c.row[METHOD], c, verdict, why))
+    return verdicts
+
+
+def _structures(plan: Plan) -> list[str]:
+    return [m for m in dict.fromkeys(row_keys(plan, cell)["method"] for cell in plan.cells) if m != "lora"]
+
+
+def _fits(plan: Plan, c: Comparison) -> bool:
+    """Tell whether a comparison is about the claim's setting: the paper's profile, data, recipe, rank and all of its tasks."""
+    cells = [cell for cell in plan.cells if tuple(row_keys(plan, cell).values()) in (c.row, c.base)]
+    rank = f"r{c.row[ROW.index('rank')]}" in map(str, plan.experiment.axes["rank"])
+    whole = len(shown_columns(plan)) == len(plan.experiment.columns)
+    return rank and whole and all(map(comparable, cells))
+
+
+def _unfit(plan: Plan, claim: Claim) -> str:
+    ranks = ", ".join(map(str, plan.experiment.axes["rank"]))
+    return f"the claim is about {claim.model}, rank {ranks}, the profile paper and all of its data and tasks"
+
+
+def needed(c: Comparison, size: float) -> str:
+    """Say how many seeds would decide whether a difference of `size` is there."""
+    if c.difference is None:
+        return ""
+    groups = len(c.difference.sizes)
+    least = -(-pairs_needed(c.family) // groups)
+    if c.seeds < 2:
+        return f"at least {max(2, least)} seeds are needed"
+    seeds = seeds_to_decide(c.difference, size, c.family)
+    return "no feasible number of seeds would decide" if seeds is None else f"about {seeds} seeds would decide"
+
+
+COLUMNS = [
+    *("table", "model", "method", "rank", "targets", "variant", "against", "task", "split", "metric", "selection"),
+    *(
+        "pairs",
+        "seeds",
+        "difference",
+        "low",
+        "high",
+        "dof",
+        "p",
+        "attainable_p",
+        "p_holm",
+        "family",
+        "verdict",
+        "run_ids",
+    ),
+]
+
+
+def comparison_frame(plan: Plan, comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """Return a row per comparison: the difference, its 95% interval, sign-flip p, Holm's p, verdict, and the runs behind it."""
+    rows = []
+    for c in comparisons:
+        if c.difference is None:
+            continue
+        low, high = c.difference.interval() or (None, None)
+        keys = dict(zip(ROW, c.row, strict=True))
+        rows.append(
+            keys
+            | {"table": plan.name, "against": against(c), "task": c.task, "split": c.split, "metric": c.metric}
+            | {"selection": plan.experiment.selection, "pairs": c.difference.pairs, "seeds": c.seeds}
+            | {"difference": c.difference.mean, "low": low, "high": high, "dof": c.difference.dof}
+            | {"p": c.difference.p, "attainable_p": c.difference.attainable_p, "p_holm": c.p_holm, "family": c.family}
+            | {"verdict": c.verdict, "run_ids": " ".join(run for pair in c.pairs for run in pair.runs)}
+        )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def against(c: Comparison) -> str:
+    """Name the base of a comparison: `lora`, or the value of the contrast's key."""
+    if not c.contrast:
+        return "lora"
+    if c.contrast in ROW:
+        return f"{c.contrast}={c.base[ROW.index(c.contrast)]}"
+    return str(c.base[-1])

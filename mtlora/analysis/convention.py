@@ -1,0 +1,62 @@
+"""The table as the literature reports it, with published numbers beside ours; never mixed with the table of scores."""
+
+import pandas as pd
+
+from mtlora.analysis.aggregate import entries_of, published_rows, shown_columns
+from mtlora.analysis.captions import average_column, row_labels
+from mtlora.analysis.layout import MISSING, TableCell, TextTable, number, text_table
+from mtlora.analysis.scores import score_columns
+from mtlora.analysis.view import View
+
+
+def convention(view: View) -> TextTable | None:
+    """Return the table by the literature's rule; None where it would repeat the scores."""
+    plan, rule = view.plan, view.plan.experiment.convention
+    if rule is None:
+        return None
+    published = published_rows(plan)
+    published = published[(published["selection"] == rule.selection) & (published["statistic"] == rule.statistic)]
+    if published.empty and (rule.selection, rule.statistic) == (plan.experiment.selection, "mean"):
+        return None
+    body = {label: cells for (label, _), cells in score_columns(view, rule.selection, rule.statistic).items()}
+    beside = {c.row: c.convention for c in view.comparisons if c.margin is not None and not c.contrast}
+    body["Δ to LoRA"] = [_difference_cell(beside.get(row)) for row in view.rows]
+    text = (
+        f"by the rule of {rule.source}: {rule.selection} epoch, {rule.statistic} of seeds; Δ: {rule.statistic} of the differences "
+        "by seed, in brackets the order-statistic interval of their median, and its coverage"
+    )
+    labels = row_labels(view.rows)
+    table = text_table(f"{plan.name}-convention", f"{plan.experiment.title} as published", text, labels, body)
+    for _, group in published.groupby(["model", "method", "rank", "targets"], sort=False):
+        table.rows += _published_lines(view, group.fillna({"split": ""}), len(labels))
+    if published.empty:
+        table.notes.append("No published number is of these runs' model, data and recipe.")
+    return table
+
+
+def _difference_cell(beside: tuple[float, float, float, float] | None) -> TableCell:
+    if beside is None:
+        return MISSING
+    centre, low, high, coverage = beside
+    interval = f" [{number(low, 2)}, {number(high, 2)}] {coverage:.1%}" if coverage > 0 else " (1 seed)"
+    return TableCell(number(centre, 2, True) + interval, centre)
+
+
+def _published_lines(view: View, group: pd.DataFrame, labels: int) -> list[list[TableCell]]:
+    """Return the line of a published row, and under it ours less the published one where we have that row."""
+    plan, first = view.plan, group.iloc[0]
+    columns = [*shown_columns(plan), *([average_column(plan)] if plan.experiment.average else [])]
+    keys = ["model", "method", "rank", "targets", "selection"]
+    ours = view.summary.merge(pd.DataFrame([first[keys]]), on=keys)
+    name = "LoRA" if first["method"] == "lora" else str(first["method"])
+    published = [TableCell(f"{name}, {first['source']}")] + [TableCell("")] * (labels - 1)
+    difference = [TableCell("ours − published")] + [TableCell("")] * (labels - 1)
+    for column in columns:
+        wanted = [(column.task, entry.split, entry.metric) for entry in entries_of(column)]
+        for frame, key, line in ((group, "value", published), (ours, "difference", difference)):
+            found = {(r["task"], r["split"], r["metric"]): r[key] for r in frame.to_dict("records")}
+            values = [found[w] for w in wanted if w in found and pd.notna(found[w])]
+            text = " / ".join(number(value, column.digits, signed=frame is ours) for value in values)
+            line.append(TableCell(text) if values else MISSING)
+    lines = [published, difference] if any(cell != MISSING for cell in difference[labels:]) else [published]
+    return [[*line, TableCell("")] for line in lines]

@@ -1,0 +1,61 @@
+"""The look of all figures: colour-blind safe (Okabe and Ito 2008), and told apart in grey by line and marker."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mtlora.analysis.captions import row_labels
+from mtlora.analysis.comparison import Row
+from mtlora.analysis.view import View
+
+# method -> colour, line style, marker
+STYLES = {
+    "lora": ("#000000", "-", "o"),
+    "shim": ("#0072B2", "--", "s"),
+    "icfm": ("#E69F00", "-.", "^"),
+    "ctcm": ("#009E73", ":", "D"),
+    "dtsm": ("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v"),
+}
+OTHER = ("#999999", "-", "x")
+SETTINGS: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "svg.hashsalt": "mtlora",  # the same records give the same file
+    "svg.fonttype": "path",
+    "legend.frameon": False,
+}
+
+
+def grid(panels: int, width: float = 3.0, height: float = 2.4) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels, at most four in a row."""
+    columns = min(panels, 4)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(panels)]
+    return figure, axes
+
+
+def style(method: str) -> dict[str, Any]:
+    """Return how a method is drawn."""
+    colour, line, marker = STYLES.get(method, OTHER)
+    return {"color": colour, "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.4}
+
+
+def legend(figure: Figure, axis: Axes) -> None:
+    """Put one legend below all panels."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(1, len(labels))))
+
+
+def settings_of(view: View) -> dict[str, list[Row]]:
+    """Return the rows by setting (everything but the method), under its label; a plain table has one, without a label."""
+    settings: dict[str, list[Row]] = {}
+    labels = row_labels(view.rows)
+    for i, row in enumerate(view.rows):
+        label = ", ".join(f"{title} {values[i]}" for title, values in labels.items() if title != "Method")
+        settings.setdefault(label, []).append(row)
+    return settings

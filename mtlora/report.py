@@ -1,0 +1,202 @@
+"""One self-contained page from records: `python -m mtlora.report EXPERIMENT|all [overrides] [--runs PATH]`.
+
+Verdicts first, then tables, figures, where the runs come from, what is missing, how to make it again; nothing is fetched when it
+is opened. Tables and figures are written beside it.
+"""
+
+import base64
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from mtlora import cli
+from mtlora.analysis.captions import average_column, method_label, row_labels
+from mtlora.analysis.comparison import ClaimVerdict, Comparison, claim_verdicts, headlines, needed
+from mtlora.analysis.evidence import Evidence
+from mtlora.analysis.formats import render
+from mtlora.analysis.layout import MISSING, TableCell, TextTable, number
+from mtlora.analysis.plots import Plot, draw_all
+from mtlora.analysis.view import View
+from mtlora.files import write_text
+from mtlora.tables import all_tables, load, parser, write_tables
+
+KINDS = {"better": "good", "worse": "bad", "reproduced": "good", "contradicted": "bad"}  # verdict -> class of its card
+
+
+@dataclass(frozen=True)
+class Card:
+    """One verdict in a few words."""
+
+    title: str
+    verdict: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment in the report."""
+
+    view: View
+    tables: list[TextTable]
+    figures: list[tuple[Plot, str]]  # with the image as a data URI
+    cards: list[Card]
+
+
+def answer(views: Sequence[View]) -> tuple[str, str]:
+    """Answer whether MTLoRA beats LoRA in these runs, and say how sure that is."""
+    main = [view for view in views if not view.plan.experiment.ablation] or views
+    heads = [(view, c) for view in main for c in headlines(view.plan, view.comparisons)]
+    found = [(view, c) for view, c in heads if c.difference is not None]
+    if not found:
+        return "Nothing can be said yet.", "No pair of a LoRA and an MTLoRA run is finished."
+    counts = Counter(c.verdict.split(" ")[0] for _, c in found)  # better, worse, no (difference), undecided
+    titles = list(dict.fromkeys(view.plan.experiment.title for view, _ in found))
+    total = f"{len(found)} comparison{'s' if len(found) > 1 else ''} with LoRA (structures of T on {', '.join(titles)})"
+    if counts["better"] and not counts["worse"]:
+        first = f"Yes, in {counts['better']} of {total}; it is never worse."
+    elif counts["better"]:
+        first = f"It depends: of {total}, MTLoRA is better in {counts['better']} and worse in {counts['worse']}."
+    elif counts["worse"]:
+        first = f"No: of {total}, MTLoRA is better in none and worse in {counts['worse']}."
+    elif counts["undecided"] == len(found):
+        first = f"Not shown: in none of {total} is a difference certain."
+    else:
+        first = f"No: in none of {total} is MTLoRA better; {counts['no']} show that the difference is negligible."
+    sure = "Certain means: the 95% interval excludes 0, and the exact test over pairs of runs holds after Holm's correction."
+    if counts["undecided"]:
+        seeds = sorted({c.seeds for _, c in found})
+        spread = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        verb = "is" if counts["undecided"] == 1 else "are"
+        sure += f" {counts['undecided']} {verb} undecided with {spread} seed{'s' if spread != '1' else ''} per task."
+    return first, sure
+
+
+def claims_answer(verdicts: Sequence[ClaimVerdict]) -> str:
+    """Say in one sentence what became of the paper's claims."""
+    counts = Counter(v.verdict for v in verdicts)
+    if set(counts) <= {"not tested here"}:
+        return "The paper's claims are not tested here: they are about other models, data and recipes than these runs."
+    text = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"The paper's claims, one for each structure: {text}."
+
+
+def card(view: View, c: Comparison) -> Card:
+    """Describe a headline comparison."""
+    others = [t for name, (t,) in row_labels([c.row], view.rows).items() if name != "Method"]
+    h = view.plan.experiment.headline
+    figure = average_column(view.plan).label if h.task == "average" else h.metric.upper()
+    title = f"{view.plan.experiment.title}, {', '.join([method_label(c.row[1]), *others])}"
+    if c.difference is None:
+        return Card(title, c.verdict, "open", "runs are missing")
+    interval = c.difference.interval()
+    text = f"{figure} {number(c.difference.mean, 2, True)}"
+    text += f" [{number(interval[0], 2)}, {number(interval[1], 2)}]" if interval else ", no interval"
+    text += f", p = {c.p_holm:.2g} after Holm, {c.seeds} seed{'s' if c.seeds > 1 else ''}"
+    if c.verdict == "undecided" and c.margin:
+        text += f"; {needed(c, 2 * c.margin)}"
+    return Card(title, c.verdict, KINDS.get(c.verdict, "open"), text)
+
+
+def claims_table(verdicts: Sequence[ClaimVerdict]) -> TextTable:
+    """Return every claim with its verdict for each structure."""
+    rows = []
+    for v in verdicts:
+        d = v.comparison.difference if v.comparison else None
+        interval = d.interval() if d else None
+        measured = MISSING
+        if d is not None and v.comparison is not None:
+            text = number(d.mean, 2, True)
+            text += f" [{number(interval[0], 2)}, {number(interval[1], 2)}]" if interval else ""
+            runs = tuple(dict.fromkeys(run for pair in v.comparison.pairs for run in pair.runs))
+            measured = TableCell(text, d.mean, runs)
+        setting = f", targets {v.comparison.row[3]}" if v.comparison else ""
+        rows.append(
+            [
+                TableCell(f"{v.claim.source}, {v.claim.model}"),
+                TableCell(method_label(v.method) + setting),
+                TableCell(v.verdict),
+                TableCell(v.why or "–"),
+                TableCell(number(v.claim.difference, 2, True), v.claim.difference),
+                measured,
+            ]
+        )
+    header = ["Claim", "Structure", "Verdict", "Why", "Claimed", "Measured [95%]"]
+    text = "reproduced: above 0, and the interval reaches the claim; contradicted: below 0, or within half the claim"
+    return TextTable("claims", "The paper's claims", text, header, rows, labels=4)
+
+
+def provenance(views: Sequence[View]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Count the runs by code, software, machine and data: (what, [(value, number of runs)])."""
+    kinds: dict[str, Counter[str]] = {}
+    seen: set[str] = set()
+    for view in views:
+        for sha, record in view.records.items():
+            if sha in seen:
+                continue
+            seen.add(sha)
+            p = record.provenance
+            git, packages = p.get("git") or {}, p.get("packages") or {}
+            state = {True: " with uncommitted changes", False: "", None: ""}[git.get("dirty")]
+            software = ", ".join(f"{name} {packages.get(name)}" for name in ("torch", "transformers", "peft"))
+            values = {
+                "code": f"commit {str(git.get('commit'))[:12]}{state}",
+                "software": f"Python {p.get('python')}, {software}",
+                "machine": f"{p.get('os')}, {p.get('device')}, {p.get('threads')} threads, fp32 products: {p.get('fp32_matmul')}",
+                "data": f"{record.task}: {str(p.get('data_content'))[:12]}",
+            }
+            for kind, value in values.items():
+                kinds.setdefault(kind, Counter())[value] += 1
+    return [(kind, sorted(counter.items())) for kind, counter in kinds.items()]
+
+
+def build(views: Sequence[View], evidence: Evidence, results: Any, name: str) -> str:
+    """Write tables, figures and the report; return the report's HTML."""
+    sections, absent = [], []
+    console = Console(stderr=True)
+    for view in track(views, "report", console=console, disable=not console.is_terminal):
+        write_tables(view, results / "tables")
+        if not view.records:
+            absent.append(view.plan)
+            continue
+        plots = draw_all(view, results / "figures")
+        figures = [(plot, "data:image/svg+xml;base64," + base64.b64encode(plot.svg).decode()) for plot in plots]
+        cards = [card(view, c) for c in headlines(view.plan, view.comparisons)]
+        sections.append(Section(view, all_tables(view), figures, cards))
+    verdicts = [v for view in views for v in claim_verdicts(view.plan, view.comparisons)]
+    text = render(
+        "report.html",
+        answer=answer([section.view for section in sections]),
+        claims_answer=claims_answer(verdicts),
+        claims=claims_table(verdicts),
+        sections=sections,
+        absent=absent,
+        unreadable=evidence.problems,
+        provenance=provenance([section.view for section in sections]),
+        profile=views[0].plan.profile,
+    )
+    write_text(results / name, text)
+    return text
+
+
+def main() -> None:
+    """Parse the command line and write the report."""
+    plans, evidence, results = load(
+        parser("mtlora.report", "Write one HTML report (and tables, figures) from records.").parse_intermixed_args()
+    )
+    profile = plans[0].profile
+    name = "report.html" if profile == "mini" else f"report_{profile}.html"
+    build([View(plan, evidence) for plan in plans], evidence, results, name)
+    print(
+        f"written to {results / name}; tables and figures to {results / 'tables'} and {results / 'figures'}",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
