@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := mini,metrics,joblib,dev
-SUITES := glue dart webnlg e2e
+SUITES := glue deberta dart webnlg e2e rank targets init
 
 PROFILE ?= mini
 # Narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=joblib
@@ -20,9 +20,8 @@ OVERRIDES = profile=$(PROFILE) $(if $(TASKS),task=$(TASKS)) $(if $(METHODS),tran
 SCALE = $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 
 .DEFAULT_GOAL := help
-SUITE ?= glue
 REPRODUCE := $(addprefix reproduce-,$(SUITES))
-.PHONY: help setup test test-peft lint $(REPRODUCE) tables plan download
+.PHONY: help setup test test-peft lint $(REPRODUCE) tables report calibration plan download
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -50,15 +49,25 @@ reproduce-glue: ## train LoRA and MTLoRA on the eight GLUE tasks and print the t
 reproduce-dart: ## the same on DART: train, decode, score
 reproduce-webnlg: ## the same on WebNLG 2017
 reproduce-e2e: ## the same on the E2E challenge
+reproduce-deberta: ## GLUE with DeBERTaV3-base, as AdaLoRA reports it (PROFILE=paper only)
+reproduce-rank: ## ablation: the rank of the update
+reproduce-targets: ## ablation: which modules are adapted
+reproduce-init: ## ablation: the start of T
 
 $(REPRODUCE): reproduce-%: $(STAMP)
 	@$(BIN)/python -m mtlora.reproduce $* $(OVERRIDES) $(SCALE)
 
-plan: $(STAMP) ## show what reproduce-SUITE would still run, and how long it takes (SUITE=glue, dart, webnlg, e2e)
-	@$(BIN)/python -m mtlora.plan $(SUITE) $(OVERRIDES)
+plan: $(STAMP) ## show what reproduce-SUITE would still run, and how long it takes (SUITE=glue, dart, ...)
+	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES)
 
-tables: $(STAMP) ## make the tables of SUITE again from the records (RUNS=folder or records.jsonl)
-	@$(BIN)/python -m mtlora.tables $(SUITE) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
+tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=folder or records.jsonl)
+	@$(BIN)/python -m mtlora.tables $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
+
+report: $(STAMP) ## write results/report.html (verdicts, tables, figures) from the records; SUITE, RUNS as for tables
+	@$(BIN)/python -m mtlora.report $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
+
+calibration: $(STAMP) ## measure size and coverage of the statistics on 10,000 simulated comparisons
+	@$(BIN)/python benchmarks/calibration.py
 
 download: $(STAMP) ## fetch the data of SUITE and the model of a profile ahead, for machines without network
-	@$(BIN)/python -m mtlora.download $(SUITE) $(OVERRIDES)
+	@$(BIN)/python -m mtlora.download $(or $(SUITE),glue) $(OVERRIDES)

@@ -87,6 +87,8 @@ class RunRecord:
                 raise ValueError(f"{name} is not a text")
         if not all(isinstance(number, int) for number in (self.rank, self.seed)):
             raise ValueError("rank or seed is not an integer")
+        if not (isinstance(self.metrics, list) and isinstance(self.baselines, list) and isinstance(self.epochs, list)):
+            raise ValueError("metrics, baselines or epochs is not a list")
         for entry in [*self.metrics, *self.baselines]:
             value = entry.get("value") if isinstance(entry, dict) else None
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -47,13 +47,14 @@ def write_tables(view: View, folder: Path) -> str:
 
 
 def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
-    """Return the experiment itself, or for `all` every one that has the profile of the overrides."""
+    """Return the experiment itself, or for `all` every one that has the profile, and the tasks, of the overrides."""
     if name != ALL:
         return [name]
-    profile = parse_overrides(overrides).get("profile", ["mini"])[0]
+    given = parse_overrides(overrides)
+    profile, tasks = given.get("profile", ["mini"])[0], set(given.get("task", []))
     experiments = [load_experiment(path.stem) for path in EXPERIMENTS.glob("*.yaml")]
     experiments.sort(key=lambda e: (e.ablation, e.suite != "glue", e.name))
-    return [e.name for e in experiments if profile in e.profiles]
+    return [e.name for e in experiments if profile in e.profiles and tasks <= {c.task for c in e.columns}]
 
 
 def parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -72,7 +73,7 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     names = experiment_names(arguments.experiment, arguments.overrides)
     plans = [make_plan(load_experiment(name), arguments.overrides) for name in names]
     if not plans:
-        raise UserError("no experiment has this profile: choose mini or paper")
+        raise UserError(f"no experiment has {' '.join(arguments.overrides)}: name one, such as glue")
     results = Path(plans[0].cells[0].config.results)
     runs = arguments.runs or results / "runs"
     if arguments.runs is not None and not runs.exists():

@@ -55,6 +55,7 @@ def save_record(runs: Path, record: RunRecord) -> Path:
 
 
 def grid(text: str) -> dict[str, dict[str, str]]:
-    """Read a Markdown table: method -> column -> cell."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    """Read the first Markdown table: method -> column -> cell."""
+    block = next(part for part in text.split("\n\n") if part[:1] == "|")
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
     return {line[0]: dict(zip(lines[0][1:], line[1:], strict=True)) for line in lines[2:]}

@@ -74,11 +74,19 @@ def test_variables_become_overrides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "module"), [("plan", "mtlora.plan"), ("tables", "mtlora.tables"), ("download", "mtlora.download")]
+    ("target", "module"),
+    [
+        ("plan", "mtlora.plan"),
+        ("tables", "mtlora.tables"),
+        ("report", "mtlora.report"),
+        ("download", "mtlora.download"),
+    ],
 )
 def test_other_targets_take_the_same_variables(target: str, module: str) -> None:
-    words = dry(target, "PROFILE=paper", "TASKS=rte", "SEEDS=3")
+    words = dry(target, "SUITE=glue", "PROFILE=paper", "TASKS=rte", "SEEDS=3")
     assert words == [".venv/bin/python", "-m", module, "glue", "profile=paper", "task=rte", "seed=3"]
+    everything = dry(target)[3]
+    assert everything == ("all" if target in ("tables", "report") else "glue")
 
 
 @pytest.mark.parametrize("variable", ["TASK=rte", "seed=5", "RESULTS=there"])

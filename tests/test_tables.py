@@ -14,7 +14,8 @@ import pytest
 from glue_files import write_mixed
 from record_files import grid, make_record, save_record
 
-from mtlora.analysis.aggregate import load_records
+from mtlora.analysis.evidence import load_evidence
+from mtlora.analysis.view import View
 from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.record import RunRecord
@@ -64,7 +65,7 @@ def write(plan: Plan, records: list[RunRecord], folder: Path) -> tuple[str, list
 
 
 def tables(plan: Plan, runs: Path, folder: Path) -> tuple[str, list[Row]]:
-    text = write_tables(plan, runs, folder / "tables")
+    text = write_tables(View(plan, load_evidence(runs)), folder / "tables")
     with (folder / "tables" / f"{plan.name}.csv").open(newline="", encoding="utf-8") as stream:
         return text, list(csv.DictReader(stream))
 
@@ -184,7 +185,7 @@ def test_only_the_cells_of_the_plan_enter(tmp_path: Path) -> None:
     base = ("model=tiny", "task=rte", "transform=lora", "seed=0")
     for more in (("train.learning_rate=1e-9",), ("profile=paper",), ("rank=r2",), ("train.limit_examples=8",)):
         save_record(tmp_path / "runs", make_record(plan_of(*base, *more).cells[0], {RTE: (0.99, 0.99)}))
-    assert len(load_records(tmp_path / "runs")) == 12 + 4
+    assert len(load_evidence(tmp_path / "runs").records) == 12 + 4
     assert tables(tiny_plan(), tmp_path / "runs", tmp_path) == (text, rows)
 
 
@@ -277,13 +278,16 @@ def test_a_broken_record_is_named_and_left_out(kind: str, tmp_path: Path, caplog
     lines = tmp_path / "records.jsonl"
     lines.write_bytes(b" ".join(content.split(b"\n")) + b"\n")
     with pytest.raises(UserError, match=f"{re.escape(str(lines))} holds no record"):  # it is another file
-        load_records(lines)
+        load_evidence(lines)
 
 
 def test_tables_hold_no_times_and_are_the_same_twice(tmp_path: Path) -> None:
     write(tiny_plan(), records_of(tiny_plan()), tmp_path)
     files = sorted((tmp_path / "tables").iterdir())
-    assert [file.name for file in files] == ["glue.csv", "glue.md", "glue_cost.csv"]
+    assert [file.name for file in files] == [
+        *("glue.csv", "glue.html", "glue.md", "glue.tex"),
+        *("glue_comparisons.csv", "glue_cost.csv"),
+    ]
     before = [file.read_bytes() for file in files]
     write(tiny_plan(), records_of(tiny_plan())[::-1], tmp_path)
     assert [file.read_bytes() for file in files] == before

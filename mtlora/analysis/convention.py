@@ -22,7 +22,7 @@ def convention(view: View) -> TextTable | None:
     beside = {c.row: c.convention for c in view.comparisons if c.margin is not None and not c.contrast}
     body["Δ to LoRA"] = [_difference_cell(beside.get(row)) for row in view.rows]
     text = (
-        f"by the rule of {rule.source}: {rule.selection} epoch, {rule.statistic} of seeds; Δ: {rule.statistic} of the differences "
+        f"by the rule of {rule.source}: {rule.selection} epoch, {rule.statistic} of seeds; Δ: {rule.statistic} of differences "
         "by seed, in brackets the order-statistic interval of their median, and its coverage"
     )
     labels = row_labels(view.rows)

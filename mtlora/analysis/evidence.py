@@ -56,7 +56,7 @@ def load_evidence(runs: Path) -> Evidence:
         if known is None and (key := _configuration(record)):
             evidence.configurations.setdefault(key, []).append(record.config_sha)
         record.config = {}
-    if evidence.problems and not evidence.records and runs.is_file():
+    if not evidence.records and runs.is_file():
         raise UserError(f"{runs} holds no record: name a runs folder, or a file with one record.json a line")
     for line in evidence.problems:
         log.warning("%s", line)

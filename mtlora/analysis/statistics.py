@@ -8,6 +8,7 @@ The suite's difference is the weighted sum of the groups' means.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -90,13 +91,17 @@ def sign_flip_p(terms: np.ndarray) -> float:
     bound = observed - 1e-12 * np.abs(terms).sum()  # equal sums count, whatever the order of the additions
     if n <= EXACT_PAIRS:
         return float((np.abs(sign_patterns(n) @ terms) >= bound).mean())
-    generator = np.random.default_rng(0)
-    hits = sum(
-        int((np.abs((2.0 * generator.integers(0, 2, (FLIPS // 10, n)) - 1) @ terms) >= bound).sum()) for _ in range(10)
-    )
+    hits = int((np.abs(random_signs(n) @ terms) >= bound).sum())
     return (hits + 1) / (FLIPS + 1)
 
 
+@lru_cache(maxsize=2)  # comparisons of one size come together; 100,000 x 40 patterns take 32 MB
+def random_signs(n: int) -> np.ndarray:
+    """Return `FLIPS` random sign patterns, (FLIPS, n), the same in every process."""
+    return 2.0 * np.random.default_rng(0).integers(0, 2, (FLIPS, n)) - 1
+
+
+@lru_cache(maxsize=EXACT_PAIRS)
 def sign_patterns(n: int) -> np.ndarray:
     """Return all sign patterns, (2^n, n), of 1 and -1."""
     return 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) - 1

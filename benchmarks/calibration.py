@@ -1,0 +1,127 @@
+"""Measure whether the statistics keep their word: `python benchmarks/calibration.py` prints the tables of docs/statistics.md.
+
+Without any effect (A/A), a test at 5% may decide in at most 5% of the trials, and a 95% interval must hold the truth in 95%.
+Trials are drawn with a fixed seed; the functions under test are those that make the report.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+
+from mtlora.analysis.statistics import ALPHA, attainable_p, direction, holm, paired_difference
+from mtlora.config import REPOSITORY
+
+STUDY = REPOSITORY / "results" / "studies" / "real_glue_seeds.csv"
+STRUCTURES = 4
+TASKS = 8
+
+Draw = Callable[[np.random.Generator], list[np.ndarray]]  # -> per structure the differences, (tasks, seeds)
+
+
+def measure(draw: Draw, trials: int, label: str) -> dict[str, float]:
+    """Return the rates of decisions and of covering the true difference 0, over trials of several structures each."""
+    generator = np.random.default_rng(20240311)
+    rejected = decided = covered = intervals = family = 0
+    for _ in track(range(trials), label, console=Console(stderr=True), transient=True):
+        results = []
+        for differences in draw(generator):
+            weights = [1 / len(differences)] * len(differences)
+            results.append(paired_difference(list(differences), weights))
+        first = results[0]
+        rejected += first.p <= ALPHA
+        decided += direction(first, first.p) != 0
+        if (interval := first.interval()) is not None:
+            intervals += 1
+            covered += interval[0] <= 0 <= interval[1]
+        adjusted = holm([result.p for result in results])
+        family += any(direction(result, p) != 0 for result, p in zip(results, adjusted, strict=True))
+    return {
+        "sign flips": rejected / trials,
+        "decision": decided / trials,
+        "family of four, Holm": family / trials,
+        "t coverage": covered / max(1, intervals),
+    }
+
+
+def normal_task(seeds: int) -> Draw:
+    """Return draws of one task: four structures and LoRA, normal scores of equal spread, so differences share LoRA's."""
+
+    def draw(generator: np.random.Generator) -> list[np.ndarray]:
+        scores = generator.normal(size=(STRUCTURES + 1, 1, seeds))
+        return list(scores[1:] - scores[0])
+
+    return draw
+
+
+def normal_suite(seeds: int) -> Draw:
+    """Return draws of a suite of tasks whose spreads differ by a factor of ten."""
+    spreads = np.geomspace(0.2, 2.0, TASKS)[:, None]
+
+    def draw(generator: np.random.Generator) -> list[np.ndarray]:
+        scores = spreads * generator.normal(size=(STRUCTURES + 1, TASKS, seeds))
+        return list(scores[1:] - scores[0])
+
+    return draw
+
+
+def real_task(differences: np.ndarray, seeds: int) -> Draw:
+    """Return draws of one task from real differences, (n,), centred so that there is no effect."""
+    return real_suite(differences[None], seeds)
+
+
+def real_suite(differences: np.ndarray, seeds: int) -> Draw:
+    """Return draws of all tasks from real differences, (tasks, n), each centred, tasks drawn independently."""
+    centred = differences - differences.mean(1, keepdims=True)
+
+    def draw(generator: np.random.Generator) -> list[np.ndarray]:
+        picks = generator.integers(0, centred.shape[1], (STRUCTURES, len(centred), seeds))
+        return [np.take_along_axis(centred, pick, 1) for pick in picks]
+
+    return draw
+
+
+def study(path: Path) -> dict[str, np.ndarray]:
+    """Return task -> differences of SHIM and LoRA at the same seed, from the committed study."""
+    frame = pd.read_csv(path)
+    wide = frame.pivot(index=["task", "seed"], columns="method", values="value").dropna()
+    return {str(task): (part["shim"] - part["lora"]).to_numpy() for task, part in wide.groupby(level="task")}
+
+
+def main() -> None:
+    """Parse the command line, run all settings, print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--study", type=Path, default=STUDY, help="CSV with task, method, seed, value")
+    arguments = parser.parse_args()
+    real = study(arguments.study)
+    settings: list[tuple[str, int, int, Draw]] = [
+        ("normal, one task", n, n, normal_task(n)) for n in (3, 5, 6, 7, 8, 10)
+    ]
+    settings += [("normal, eight tasks", n, TASKS * n, normal_suite(n)) for n in (2, 3, 5)]
+    for task, differences in real.items():
+        settings += [(f"real differences, {task}", n, n, real_task(differences, n)) for n in (5, 8)]
+    both = np.stack(list(real.values()))
+    settings += [(f"real differences, {len(real)} tasks", n, len(real) * n, real_suite(both, n)) for n in (3, 5)]
+    rows = []
+    for label, seeds, pairs, draw in settings:
+        rates = measure(draw, arguments.trials, f"{label}, {seeds} seeds")
+        smallest = attainable_p(pairs)
+        possible = np.floor(ALPHA / smallest) * smallest if pairs <= 16 else ALPHA
+        rows.append({"differences": label, "seeds": seeds, "possible size": possible} | rates)
+    frame = pd.DataFrame(rows)
+    for column in frame.columns[2:]:
+        frame[column] = [f"{value:.1%}" for value in frame[column]]
+    error = (ALPHA * (1 - ALPHA) / arguments.trials) ** 0.5
+    print(f"{arguments.trials:,} trials; standard error of a rate of 5%: {error:.2%}\n")
+    print(
+        frame.to_markdown(index=False, colalign=["left"] + ["right"] * (len(frame.columns) - 1), disable_numparse=True)
+    )
+
+
+if __name__ == "__main__":
+    main()
