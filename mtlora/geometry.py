@@ -7,8 +7,6 @@ from torch import nn
 
 from mtlora.adapter.layer import MTLoraLayer
 
-GEOMETRY = "geometry.jsonl"
-
 
 def transform_geometry(model: nn.Module, epoch: int) -> list[dict[str, Any]]:
     """Describe T of every adapted module; nothing for LoRA, whose T is the identity.

@@ -17,9 +17,9 @@ from torch import nn
 from mtlora.checkpoint import CHECKPOINT, Progress, load_checkpoint, save_checkpoint
 from mtlora.config import RunConfig, TrainConfig
 from mtlora.evaluation import RunData, RunFailed, evaluate
-from mtlora.geometry import GEOMETRY, transform_geometry
+from mtlora.geometry import transform_geometry
 from mtlora.objectives import batch_loss
-from mtlora.record import write_jsonl
+from mtlora.record import GEOMETRY, write_jsonl
 from mtlora.streams import stream_seed
 from mtlora.tasks.batches import epoch_batches
 from mtlora.tasks.encoding import collate

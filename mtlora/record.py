@@ -13,6 +13,7 @@ from mtlora.metrics import METRICS
 
 SCHEMA_VERSION = 1
 RECORD = "record.json"
+GEOMETRY = "geometry.jsonl"  # beside it: summaries of T by epoch
 STATUSES = ("running", "success", "failed", "interrupted")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mtlora import cli
-from mtlora.cells import Cell
+from mtlora.cells import Cell, compose_cell
 from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan, parse_overrides
 
@@ -183,3 +183,23 @@ def test_a_broken_experiment_file_is_one_line(
     monkeypatch.setattr("mtlora.experiment.EXPERIMENTS", tmp_path)
     with pytest.raises(UserError, match=rf"new\.yaml: [^\n]*{named}"):
         load_experiment("new")
+
+
+@pytest.mark.parametrize("task", ["cola", "rte"])
+def test_cells_of_further_seeds_are_what_composing_them_gives(task: str) -> None:
+    plan = plan_of("profile=paper", f"task={task}", "transform=shim", "seed=0,7")  # rte starts from an MNLI run
+    derived, composed = plan.cells[1], compose_cell(plan.cells[1].overrides)
+    assert derived.config == composed.config
+    assert (derived.sha, derived.overrides, derived.run_id) == (composed.sha, composed.overrides, composed.run_id)
+    assert (derived.parent is None) == (composed.parent is None) == (task == "cola")
+    if derived.parent and composed.parent:
+        assert derived.parent.sha == composed.parent.sha
+
+
+def test_excluded_combinations_are_left_out() -> None:
+    plan = make_plan(load_experiment("init"), ["task=cola", "seed=0"])
+    starts = {(c.config.adapter.structure, c.config.adapter.init_weights) for c in plan.cells}
+    assert {structure for structure, start in starts if start == "zero_t"} == {"shim", "dtsm"}
+    assert len(plan.cells) == len(starts) == 12
+    with pytest.raises(UserError, match="excludes every combination"):
+        make_plan(load_experiment("init"), ["transform=icfm", "adapter.init_weights=zero_t"])

@@ -9,7 +9,8 @@ import torch
 from adapter_models import adapted, layer_of
 from tiny_runs import finish
 
-from mtlora.geometry import GEOMETRY, transform_geometry
+from mtlora.geometry import transform_geometry
+from mtlora.record import GEOMETRY
 
 
 def test_scaled_rotation() -> None:

@@ -12,7 +12,6 @@ import pandas as pd
 from mtlora.analysis.comparison import Comparison
 from mtlora.analysis.evidence import Evidence
 from mtlora.config import TaskConfig
-from mtlora.decoding import in_part, read_records
 from mtlora.errors import UserError
 from mtlora.experiment import Plan
 from mtlora.metrics import require_text_packages
@@ -57,6 +56,8 @@ def paired_bootstrap(plan: Plan, comparisons: list[Comparison], evidence: Eviden
 
 
 def _texts(folder: Path | None, task: TaskConfig, split: str) -> list[tuple[Group, str]]:
+    from mtlora.decoding import in_part, read_records  # imports torch and transformers, which takes seconds
+
     path = folder / "predictions.jsonl" if folder else None
     if path is None or not path.exists():
         raise UserError("the decoded texts (predictions.jsonl) are not beside the records")

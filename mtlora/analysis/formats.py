@@ -61,7 +61,6 @@ PREAMBLE = r"""\makeatletter
 \else
 \documentclass{article}
 \usepackage[utf8]{inputenc}
-\usepackage[T1]{fontenc}
 \usepackage{booktabs,graphicx}
 \usepackage[landscape,margin=1.5cm]{geometry}
 \def\mtloraend{\end{document}}

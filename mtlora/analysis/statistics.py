@@ -5,6 +5,7 @@ whose runs depend on each other (they start from one adapter); its n values are 
 The suite's difference is the weighted sum of the groups' means.
 """
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from scipy import stats
 
 ALPHA = 0.05
 EXACT_PAIRS = 16  # up to so many pairs all 2^n sign patterns are counted; beyond, FLIPS random ones
-FLIPS = 100_000
+FLIPS = 20_000
 MOST_SEEDS = 10_000  # beyond it, a number of seeds is no plan
 
 
@@ -91,14 +92,15 @@ def sign_flip_p(terms: np.ndarray) -> float:
     bound = observed - 1e-12 * np.abs(terms).sum()  # equal sums count, whatever the order of the additions
     if n <= EXACT_PAIRS:
         return float((np.abs(sign_patterns(n) @ terms) >= bound).mean())
-    hits = int((np.abs(random_signs(n) @ terms) >= bound).sum())
+    chunks = np.split(random_signs(n), 20)  # as floats they take eight times the memory
+    hits = sum(int((np.abs(chunk.astype(float) @ terms) >= bound).sum()) for chunk in chunks)
     return (hits + 1) / (FLIPS + 1)
 
 
-@lru_cache(maxsize=2)  # comparisons of one size come together; 100,000 x 40 patterns take 32 MB
+@lru_cache(maxsize=2)  # comparisons of one size come together
 def random_signs(n: int) -> np.ndarray:
-    """Return `FLIPS` random sign patterns, (FLIPS, n), the same in every process."""
-    return 2.0 * np.random.default_rng(0).integers(0, 2, (FLIPS, n)) - 1
+    """Return `FLIPS` random sign patterns, (FLIPS, n) of int8, the same in every process."""
+    return 2 * np.random.default_rng(0).integers(0, 2, (FLIPS, n), dtype=np.int8) - 1
 
 
 @lru_cache(maxsize=EXACT_PAIRS)
@@ -183,11 +185,16 @@ def seeds_to_decide(difference: Difference, claim: float, comparisons: int) -> i
     if difference.error is None or difference.dof is None:
         return None
     now, alpha = min(difference.sizes), ALPHA / comparisons
-    for n in range(2, MOST_SEEDS + 1):
+    spread, degrees = difference.error, difference.dof
+
+    def decides(n: int) -> bool:
         if len(difference.sizes) * n < pairs_needed(comparisons):
-            continue
-        error, dof = difference.error * math.sqrt(now / n), difference.dof * (n - 1) / (now - 1)
-        seen = error * (stats.t.ppf(1 - alpha / 2, dof) + stats.t.ppf(0.8, dof)) <= claim
-        if seen and error * (stats.t.ppf(1 - alpha, dof) + stats.t.ppf(0.9, dof)) <= claim / 2:
-            return n
-    return None
+            return False
+        error, dof = spread * math.sqrt(now / n), degrees * (n - 1) / (now - 1)
+        to_see = stats.t.ppf(1 - alpha / 2, dof) + stats.t.ppf(0.8, dof)
+        to_equate = stats.t.ppf(1 - alpha, dof) + stats.t.ppf(0.9, dof)
+        return bool(error * to_see <= claim and error * to_equate <= claim / 2)
+
+    if not decides(MOST_SEEDS):
+        return None
+    return bisect.bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=decides)  # more seeds never decide less

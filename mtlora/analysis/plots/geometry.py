@@ -11,7 +11,7 @@ from mtlora.analysis.aggregate import row_keys
 from mtlora.analysis.captions import method_label
 from mtlora.analysis.plots.style import grid, legend, style
 from mtlora.analysis.view import View
-from mtlora.geometry import GEOMETRY
+from mtlora.record import GEOMETRY
 
 
 def read_geometry(view: View) -> pd.DataFrame:
