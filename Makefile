@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := mini,metrics,joblib,dev
-SUITES := glue deberta dart webnlg e2e rank targets init
+SUITES := $(basename $(notdir $(wildcard experiments/*.yaml)))
 
 PROFILE ?= mini
 # Narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=joblib

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from glue_files import write, write_official
 
-from mtlora.config import REPOSITORY
+from mtlora.config import EXPERIMENTS, REPOSITORY
 from mtlora.experiment import load_experiment, make_plan
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -35,8 +35,8 @@ def dry(*arguments: str) -> list[str]:
 def targets() -> set[str]:
     text = (REPOSITORY / "Makefile").read_text()
     (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
-    (suites,) = re.findall(r"^SUITES := (.*)$", text, re.MULTILINE)
-    return {*phony.split(), *(f"reproduce-{suite}" for suite in suites.split())} - {"$(REPRODUCE)"}
+    experiments = {f"reproduce-{path.stem}" for path in EXPERIMENTS.glob("*.yaml")}
+    return {*phony.split(), *experiments} - {"$(REPRODUCE)"}
 
 
 def test_help_lists_every_target_and_is_the_default() -> None:

@@ -22,13 +22,16 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     labels = row_labels([c.row for c in heads], view.rows)
     if contrasts:
         labels["Against"] = [against(c) for c in heads]
-    body: dict[str, list[TableCell]] = {}
+    columns: dict[str, list[TableCell]] = {}
     for c in chosen:
         label = average_column(plan).label if c.task == "average" else c.label
-        body.setdefault(label, []).append(_difference_cell(c, digits.get((c.task, c.split, c.metric), 2)))
+        columns.setdefault(label, []).append(_difference_cell(c, digits.get((c.task, c.split, c.metric), 2)))
+    first = average_column(plan).label if heads[0].task == "average" else heads[0].label
+    body = {first: columns.pop(first)}  # what the verdict is about comes first
     body["p"] = [TableCell(_p_text(c.difference.p), c.difference.p) if c.difference else MISSING for c in heads]
     body["p, Holm"] = [TableCell(_p_text(c.p_holm), c.p_holm) if c.difference else MISSING for c in heads]
     body["Verdict"] = [TableCell(c.verdict) for c in heads]
+    body |= columns
     base = "the same method in the first setting" if contrasts else "LoRA"
     h = plan.experiment.headline
     subject = average_column(plan).label if h.task == "average" else f"{h.metric} on {h.split}"
