@@ -119,7 +119,7 @@ def claims_table(verdicts: Sequence[ClaimVerdict]) -> TextTable:
         rows.append(
             [
                 TableCell(f"{v.claim.source}, {v.claim.model}"),
-                TableCell(method_label(v.method) + setting),
+                TableCell(method_label(v.method) + setting if v.method else "all"),
                 TableCell(v.verdict),
                 TableCell(v.why or "–"),
                 TableCell(number(v.claim.difference, 2, True), v.claim.difference),

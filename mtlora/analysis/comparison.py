@@ -75,10 +75,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """What a plan's runs say about a claim of the paper, for one structure."""
+    """What a plan's runs say about a claim of the paper, for one structure, or for none."""
 
     claim: Claim
-    method: str
+    method: str  # empty: all structures
     comparison: Comparison | None
     verdict: str  # reproduced, smaller than claimed, contradicted, inconclusive, not tested here
     why: str
@@ -222,9 +222,7 @@ def claim_verdicts(plan: Plan, comparisons: Sequence[Comparison]) -> list[ClaimV
     for claim in plan.experiment.claims:
         fitting = [c for c in headlines(plan, comparisons) if c.row[0] == claim.model and _fits(plan, c)]
         if not fitting:
-            verdicts += [
-                ClaimVerdict(claim, m, None, "not tested here", _unfit(plan, claim)) for m in _structures(plan)
-            ]
+            verdicts.append(ClaimVerdict(claim, "", None, "not tested here", _unfit(plan, claim)))
         for setting in dict.fromkeys(c.base for c in fitting):
             family = [c for c in fitting if c.base == setting]
             found = [c for c in family if c.difference is not None]
@@ -239,10 +237,6 @@ def claim_verdicts(plan: Plan, comparisons: Sequence[Comparison]) -> list[ClaimV
                     why = needed(c, claim.difference) if verdict == "inconclusive" else ""
                 verdicts.append(ClaimVerdict(claim, c.row[METHOD], c, verdict, why))
     return verdicts
-
-
-def _structures(plan: Plan) -> list[str]:
-    return [m for m in dict.fromkeys(row_keys(plan, cell)["method"] for cell in plan.cells) if m != "lora"]
 
 
 def _fits(plan: Plan, c: Comparison) -> bool:
