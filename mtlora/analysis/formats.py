@@ -1,6 +1,6 @@
 """The formats of a table: Markdown, LaTeX (booktabs) and HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def markdown(table: TextTable) -> str:
     """Return the table as Markdown: caption, notes, grid."""
-    texts = [[_bold(cell, "**", "**", _markdown_text(cell.text)) for cell in row] for row in table.rows]
+    texts = [[_marked(cell, _markdown_text, "**", "**") for cell in row] for row in table.rows]
     header = [_markdown_text(title) for title in table.header]
     widths = [max(3, *(len(row[i]) for row in [header, *texts])) for i in range(len(header))]
     left = [i < table.labels for i in range(len(header))]
@@ -32,10 +32,10 @@ def _markdown_text(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _bold(cell: TableCell, before: str, after: str, text: str) -> str:
+def _marked(cell: TableCell, escape: Callable[[str], str], before: str, after: str) -> str:
     """Mark the estimate of a best cell, not its deviation."""
-    mean, plus, rest = text.partition(" ± ")
-    return f"{before}{mean}{after}{plus}{rest}" if cell.bold else text
+    mean, plus, rest = cell.text.partition(" ± ")
+    return f"{before}{escape(mean)}{after}{escape(plus + rest)}" if cell.bold else escape(cell.text)
 
 
 LATEX = {
@@ -77,7 +77,7 @@ def latex(tables: Sequence[TextTable]) -> str:
 
 def _latex_table(table: TextTable) -> str:
     columns = "l" * table.labels + "r" * (len(table.header) - table.labels)
-    rows = [" & ".join(_bold(c, r"\textbf{", "}", _latex_text(c.text)) for c in row) + r" \\" for row in table.rows]
+    rows = [" & ".join(_marked(c, _latex_text, r"\textbf{", "}") for c in row) + r" \\" for row in table.rows]
     caption = _latex_text(" ".join([f"{table.title}: {table.caption}" if table.caption else table.title, *table.notes]))
     lines = [
         r"\begin{table}[htbp]",
