@@ -28,6 +28,7 @@ from mtlora.analysis.statistics import (
 )
 
 terms = st.lists(st.integers(-30, 30), min_size=1, max_size=9)
+differences = st.integers(-10_000, 10_000).map(lambda k: k / 1000)
 p_values = st.lists(st.integers(0, 1000).map(lambda k: k / 1000), max_size=8)
 
 
@@ -49,7 +50,8 @@ def test_one_group_is_the_paired_t_test(n: int, level: float) -> None:
     ours, theirs = normal(n, 1, 80.0), normal(n, 2, 79.5)
     found, expected = paired_difference([ours - theirs]), stats.ttest_rel(ours, theirs)
     assert found.mean == pytest.approx(ours.mean() - theirs.mean())
-    assert (found.dof, found.sizes, found.pairs) == (n - 1, (n,), n)
+    assert (found.sizes, found.pairs) == ((n,), n)
+    assert found.dof == pytest.approx(n - 1)
     assert found.error == pytest.approx(stats.sem(ours - theirs))
     assert found.interval(level) == pytest.approx(tuple(expected.confidence_interval(level)))
 
@@ -59,7 +61,7 @@ def test_the_interval_is_the_95_percent_one_unless_told_otherwise() -> None:
     assert found.interval() == found.interval(0.95)
 
 
-@pytest.mark.parametrize("n", range(1, 12))
+@pytest.mark.parametrize("n", range(2, 12))
 def test_sign_flips_are_scipys_exact_paired_permutation_test(n: int) -> None:
     values = normal(n, 3)
     expected = stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=math.inf)
@@ -84,16 +86,14 @@ def test_a_sum_of_zero_is_no_evidence() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.floats(-10, 10), min_size=1, max_size=20), st.floats(0.01, 100))
+@given(st.lists(differences, min_size=1, max_size=20), st.floats(0.01, 100))
 def test_p_does_not_depend_on_the_common_sign_or_the_scale(values: list[float], scale: float) -> None:
     array = np.array(values)
     assert sign_flip_p(-array) == sign_flip_p(array)
     assert sign_flip_p(scale * array) == sign_flip_p(array)
 
 
-@given(
-    st.lists(st.floats(-10, 10), min_size=1, max_size=8).flatmap(lambda v: st.tuples(st.just(v), st.permutations(v)))
-)
+@given(st.lists(differences, min_size=1, max_size=8).flatmap(lambda v: st.tuples(st.just(v), st.permutations(v))))
 def test_p_does_not_depend_on_the_order_of_pairs(both: tuple[list[float], list[float]]) -> None:
     assert sign_flip_p(np.array(both[0])) == sign_flip_p(np.array(both[1]))
 
@@ -205,7 +205,7 @@ def test_smallest_p_that_some_pairs_permit() -> None:
     assert attainable_p(60) == 1 / (FLIPS + 1)
 
 
-@given(st.lists(st.floats(-10, 10), min_size=1, max_size=10))
+@given(st.lists(differences, min_size=1, max_size=10))
 def test_no_differences_get_below_the_attainable_p(values: list[float]) -> None:
     assert sign_flip_p(np.array(values)) >= attainable_p(len(values))
 
