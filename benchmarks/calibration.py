@@ -6,6 +6,7 @@ Trials are drawn with a fixed seed; the functions under test are those that make
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from mtlora.analysis.items import randomisation_p
 from mtlora.analysis.statistics import ALPHA, attainable_p, direction, holm, paired_difference
 from mtlora.config import REPOSITORY
 
@@ -23,10 +25,17 @@ TASKS = 8
 Draw = Callable[[np.random.Generator], list[np.ndarray]]  # -> per structure the differences, (tasks, seeds)
 
 
-def measure(draw: Draw, trials: int, label: str) -> dict[str, float]:
-    """Return the rates of decisions and of covering the true difference 0, over trials of several structures each."""
+def measure(draw: Draw, trials: int, label: str, margin: float) -> dict[str, float]:
+    """Return the rates of decisions and of covering the true difference 0, over trials of several structures each.
+
+    Args:
+        draw: gives the differences of a trial, without any effect.
+        trials: how many.
+        label: of the progress bar.
+        margin: of equality, tested at a true difference that is as large.
+    """
     generator = np.random.default_rng(20240311)
-    rejected = decided = covered = intervals = family = 0
+    rejected = decided = covered = intervals = family = equal = 0
     for _ in track(range(trials), label, console=Console(stderr=True), transient=True):
         results = []
         for differences in draw(generator):
@@ -38,11 +47,15 @@ def measure(draw: Draw, trials: int, label: str) -> dict[str, float]:
         if (interval := first.interval()) is not None:
             intervals += 1
             covered += interval[0] <= 0 <= interval[1]
+        # a true difference of exactly the margin: calling it equal is the mistake that TOST may make in 5%
+        moved = replace(first, mean=first.mean + margin)
+        equal += moved.equivalence_p(margin) <= ALPHA
         adjusted = holm([result.p for result in results])
         family += any(direction(result, p) != 0 for result, p in zip(results, adjusted, strict=True))
     return {
         "sign flips": rejected / trials,
         "decision": decided / trials,
+        "equivalence": equal / trials,
         "family of four, Holm": family / trials,
         "t coverage": covered / max(1, intervals),
     }
@@ -85,6 +98,32 @@ def real_suite(differences: np.ndarray, seeds: int) -> Draw:
     return draw
 
 
+def items_sizes(trials: int, items: int = 100) -> dict[str, float]:
+    """Return how often sacrebleu's paired bootstrap, and our test, call two equally good systems different at 5%."""
+    from sacrebleu.significance import PairedTest
+
+    from mtlora.metrics.text import bleu_metric, reference_streams
+
+    generator = np.random.default_rng(7)
+    words = np.array([f"w{n}" for n in range(50)])
+    hits = {"paired bootstrap": 0, "randomisation (used)": 0}
+    for _ in track(range(trials), "test items", console=Console(stderr=True), transient=True):
+        references = [[" ".join(generator.choice(words, 12))] for _ in range(items)]
+        systems = [[_noisy(group[0], generator) for group in references] for _ in range(2)]
+        metric = bleu_metric(references=reference_streams(references))
+        named = [("base", systems[0]), ("other", systems[1])]
+        _, scores = PairedTest(named, {"BLEU": metric}, references=None, test_type="bs", n_samples=1000)()
+        hits["paired bootstrap"] += scores["BLEU"][1].p_value <= ALPHA
+        hits["randomisation (used)"] += randomisation_p(*systems, references) <= ALPHA
+    return {name: count / trials for name, count in hits.items()}
+
+
+def _noisy(text: str, generator: np.random.Generator) -> str:
+    """Replace a random share of the words."""
+    share = generator.uniform(0, 0.6)
+    return " ".join("x" if generator.uniform() < share else word for word in text.split(" "))
+
+
 def study(path: Path) -> dict[str, np.ndarray]:
     """Return task -> differences of SHIM and LoRA at the same seed, from the committed study."""
     frame = pd.read_csv(path)
@@ -96,6 +135,7 @@ def main() -> None:
     """Parse the command line, run all settings, print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--item-trials", type=int, default=400, help="pairs of systems in the test over items")
     parser.add_argument("--study", type=Path, default=STUDY, help="CSV with task, method, seed, value")
     arguments = parser.parse_args()
     real = study(arguments.study)
@@ -109,7 +149,8 @@ def main() -> None:
     settings += [(f"real differences, {len(real)} tasks", n, len(real) * n, real_suite(both, n)) for n in (3, 5)]
     rows = []
     for label, seeds, pairs, draw in settings:
-        rates = measure(draw, arguments.trials, f"{label}, {seeds} seeds")
+        spread = np.std([np.mean(draw(np.random.default_rng(n))[0]) for n in range(500)])
+        rates = measure(draw, arguments.trials, f"{label}, {seeds} seeds", margin=4 * float(spread))
         smallest = attainable_p(pairs)
         possible = np.floor(ALPHA / smallest) * smallest if pairs <= 16 else ALPHA
         rows.append({"differences": label, "seeds": seeds, "possible size": possible} | rates)

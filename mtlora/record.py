@@ -1,7 +1,6 @@
 """RunRecord: one JSON file per run, written atomically, so that a reader never meets half a record."""
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -88,18 +87,27 @@ class RunRecord:
                 raise ValueError(f"{name} is not a text")
         if not all(isinstance(number, int) for number in (self.rank, self.seed)):
             raise ValueError("rank or seed is not an integer")
-        if not (isinstance(self.metrics, list) and isinstance(self.baselines, list) and isinstance(self.epochs, list)):
-            raise ValueError("metrics, baselines or epochs is not a list")
-        for entry in [*self.metrics, *self.baselines]:
-            value = entry.get("value") if isinstance(entry, dict) else None
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or not {"name", "split"} <= entry.keys():
-                raise ValueError(f"a metric without a name, a split and a finite value: {entry}")
-        if any("selection" not in entry or entry["name"] not in METRICS for entry in self.metrics):
-            raise ValueError("a metric of unknown name or without selection")
         for part in ("config", "parameters", "cost", "provenance"):
             if not isinstance(getattr(self, part), dict):
                 raise ValueError(f"{part} is not an object")
+        if not all(is_number(value) for value in [*self.parameters.values(), *self.cost.values()]):
+            raise ValueError("parameters or cost hold something that is not a finite number")
+        git, packages = self.provenance.get("git") or {}, self.provenance.get("packages") or {}
+        if not (isinstance(git, dict) and isinstance(packages, dict)):
+            raise ValueError("git or packages of the provenance is not an object")
+        if not (isinstance(git.get("commit"), str | None) and isinstance(git.get("dirty"), bool | None)):
+            raise ValueError("the commit of the provenance is not a text, or `dirty` is neither true nor false")
+        if not (isinstance(self.metrics, list) and isinstance(self.baselines, list) and isinstance(self.epochs, list)):
+            raise ValueError("metrics, baselines or epochs is not a list")
+        for entry in [*self.metrics, *self.baselines]:
+            texts = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("name", "split"))
+            if not texts or not is_number(entry.get("value")):
+                raise ValueError(f"a metric without a name, a split and a finite value: {str(entry)[:200]}")
+        if any(not isinstance(e.get("selection"), str) or e["name"] not in METRICS for e in self.metrics):
+            raise ValueError("a metric of unknown name or without selection")
+        keys = [(entry["name"], entry["split"], entry["selection"]) for entry in self.metrics]
+        if len(keys) > len(set(keys)):
+            raise ValueError("the same metric twice")
 
     def metric(self, name: str, split: str, selection: str = "last") -> float | None:
         """Return one raw value, or None where the run has none."""
@@ -107,6 +115,11 @@ class RunRecord:
             if (entry["name"], entry["split"], entry["selection"]) == (name, split, selection):
                 return float(entry["value"])
         return None
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value from JSON is a finite number of ordinary size."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _refuse_constant(name: str) -> None:

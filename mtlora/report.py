@@ -16,14 +16,14 @@ from rich.progress import track
 
 from mtlora import cli
 from mtlora.analysis.captions import average_column, method_label, row_labels
-from mtlora.analysis.comparison import ClaimVerdict, Comparison, claim_verdicts, headlines, needed
+from mtlora.analysis.comparison import ClaimVerdict, Comparison, claim_verdicts, headlines, needed, runs_of
 from mtlora.analysis.evidence import Evidence
 from mtlora.analysis.formats import render
 from mtlora.analysis.layout import MISSING, TableCell, TextTable, number
 from mtlora.analysis.plots import Plot, draw_all
 from mtlora.analysis.view import View
 from mtlora.files import write_text
-from mtlora.tables import all_tables, load, parser, write_tables
+from mtlora.tables import load, parser, write_tables
 
 KINDS = {"better": "good", "worse": "bad", "reproduced": "good", "contradicted": "bad"}  # verdict -> class of its card
 
@@ -56,31 +56,27 @@ def answer(views: Sequence[View]) -> tuple[str, str]:
     if not found:
         return "Nothing can be said yet.", "No pair of a LoRA and an MTLoRA run is finished."
     counts = Counter(c.verdict.split(" ")[0] for _, c in found)  # better, worse, no (difference), undecided
-    titles = list(dict.fromkeys(view.plan.experiment.title for view, _ in found))
-    total = f"{len(found)} comparison{'s' if len(found) > 1 else ''} with LoRA (structures of T on {', '.join(titles)})"
-    if counts["better"] and not counts["worse"]:
-        first = f"Yes, in {counts['better']} of {total}; it is never worse."
-    elif counts["better"]:
-        first = f"It depends: of {total}, MTLoRA is better in {counts['better']} and worse in {counts['worse']}."
-    elif counts["worse"]:
-        first = f"No: of {total}, MTLoRA is better in none and worse in {counts['worse']}."
-    elif counts["undecided"] == len(found):
-        first = f"Not shown: in none of {total} is a difference certain."
+    titles = ", ".join(dict.fromkeys(view.plan.experiment.title for view, _ in found))
+    better, worse, same, open_ = (counts[word] for word in ("better", "worse", "no", "undecided"))
+    if better:
+        first = "In part." if worse or same or open_ else "Yes."
+    elif open_:
+        first = "Not shown."
     else:
-        first = f"No: in none of {total} is MTLoRA better; {counts['no']} show that the difference is negligible."
+        first = "No."
+    first += f" Of {len(found)} comparison{'s' if len(found) > 1 else ''} with LoRA (structures of T on {titles}), "
+    first += f"MTLoRA is better in {better}, worse in {worse}, equal within the margin in {same}; {open_} "
+    first += f"{'is' if open_ == 1 else 'are'} undecided."
     sure = "Certain means: the 95% interval excludes 0, and the exact test over pairs of runs holds after Holm's correction."
-    if counts["undecided"]:
-        seeds = sorted({c.seeds for _, c in found})
-        spread = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        verb = "is" if counts["undecided"] == 1 else "are"
-        sure += f" {counts['undecided']} {verb} undecided with {spread} seed{'s' if spread != '1' else ''} per task."
+    seeds = sorted({c.seeds for _, c in found})
+    sure += f" Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}."
     return first, sure
 
 
 def claims_answer(verdicts: Sequence[ClaimVerdict]) -> str:
     """Say in one sentence what became of the paper's claims."""
     counts = Counter(v.verdict for v in verdicts)
-    if set(counts) <= {"not tested here"}:
+    if not any(v.comparison for v in verdicts):
         return "The paper's claims are not tested here: they are about other models, data and recipes than these runs."
     text = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     return f"The paper's claims, one for each structure: {text}."
@@ -113,8 +109,7 @@ def claims_table(verdicts: Sequence[ClaimVerdict]) -> TextTable:
         if d is not None and v.comparison is not None:
             text = number(d.mean, 2, True)
             text += f" [{number(interval[0], 2)}, {number(interval[1], 2)}]" if interval else ""
-            runs = tuple(dict.fromkeys(run for pair in v.comparison.pairs for run in pair.runs))
-            measured = TableCell(text, d.mean, runs)
+            measured = TableCell(text, d.mean, runs_of(v.comparison))
         setting = f", targets {v.comparison.row[3]}" if v.comparison else ""
         rows.append(
             [
@@ -160,14 +155,14 @@ def build(views: Sequence[View], evidence: Evidence, results: Any, name: str) ->
     sections, absent = [], []
     console = Console(stderr=True)
     for view in track(views, "report", console=console, disable=not console.is_terminal):
-        write_tables(view, results / "tables")
-        if not view.records:
+        _, tables = write_tables(view, results / "tables")
+        if not view.touched:
             absent.append(view.plan)
             continue
         plots = draw_all(view, results / "figures")
         figures = [(plot, "data:image/svg+xml;base64," + base64.b64encode(plot.svg).decode()) for plot in plots]
         cards = [card(view, c) for c in headlines(view.plan, view.comparisons)]
-        sections.append(Section(view, all_tables(view), figures, cards))
+        sections.append(Section(view, tables, figures, cards))
     verdicts = [v for view in views for v in claim_verdicts(view.plan, view.comparisons)]
     text = render(
         "report.html",

@@ -165,7 +165,7 @@ def main() -> None:
     console = Console(stderr=True)
     complete = run_missing(plan, launcher, 1 if launcher == "local" else jobs, console)
     results = Path(plan.cells[0].config.results)
-    print(write_tables(View(plan, load_evidence(results / "runs")), results / "tables"))
+    print(write_tables(View(plan, load_evidence(results / "runs")), results / "tables")[0])
     console.print(f"written to {results / 'tables' / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
     if not complete:
         raise UserError("some cells are not done (listed above): the same command tries them again")

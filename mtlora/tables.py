@@ -32,8 +32,8 @@ def all_tables(view: View) -> list[TextTable]:
     return [table for table in (*tables, items(view), cost(view)) if table is not None]
 
 
-def write_tables(view: View, folder: Path) -> str:
-    """Write a plan's tables in every format, the long CSV, the comparisons and the cost; return the Markdown."""
+def write_tables(view: View, folder: Path) -> tuple[str, list[TextTable]]:
+    """Write a plan's tables in every format, the long CSV, the comparisons and the cost; return the Markdown and the tables."""
     name = view.plan.name
     tables = all_tables(view)
     text = "\n".join(map(markdown, tables))
@@ -43,7 +43,7 @@ def write_tables(view: View, folder: Path) -> str:
     write_text(folder / f"{name}.csv", view.summary.to_csv(index=False))
     write_text(folder / f"{name}_comparisons.csv", comparison_frame(view.plan, view.comparisons).to_csv(index=False))
     write_text(folder / f"{name}_cost.csv", view.cost.to_csv(index=False))
-    return text
+    return text, tables
 
 
 def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
@@ -88,7 +88,10 @@ def main() -> None:
     )
     texts = []
     for plan in plans:
-        texts.append(write_tables(View(plan, evidence), results / "tables"))
+        view = View(plan, evidence)
+        texts.append(write_tables(view, results / "tables")[0])
+        for line in view.problems if view.touched else ():
+            print(f"{plan.name}: {line}", file=sys.stderr)
     print("\n".join(texts), end="")
     print(f"written to {results / 'tables'}", file=sys.stderr)
 

@@ -1,5 +1,6 @@
 """MTLoRA against LoRA on hand-made records: every expected number is computed here from the chosen scores."""
 
+import dataclasses
 import itertools
 import random
 import statistics
@@ -11,7 +12,7 @@ import pytest
 from record_files import make_record
 from scipy import stats
 
-from mtlora.analysis.comparison import Comparison, claim_verdicts, compare, comparison_frame, headlines, needed
+from mtlora.analysis.comparison import Comparison, against, claim_verdicts, compare, comparison_frame, headlines, needed
 from mtlora.config import transform_name
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.record import RunRecord
@@ -112,10 +113,12 @@ def test_holes() -> None:
         return None if (task, method) == ("stsb", "shim") and seed > 2 else noisy(task, method, seed)
 
     c = only(compare(tiny(), records_of(tiny(), holed)), "shim", "average")
-    values = [percent_differences(noisy, "rte", "shim", 6), percent_differences(noisy, "stsb", "shim", 3)]
+    values = [percent_differences(noisy, task, "shim", 3) for task in TASKS]  # only seeds that have every task
     assert c.difference is not None
     assert c.difference.mean == pytest.approx(statistics.mean(statistics.mean(v) for v in values))
-    assert (c.difference.sizes, c.seeds) == ((6, 3), 3)
+    assert (c.difference.sizes, c.seeds, len(c.pairs)) == ((3, 3), 3, 6)
+    rte = only(compare(tiny(), records_of(tiny(), holed)), "shim", "rte")
+    assert (rte.seeds, rte.verdict) == (6, only(compare(tiny(), records_of(tiny(), noisy)), "shim", "rte").verdict)
     gone = records_of(tiny(), lambda t, m, s: None if (t, m) == ("stsb", "shim") else noisy(t, m, s))
     assert only(compare(tiny(), gone), "shim", "average").difference is None, "a suite is all of its tasks"
     assert only(compare(tiny(), gone), "shim", "rte").difference is not None
@@ -259,3 +262,34 @@ def test_nothing_at_all() -> None:
     found = compare(tiny(), {})
     assert {c.verdict for c in found} == {"no data"}
     assert comparison_frame(tiny(), found).empty
+
+
+def test_leaving_out_structures_makes_nothing_significant() -> None:
+    plan = plan_of("glue", "model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=range(0,6)")
+    c = only(compare(plan, records_of(plan, noisy)), "shim", "rte")
+    assert c.difference is not None
+    assert (c.family, c.p_holm) == (4, min(1.0, 4 * c.difference.p))
+
+
+def test_dependence_is_that_of_the_row_and_contrasts_of_any_axis() -> None:
+    plan = plan_of("glue", "profile=paper", "task=mrpc,rte", "transform=lora,shim", "init_from=none,mnli", "seed=0,1,2")
+    records = records_of(plan, noisy)
+    sizes = {c.row[-1]: c.difference.sizes for c in compare(plan, records) if c.task == "average" and c.difference}
+    assert sizes == {"init_from=none": (3, 3), "init_from=mnli": (3,)}
+    experiment = dataclasses.replace(load_experiment("rank"), contrasts=["rank"])
+    ranks = make_plan(experiment, ["model=tiny", "task=cola", "transform=lora,shim", "rank=r2,r8", "seed=0,1"])
+    found = [c for c in compare(ranks, records_of(ranks, noisy)) if c.contrast and c.task == "cola"]
+    assert [(c.row[1], c.row[2], c.base[2], against_name) for c in found for against_name in [against(c)]] == [
+        ("lora", 8, 2, "rank=2"),
+        ("shim", 8, 2, "rank=2"),
+    ]
+
+
+def test_a_headline_that_was_not_run() -> None:
+    experiment = load_experiment("glue")
+    headline = dataclasses.replace(experiment.headline, task="cola", split="validation", metric="matthews")
+    experiment = dataclasses.replace(experiment, average=False, headline=headline)
+    plan = make_plan(experiment, ["model=tiny", "task=rte", "transform=lora,shim", "seed=0,1"])
+    found = compare(plan, records_of(plan, noisy))
+    assert headlines(plan, found) == []
+    assert len(found) == 1

@@ -14,6 +14,7 @@ from mtlora.analysis.view import View
 from mtlora.cells import compose_cell
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.record import RunRecord
+from mtlora.tables import all_tables
 
 ACCURACY = ("accuracy", "validation")
 
@@ -126,17 +127,28 @@ def test_two_records_of_one_run_with_other_metrics(plan: Plan, tmp_path: Path) -
     assert accuracies(View(plan, evidence))["lora", 3] == pytest.approx(100 * (0.50 + 0.52 + 0.54) / 3)
 
 
+ENTRY = {"name": "accuracy", "split": "validation", "selection": "last", "value": 0.5}
 WRONG: dict[str, dict[str, Any]] = {
-    "a metric that is a text": {
-        "metrics": [{"name": "accuracy", "split": "validation", "selection": "last", "value": "1"}]
-    },
+    "a metric that is a text": {"metrics": [ENTRY | {"value": "1"}]},
+    "a metric that is huge": {"metrics": [ENTRY | {"value": 10**400}]},
     "a metric without a split": {"metrics": [{"name": "accuracy", "selection": "last", "value": 1.0}]},
-    "an unknown metric": {"metrics": [{"name": "charm", "split": "validation", "selection": "last", "value": 1.0}]},
+    "a metric whose split is a list": {"metrics": [ENTRY | {"split": ["validation"]}]},
+    "a metric whose name is an object": {"metrics": [ENTRY | {"name": {}}]},
+    "a metric whose selection is a list": {"metrics": [ENTRY | {"selection": []}]},
+    "an unknown metric": {"metrics": [ENTRY | {"name": "charm"}]},
+    "a metric twice": {"metrics": [ENTRY, ENTRY | {"value": 0.6}]},
     "metrics that are no objects": {"metrics": [1]},
     "metrics that are no list": {"metrics": 3},
+    "a huge baseline": {"baselines": [{"name": "accuracy", "split": "validation", "value": 10**400}]},
     "a seed that is a text": {"seed": "0"},
     "a run id that is a number": {"run_id": 7},
     "a configuration that is a list": {"config": []},
+    "parameters that are a text": {"parameters": {"adapter": "many"}},
+    "a cost that is huge": {"cost": {"seconds": 10**400}},
+    "a git state that is a text": {"provenance": {"git": "abc"}},
+    "a commit that is a list": {"provenance": {"git": {"commit": []}}},
+    "a dirty state that is a text": {"provenance": {"git": {"commit": "a", "dirty": "yes"}}},
+    "packages that are a list": {"provenance": {"packages": ["torch"]}},
 }
 
 
@@ -154,6 +166,16 @@ def test_contents_of_the_wrong_kind(kind: str, plan: Plan, tmp_path: Path) -> No
     assert set(accuracies(found)) == {("lora", 2), ("shim", 3)}
 
 
+def test_a_record_that_is_a_folder_or_too_deep(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "folder" / "record.json").mkdir(parents=True)
+    deep = tmp_path / "deep" / "record.json"
+    deep.parent.mkdir()
+    deep.write_text("[" * 100_000)
+    found = view(plan, records(plan), tmp_path)
+    assert len(found.evidence.problems) == 2
+    assert set(accuracies(found)) == {("lora", 3), ("shim", 3)}
+
+
 def test_infinity_written_as_a_large_number(plan: Plan, tmp_path: Path) -> None:
     path = save_record(tmp_path, records(plan)[0])
     path.write_text(path.read_text().replace('"value": 0.5', '"value": 1e999'))
@@ -166,4 +188,5 @@ def test_sparse_records_of_success_do_not_stop_the_tables(plan: Plan, tmp_path: 
     made[1].cost = {"train_seconds": 1.0, "steps": 0}
     found = view(plan, made, tmp_path)
     assert pd.notna(found.cost["seconds_per_step"]).all()
+    assert len(all_tables(found)) >= 3
     assert set(accuracies(found)) == {("lora", 3), ("shim", 3)}

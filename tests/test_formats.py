@@ -9,6 +9,7 @@ import statistics
 import subprocess
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from record_files import make_record, save_record
@@ -17,6 +18,7 @@ from sacrebleu.significance import PairedTest
 
 from mtlora.analysis.evidence import load_evidence
 from mtlora.analysis.formats import html_page, latex, markdown
+from mtlora.analysis.items import randomisation_p
 from mtlora.analysis.layout import MISSING, TableCell, TextTable
 from mtlora.analysis.plots import draw_all
 from mtlora.analysis.view import View
@@ -100,7 +102,7 @@ def test_published_numbers_and_pairs_of_figures(tmp_path: Path) -> None:
     difference = rows["ours − published"]
     assert difference["RTE"] == f"{100 * rte - 85.2:+.2f}".replace("-", "−")
     assert difference["QQP acc/F1"] == f"{100 * pair[0] - 91.99:+.2f} / {100 * pair[1] - 89.38:+.2f}".replace("-", "−")
-    assert rows["MTLoRA SHIM"]["Δ to LoRA"].startswith("+1.00 [1.00, 1.00] 75.0%")
+    assert rows["MTLoRA SHIM"]["Δ to LoRA"].startswith("+1.00 [1.00, 1.00] 95.0%")
 
 
 REFERENCES = [[f"the place number {n} lies in a country", f"number {n} is a place"] for n in range(40)]
@@ -127,29 +129,34 @@ def save_texts(runs: Path, other_context: bool = False) -> None:
         (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_paired_bootstrap_is_sacrebleu_s(tmp_path: Path) -> None:
+def test_items_are_compared_by_sacrebleu(tmp_path: Path) -> None:
     save_texts(tmp_path)
     view = View(dart_plan(), load_evidence(tmp_path))
-    frame, problems = view.bootstrap
+    frame, problems = view.items
     metric = BLEU(
         tokenize="13a", smooth_method="none", force=True, references=list(map(list, zip(*REFERENCES, strict=True)))
     )
     systems = [("lora", TEXTS["none"]), ("shim", TEXTS["shim"])]
-    _, scores = PairedTest(systems, {"BLEU": metric}, None, "bs", n_samples=1000)()
+    _, scores = PairedTest(systems, {"BLEU": metric}, None, "ar", n_samples=2000)()
     assert problems == []
     assert frame["p"].tolist() == [scores["BLEU"][1].p_value]
     assert 0 < frame["p"].item() < 1
+    assert randomisation_p(TEXTS["shim"], TEXTS["shim"], REFERENCES) == 1.0
+    one_word = ["the place", *TEXTS["shim"][1:]]
+    assert randomisation_p(TEXTS["shim"], one_word, REFERENCES) == 1.0, (
+        "one item that differs can be swapped in one way"
+    )
     assert any(table.name == "dart-items" for table in all_tables(view))
 
 
-def test_bootstrap_without_comparable_texts(tmp_path: Path) -> None:
+def test_items_without_comparable_texts(tmp_path: Path) -> None:
     save_texts(tmp_path, other_context=True)
-    frame, problems = View(dart_plan(), load_evidence(tmp_path)).bootstrap
+    frame, problems = View(dart_plan(), load_evidence(tmp_path)).items
     assert frame.empty
     assert "the two runs decoded other contexts" in problems[0]
     for path in tmp_path.rglob("predictions.jsonl"):
         path.unlink()
-    assert "not beside the records" in View(dart_plan(), load_evidence(tmp_path)).bootstrap[1][0]
+    assert "not beside the records" in View(dart_plan(), load_evidence(tmp_path)).items[1][0]
 
 
 def test_every_file_and_its_runs(tmp_path: Path) -> None:
@@ -174,7 +181,10 @@ def test_figure_of_the_geometry_and_a_damaged_file(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"epoch": n} | row) + "\n" for n in (0, 1)))
     view = View(dart_plan(), load_evidence(tmp_path / "runs"))
     assert "dart_geometry" in [plot.name for plot in draw_all(view, tmp_path / "figures")]
-    path.write_text('{"epoch": 0, "module": "m"}\n')
-    view = View(dart_plan(), load_evidence(tmp_path / "runs"))
-    assert "dart_geometry" not in [plot.name for plot in draw_all(view, tmp_path / "figures")]
-    assert any(str(path) in line for line in view.evidence.problems)
+    damaged: list[dict[str, Any]] = [{"identity_distance": "x"}, {"identity_distance": None}, {"epoch": [1]}]
+    damaged += [{"singular_values": [10**400]}, {"singular_values": []}, {"eigenvalue_phases": float("nan")}]
+    for change in damaged:
+        path.write_text(json.dumps({"epoch": 0} | row | change) + "\n")
+        view = View(dart_plan(), load_evidence(tmp_path / "runs"))
+        assert "dart_geometry" not in [plot.name for plot in draw_all(view, tmp_path / "figures")]
+        assert sum(str(path) in line for line in view.problems) == 1

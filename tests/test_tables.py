@@ -65,7 +65,7 @@ def write(plan: Plan, records: list[RunRecord], folder: Path) -> tuple[str, list
 
 
 def tables(plan: Plan, runs: Path, folder: Path) -> tuple[str, list[Row]]:
-    text = write_tables(View(plan, load_evidence(runs)), folder / "tables")
+    text = write_tables(View(plan, load_evidence(runs)), folder / "tables")[0]
     with (folder / "tables" / f"{plan.name}.csv").open(newline="", encoding="utf-8") as stream:
         return text, list(csv.DictReader(stream))
 

@@ -29,13 +29,13 @@ def long_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
     for cell in plan.cells:
         if (record := records.get(cell.sha)) is None:
             continue
-        keys = row_keys(plan, cell)
+        task = cell.config.task.name
+        keys = row_keys(plan, cell) | {"task": task, "seed": cell.config.seed, "run_id": record.run_id}
         for entry in record.metrics:
             usual = 100.0 if METRICS[entry["name"]].percent else 1.0
-            scale = own.get((record.task, entry["split"], entry["name"]), usual)
+            scale = own.get((task, entry["split"], entry["name"]), usual)
             rows.append(
                 keys
-                | {"task": record.task, "seed": record.seed, "run_id": record.run_id}
                 | {"split": entry["split"], "metric": entry["name"], "selection": entry["selection"]}
                 | {"value": entry["value"] * scale}
             )
@@ -147,11 +147,12 @@ def cost_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
             values = {f"{key}_parameters": _number(record.parameters, key) for key in ("adapter", "head", "total")}
             values |= {key: _number(record.cost, key) for key in ("seconds", "tokens_per_second", "peak_memory_bytes")}
             values["seconds_per_step"] = _number(record.cost, "train_seconds") / (_number(record.cost, "steps") or nan)
-            rows.append(row_keys(plan, cell) | {"task": record.task} | values)
+            rows.append(row_keys(plan, cell) | {"task": cell.config.task.name, "run_ids": record.run_id} | values)
     if not rows:
-        return pd.DataFrame(columns=[*ROW, "task", "n"])
+        return pd.DataFrame(columns=[*ROW, "task", "n", "run_ids"])
     grouped = pd.DataFrame(rows).groupby([*ROW, "task"], sort=False)
-    return grouped.mean().assign(n=grouped.size()).reset_index()
+    means = grouped.mean(numeric_only=True)
+    return means.assign(n=grouped.size(), run_ids=grouped["run_ids"].agg(" ".join)).reset_index()
 
 
 def _number(values: dict[str, Any], key: str) -> float:

@@ -1,13 +1,12 @@
 """What a reader must know beside the numbers: names, captions, and which tasks say nothing."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
-from mtlora.analysis.aggregate import entries_of, row_keys, shown_columns
-from mtlora.analysis.comparison import Row
-from mtlora.config import lookup
+from mtlora.analysis.aggregate import entries_of, shown_columns
+from mtlora.analysis.comparison import Row, row_of
+from mtlora.config import lookup, transform_name
 from mtlora.experiment import Column, Plan
 from mtlora.metrics import METRICS
 from mtlora.record import RunRecord
@@ -74,19 +73,27 @@ def _metrics_text(columns: list[Column]) -> str:
     return text + (f"; lower is better for {', '.join(lower)}" if lower else "")
 
 
-def uninformative(plan: Plan, records: dict[str, RunRecord]) -> set[str]:
-    """Return the tasks on which LoRA's mean does not exceed that of the majority answer (in any of LoRA's rows)."""
-    margins: dict[tuple[Any, ...], list[float]] = {}
+def uninformative(plan: Plan, records: dict[str, RunRecord]) -> dict[str, tuple[list[Row], bool]]:
+    """Return the tasks on which LoRA's mean does not exceed that of the majority answer.
+
+    Returns:
+        By task, LoRA's rows for which this holds, and whether it holds for all of them.
+    """
+    margins: dict[tuple[str, Row], list[float]] = {}
     for column in shown_columns(plan):
         for cell in plan.cells:
             record = records.get(cell.sha)
-            if record is None or (record.task, record.transform) != (column.task, "lora"):
+            if record is None or (cell.config.task.name, transform_name(cell.config)) != (column.task, "lora"):
                 continue
             value = record.metric(column.metric, column.split, plan.experiment.selection)
             majority = [
                 b["value"] for b in record.baselines if (b["name"], b["split"]) == (column.metric, column.split)
             ]
             if value is not None and majority:
-                key = (column.task, *row_keys(plan, cell).values())
-                margins.setdefault(key, []).append(value - majority[0])
-    return {key[0] for key, values in margins.items() if sum(values) / len(values) <= 0}
+                margins.setdefault((column.task, row_of(plan, cell)), []).append(value - majority[0])
+    found: dict[str, tuple[list[Row], bool]] = {}
+    for task in dict.fromkeys(task for task, _ in margins):
+        rows = [row for (t, row), values in margins.items() if t == task and sum(values) / len(values) <= 0]
+        if rows:
+            found[task] = rows, len(rows) == sum(t == task for t, _ in margins)
+    return found

@@ -14,7 +14,6 @@ from mtlora.analysis.statistics import (
     direction,
     holm,
     judge_claim,
-    median_interval,
     paired_difference,
     pairs_needed,
     seeds_to_decide,
@@ -50,13 +49,11 @@ class Comparison:
     metric: str
     label: str
     pairs: tuple[Pair, ...]
-    difference: Difference | None  # None: there is no pair, or a task of the suite has none
-    seeds: int  # fewest seeds of a task
+    difference: Difference | None  # None: no seed has all tasks with both methods
+    seeds: int
     family: int  # comparisons that Holm's correction is over
     margin: float | None = None  # of the headline figure
-    convention: tuple[float, float, float, float] | None = (
-        None  # median difference by the literature's rule; lo, hi, coverage
-    )
+    convention: tuple[Pair, ...] = ()  # of the headline figure: the pairs of the epoch that the literature selects
     p_holm: float = 1.0
     equivalence_p_holm: float = 1.0  # for the margin
 
@@ -97,46 +94,66 @@ def compare(plan: Plan, records: dict[str, RunRecord]) -> list[Comparison]:
         key = (tuple(item[name] for name in ROW), item["selection"], item["column"])
         table.setdefault(key, {})[item["seed"]] = (item["value"], item["run_id"])
     comparisons = []
-    for family in _families(plan):
+    for rivals, size in _families(plan):
         for task in [*range(len(shown_columns(plan))), None]:
             if task is None and not plan.experiment.average:
                 continue
-            made = [_compare(plan, table, row, base, contrast, task, len(family)) for row, base, contrast in family]
-            comparisons += _corrected(made)
+            comparisons += _corrected([_compare(plan, table, rival, task, size) for rival in rivals], size)
     return comparisons
 
 
-def _families(plan: Plan) -> Iterable[list[tuple[Row, Row, str]]]:
-    """Yield the (row, base, contrast) that Holm's correction takes together: the structures of one setting."""
-    rows = list(dict.fromkeys(tuple(row_keys(plan, cell).values()) for cell in plan.cells))
-    settings = dict.fromkeys(tuple(v for i, v in enumerate(row) if i != METHOD) for row in rows)
+@dataclass(frozen=True)
+class _Rival:
+    """A row and the row that it is compared with."""
+
+    row: Row
+    base: Row
+    contrast: str
+
+
+def _families(plan: Plan) -> Iterable[tuple[list[_Rival], int]]:
+    """Yield what Holm's correction takes together, and how many that are.
+
+    The structures of one setting count as the experiment declares them: leaving some out on the command line must not make
+    the others significant.
+    """
+    rows = list(dict.fromkeys(row_of(plan, cell) for cell in plan.cells))
+    declared = {str(method) for method in plan.experiment.axes.get("transform", [])} - {"lora"}
+    settings = dict.fromkeys(setting_of(row) for row in rows)
     for setting in settings:
-        inside = [row for row in rows if tuple(v for i, v in enumerate(row) if i != METHOD) == setting]
+        inside = [row for row in rows if setting_of(row) == setting]
         base = next((row for row in inside if row[METHOD] == "lora"), None)
         if base is not None and len(inside) > 1:
-            yield [(row, base, "") for row in inside if row != base]
+            rivals = [_Rival(row, base, "") for row in inside if row != base]
+            yield rivals, len(declared | {rival.row[METHOD] for rival in rivals})
     for key in plan.experiment.contrasts:
-        first, *others = plan.axes[key]
-        for value in others:
-            pairs = [(_with(plan, row, key, value), row) for row in rows if _with(plan, row, key, first) == row]
-            if family := [(row, base, key) for row, base in pairs if row in rows and row != base]:
-                yield family
+        by_value: dict[str, dict[tuple[str, ...], Row]] = {}
+        for cell in plan.cells:
+            others = tuple(o for o in cell.overrides if override_key(o) not in (key, "seed", "task"))
+            value = next((o.partition("=")[2] for o in cell.overrides if override_key(o) == key), "")
+            by_value.setdefault(value, {})[others] = row_of(plan, cell)
+        first, *values = plan.axes.get(key, [""])
+        for value in values:
+            pairs = [(row, by_value.get(first, {}).get(o)) for o, row in by_value.get(value, {}).items()]
+            rivals = [_Rival(row, base, key) for row, base in pairs if base is not None and base != row]
+            if rivals:
+                yield rivals, len(rivals)
 
 
-def _with(plan: Plan, row: Row, key: str, value: str) -> Row:
-    """Return the row whose swept key has another value."""
-    if key in ROW:
-        return tuple(value if name == key else v for name, v in zip(ROW, row, strict=True))
-    variant = " ".join(f"{key}={value}" if override_key(o) == key else o for o in str(row[-1]).split())
-    return (*row[:-1], variant)
+def row_of(plan: Plan, cell: Cell) -> Row:
+    """Return the row of the table that a cell belongs to."""
+    return tuple(row_keys(plan, cell).values())
+
+
+def setting_of(row: Row) -> Row:
+    """Return everything of a row but its method."""
+    return tuple(value for position, value in enumerate(row) if position != METHOD)
 
 
 def _compare(
     plan: Plan,
     table: dict[tuple[Row, str, int], dict[int, tuple[float, str]]],
-    row: Row,
-    base: Row,
-    contrast: str,
+    rival: _Rival,
     number: int | None,
     family: int,
 ) -> Comparison:
@@ -144,65 +161,54 @@ def _compare(
     column = columns[number] if number is not None else Column("average", "", "mean", "Average")
     members = list(range(len(columns))) if number is None else [number]
 
-    def pairs_of(member: int, selection: str) -> list[Pair]:
-        ours, theirs = (table.get((r, selection, member), {}) for r in (row, base))
-        task = columns[member].task
+    def pairs_of(selection: str) -> list[Pair]:
+        """Return the pairs of the seeds that every task has: an average over other tasks is another figure."""
+        ours, theirs = ([table.get((r, selection, m), {}) for m in members] for r in (rival.row, rival.base))
+        seeds = set.intersection(*(set(values) for values in (*ours, *theirs)))
         return [
-            Pair(task, seed, ours[seed][0] - theirs[seed][0], (ours[seed][1], theirs[seed][1]))
-            for seed in sorted(ours.keys() & theirs.keys())
+            Pair(columns[m].task, seed, mine[seed][0] - other[seed][0], (mine[seed][1], other[seed][1]))
+            for m, mine, other in zip(members, ours, theirs, strict=True)
+            for seed in sorted(seeds)
         ]
 
-    pairs = [pair for member in members for pair in pairs_of(member, plan.experiment.selection)]
-    difference, seeds = _estimate(plan, pairs, [columns[member].task for member in members])
+    pairs = pairs_of(plan.experiment.selection)
     headline, rule = plan.experiment.headline, plan.experiment.convention
     is_headline = (column.task, column.split, column.metric) == (headline.task, headline.split, headline.metric)
-    beside = None
-    if is_headline and rule is not None:
-        by_seed = _suite_by_seed([pairs_of(member, rule.selection) for member in members])
-        if by_seed:
-            centre = float(np.median(by_seed) if rule.statistic == "median" else np.mean(by_seed))
-            beside = (centre, *median_interval(np.array(by_seed)))
     return Comparison(
-        *(row, base, contrast, column.task, column.split, column.metric, column.label),
+        *(rival.row, rival.base, rival.contrast, column.task, column.split, column.metric, column.label),
         pairs=tuple(pairs),
-        difference=difference,
-        seeds=seeds,
+        difference=_estimate(plan, rival.row, pairs),
+        seeds=len({pair.seed for pair in pairs}),
         family=family,
         margin=headline.margin if is_headline else None,
-        convention=beside,
+        convention=tuple(pairs_of(rule.selection)) if is_headline and rule is not None else (),
     )
 
 
-def _estimate(plan: Plan, pairs: Sequence[Pair], tasks: Sequence[str]) -> tuple[Difference | None, int]:
+def _estimate(plan: Plan, row: Row, pairs: Sequence[Pair]) -> Difference | None:
     """Estimate the mean over tasks; tasks that start from one adapter depend on each other and form one group."""
-    roots = {cell.config.task.name: _root(cell) for cell in plan.cells}
-    groups: list[np.ndarray] = []
-    weights = []
-    for root in dict.fromkeys(roots[task] for task in tasks):
-        members = [task for task in tasks if roots[task] == root]
-        by_seed = _suite_by_seed([[pair for pair in pairs if pair.task == task] for task in members])
-        if not by_seed:
-            return None, 0
-        groups.append(np.array(by_seed))
-        weights.append(len(members) / len(tasks))
-    return paired_difference(groups, weights), min(map(len, groups))
+    if not pairs:
+        return None
+    roots = {cell.config.task.name: _root(cell) for cell in plan.cells if row_of(plan, cell) == row}
+    tasks = list(dict.fromkeys(pair.task for pair in pairs))
+    groups = {root: [task for task in tasks if roots[task] == root] for root in dict.fromkeys(roots[t] for t in tasks)}
+    values = [np.array(by_seed([p for p in pairs if p.task in members])) for members in groups.values()]
+    return paired_difference(values, [len(members) / len(tasks) for members in groups.values()])
 
 
 def _root(cell: Cell) -> str:
     return cell.config.task.name if cell.parent is None else _root(cell.parent)
 
 
-def _suite_by_seed(tasks: Sequence[Sequence[Pair]]) -> list[float]:
-    """Return the mean difference over tasks, for every seed that all tasks have."""
-    by_task = [{pair.seed: pair.difference for pair in pairs} for pairs in tasks]
-    seeds = sorted(set.intersection(*(set(values) for values in by_task)))
-    return [float(np.mean([values[seed] for values in by_task])) for seed in seeds]
+def by_seed(pairs: Sequence[Pair]) -> list[float]:
+    """Return the mean difference over tasks, seed by seed."""
+    seeds = dict.fromkeys(pair.seed for pair in pairs)
+    return [float(np.mean([pair.difference for pair in pairs if pair.seed == seed])) for seed in seeds]
 
 
-def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
+def _corrected(comparisons: list[Comparison], family: int) -> list[Comparison]:
     """Fill in the p values after Holm's correction; structures without data still count in the family."""
     found = [c for c in comparisons if c.difference is not None]
-    family = len(comparisons)
     p = holm([c.difference.p for c in found if c.difference], family)
     same = holm([c.difference.equivalence_p(c.margin or 0.0) for c in found if c.difference], family)
     filled = iter(replace(c, p_holm=a, equivalence_p_holm=b) for c, a, b in zip(found, p, same, strict=True))
@@ -227,7 +233,9 @@ def claim_verdicts(plan: Plan, comparisons: Sequence[Comparison]) -> list[ClaimV
             family = [c for c in fitting if c.base == setting]
             found = [c for c in family if c.difference is not None]
             same = iter(
-                holm([c.difference.equivalence_p(claim.difference / 2) for c in found if c.difference], len(family))
+                holm(
+                    [c.difference.equivalence_p(claim.difference / 2) for c in found if c.difference], family[0].family
+                )
             )
             for c in family:
                 if c.difference is None:
@@ -241,7 +249,7 @@ def claim_verdicts(plan: Plan, comparisons: Sequence[Comparison]) -> list[ClaimV
 
 def _fits(plan: Plan, c: Comparison) -> bool:
     """Tell whether a comparison is about the claim's setting: the paper's profile, data, recipe, rank and all of its tasks."""
-    cells = [cell for cell in plan.cells if tuple(row_keys(plan, cell).values()) in (c.row, c.base)]
+    cells = [cell for cell in plan.cells if row_of(plan, cell) in (c.row, c.base)]
     rank = f"r{c.row[ROW.index('rank')]}" in map(str, plan.experiment.axes["rank"])
     whole = len(shown_columns(plan)) == len(plan.experiment.columns)
     return rank and whole and all(map(comparable, cells))
@@ -297,15 +305,19 @@ def comparison_frame(plan: Plan, comparisons: Sequence[Comparison]) -> pd.DataFr
             | {"selection": plan.experiment.selection, "pairs": c.difference.pairs, "seeds": c.seeds}
             | {"difference": c.difference.mean, "low": low, "high": high, "dof": c.difference.dof}
             | {"p": c.difference.p, "attainable_p": c.difference.attainable_p, "p_holm": c.p_holm, "family": c.family}
-            | {"verdict": c.verdict, "run_ids": " ".join(run for pair in c.pairs for run in pair.runs)}
+            | {"verdict": c.verdict, "run_ids": " ".join(runs_of(c))}
         )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def against(c: Comparison) -> str:
-    """Name the base of a comparison: `lora`, or the value of the contrast's key."""
+    """Name the base of a comparison: `lora`, or the values in which it differs."""
     if not c.contrast:
         return "lora"
-    if c.contrast in ROW:
-        return f"{c.contrast}={c.base[ROW.index(c.contrast)]}"
-    return str(c.base[-1])
+    changed = [(name, value) for name, value, own in zip(ROW, c.base, c.row, strict=True) if value != own]
+    return " ".join(str(value) if name == "variant" else f"{name}={value}" for name, value in changed)
+
+
+def runs_of(c: Comparison) -> tuple[str, ...]:
+    """Return the run ids behind a comparison."""
+    return tuple(dict.fromkeys(run for pair in c.pairs for run in pair.runs))

@@ -1,11 +1,16 @@
 """The table as the literature reports it, with published numbers beside ours; never mixed with the table of scores."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 
 from mtlora.analysis.aggregate import entries_of, published_rows, shown_columns
 from mtlora.analysis.captions import average_column, row_labels
+from mtlora.analysis.comparison import Pair, by_seed
 from mtlora.analysis.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.analysis.scores import score_columns
+from mtlora.analysis.statistics import ALPHA, median_interval, paired_difference
 from mtlora.analysis.view import View
 
 
@@ -20,13 +25,16 @@ def convention(view: View) -> TextTable | None:
         return None
     body = {label: cells for (label, _), cells in score_columns(view, rule.selection, rule.statistic).items()}
     beside = {c.row: c.convention for c in view.comparisons if c.margin is not None and not c.contrast}
-    body["Δ to LoRA"] = [_difference_cell(beside.get(row)) for row in view.rows]
+    body["Δ to LoRA"] = [_difference_cell(beside.get(row, ()), rule.statistic) for row in view.rows]
+    interval = "order-statistic interval" if rule.statistic == "median" else "t interval"
     text = (
-        f"by the rule of {rule.source}: {rule.selection} epoch, {rule.statistic} of seeds; Δ: {rule.statistic} of differences "
-        "by seed, in brackets the order-statistic interval of their median, and its coverage"
+        f"{rule.selection} epoch, {rule.statistic} of seeds, as {rule.source}; Δ: {rule.statistic} of the differences by seed, "
+        f"its {interval} and the coverage of that"
     )
     labels = row_labels(view.rows)
-    table = text_table(f"{plan.name}-convention", f"{plan.experiment.title} as published", text, labels, body)
+    table = text_table(
+        f"{plan.name}-convention", f"{plan.experiment.title} by the literature's rule", text, labels, body
+    )
     for _, group in published.groupby(["model", "method", "rank", "targets"], sort=False):
         table.rows += _published_lines(view, group.fillna({"split": ""}), len(labels))
     if published.empty:
@@ -34,12 +42,18 @@ def convention(view: View) -> TextTable | None:
     return table
 
 
-def _difference_cell(beside: tuple[float, float, float, float] | None) -> TableCell:
-    if beside is None:
+def _difference_cell(pairs: Sequence[Pair], statistic: str) -> TableCell:
+    if not pairs:
         return MISSING
-    centre, low, high, coverage = beside
-    interval = f" [{number(low, 2)}, {number(high, 2)}] {coverage:.1%}" if coverage > 0 else " (1 seed)"
-    return TableCell(number(centre, 2, True) + interval, centre)
+    values = np.array(by_seed(pairs))
+    runs = tuple(dict.fromkeys(run for pair in pairs for run in pair.runs))
+    centre = float(np.median(values) if statistic == "median" else values.mean())
+    if len(values) < 2:
+        return TableCell(f"{number(centre, 2, True)} (1 seed)", centre, runs)
+    low, high, coverage = median_interval(values)
+    if statistic == "mean" and (interval := paired_difference([values]).interval()):
+        low, high, coverage = *interval, 1 - ALPHA
+    return TableCell(f"{number(centre, 2, True)} [{number(low, 2)}, {number(high, 2)}] {coverage:.1%}", centre, runs)
 
 
 def _published_lines(view: View, group: pd.DataFrame, labels: int) -> list[list[TableCell]]:

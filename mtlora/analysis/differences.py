@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from mtlora.analysis.aggregate import shown_columns
-from mtlora.analysis.bootstrap import RESAMPLES
 from mtlora.analysis.captions import average_column, row_labels
-from mtlora.analysis.comparison import Comparison, against, needed
+from mtlora.analysis.comparison import Comparison, against, needed, runs_of
+from mtlora.analysis.items import TRIALS
 from mtlora.analysis.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.analysis.statistics import ALPHA, pairs_needed
 from mtlora.analysis.view import View
@@ -15,9 +15,9 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     """Return the paired differences: to LoRA in the same setting, or (contrasts) to the same method in the first setting."""
     plan = view.plan
     chosen = [c for c in view.comparisons if bool(c.contrast) == contrasts]
-    if not chosen:
-        return None
     heads = [c for c in chosen if c.margin is not None]
+    if not heads:  # nothing to compare, or the headline's task is not among these runs
+        return None
     digits = {(c.task, c.split, c.metric): c.digits for c in shown_columns(plan)}
     labels = row_labels([c.row for c in heads], view.rows)
     if contrasts:
@@ -28,9 +28,11 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
         columns.setdefault(label, []).append(_difference_cell(c, digits.get((c.task, c.split, c.metric), 2)))
     first = average_column(plan).label if heads[0].task == "average" else heads[0].label
     body = {first: columns.pop(first)}  # what the verdict is about comes first
-    body["p"] = [TableCell(_p_text(c.difference.p), c.difference.p) if c.difference else MISSING for c in heads]
-    body["p, Holm"] = [TableCell(_p_text(c.p_holm), c.p_holm) if c.difference else MISSING for c in heads]
-    body["Verdict"] = [TableCell(c.verdict) for c in heads]
+    body["p"] = [
+        TableCell(_p_text(c.difference.p), c.difference.p, runs_of(c)) if c.difference else MISSING for c in heads
+    ]
+    body["p, Holm"] = [TableCell(_p_text(c.p_holm), c.p_holm, runs_of(c)) if c.difference else MISSING for c in heads]
+    body["Verdict"] = [TableCell(c.verdict, runs=runs_of(c)) for c in heads]
     body |= columns
     base = "the same method in the first setting" if contrasts else "LoRA"
     h = plan.experiment.headline
@@ -52,8 +54,7 @@ def _difference_cell(c: Comparison, digits: int) -> TableCell:
     interval = c.difference.interval()
     text = number(c.difference.mean, digits, True)
     text += f" [{number(interval[0], digits)}, {number(interval[1], digits)}]" if interval else " (1 seed)"
-    runs = tuple(dict.fromkeys(run for pair in c.pairs for run in pair.runs))
-    return TableCell(text, c.difference.mean, runs)
+    return TableCell(text, c.difference.mean, runs_of(c))
 
 
 def _p_text(p: float) -> str:
@@ -80,8 +81,8 @@ def _reach(heads: Sequence[Comparison]) -> list[str]:
 
 
 def items(view: View) -> TextTable | None:
-    """Return the paired bootstrap over test items, a column per seed."""
-    frame = view.bootstrap[0]
+    """Return the paired test over test items, a column per seed."""
+    frame = view.items[0]
     if frame.empty:
         return None
     rows = list(dict.fromkeys(frame["row"]))
@@ -100,8 +101,9 @@ def items(view: View) -> TextTable | None:
             for c in cells
         ]
     text = (
-        f"BLEU on {frame['split'].iloc[0]}, {frame['items'].iloc[0]} items, {RESAMPLES} paired bootstrap resamples of the items; "
-        "it tells whether these two trained models differ on such texts, not whether the methods do; p is not corrected"
+        f"BLEU on {frame['split'].iloc[0]}, {frame['items'].iloc[0]} items; p of sacrebleu's paired approximate "
+        f"randomisation, {TRIALS} trials: whether these two models differ on such texts, not whether the methods do; "
+        "not corrected"
     )
     name, title = f"{view.plan.name}-items", f"{view.plan.experiment.title}: one run against one run"
     return text_table(name, title, text, row_labels(rows, view.rows), body)

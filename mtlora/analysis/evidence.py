@@ -2,8 +2,9 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mtlora.cells import Cell, digest, metric_values
@@ -40,8 +41,8 @@ def load_evidence(runs: Path) -> Evidence:
     evidence = Evidence()
     for origin, folder, content in _record_contents(runs):
         try:
-            record = RunRecord.parse(content.decode("utf-8"))
-        except ValueError as error:
+            record = RunRecord.parse(content().decode("utf-8"))
+        except (ValueError, OSError, RecursionError) as error:
             evidence.problems.append(f"{origin} is left out: {error}: delete its folder to train the run again")
             continue
         known = evidence.records.get(record.config_sha)
@@ -63,15 +64,15 @@ def load_evidence(runs: Path) -> Evidence:
     return evidence
 
 
-def _record_contents(runs: Path) -> Iterator[tuple[str, Path | None, bytes]]:
+def _record_contents(runs: Path) -> Iterator[tuple[str, Path | None, Callable[[], bytes]]]:
     if runs.is_file():
         with runs.open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield f"{runs}:{number}", None, line
+                    yield f"{runs}:{number}", None, partial(bytes, line)
     elif runs.is_dir():
         for path in find_records(runs):
-            yield str(path), path.parent, path.read_bytes()
+            yield str(path), path.parent, path.read_bytes
 
 
 def _configuration(record: RunRecord) -> str | None:

@@ -33,8 +33,8 @@ def _markdown_text(text: str) -> str:
 
 
 def _marked(cell: TableCell, escape: Callable[[str], str], before: str, after: str) -> str:
-    """Mark the estimate of a best cell, not its deviation."""
-    mean, plus, rest = cell.text.partition(" ± ")
+    """Mark the estimate of a best cell, not its deviation; of a pair of figures, which counts as one, all."""
+    mean, plus, rest = cell.text.partition(" ± ") if " / " not in cell.text else (cell.text, "", "")
     return f"{before}{escape(mean)}{after}{escape(plus + rest)}" if cell.bold else escape(cell.text)
 
 
@@ -107,7 +107,7 @@ def html_page(title: str, tables: Sequence[TextTable]) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template of `mtlora/templates/`; texts are escaped."""
+    """Fill in a template of `mtlora/analysis/templates/`; texts are escaped."""
     return _environment().get_template(template).render(**values)
 
 

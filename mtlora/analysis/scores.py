@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from mtlora.analysis.aggregate import ROW, entries_of, row_keys, shown_columns
+from mtlora.analysis.aggregate import ROW, entries_of, shown_columns
 from mtlora.analysis.captions import average_column, caption, row_labels, uninformative
-from mtlora.analysis.comparison import Row
+from mtlora.analysis.comparison import Row, row_of
 from mtlora.analysis.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.analysis.view import View
 from mtlora.experiment import Column
@@ -16,19 +16,27 @@ def scores(view: View) -> TextTable:
     plan = view.plan
     dull = uninformative(plan, view.records)
     columns = score_columns(view, plan.experiment.selection, "mean")
-    body = {label + (" †" if task in dull else ""): cells for (label, task), cells in columns.items()}
-    parameters: dict[Row, list[int]] = {row: [] for row in view.rows}
+    body = {label + (" †" if dull.get(task, ((), False))[1] else ""): cells for (label, task), cells in columns.items()}
+    parameters: dict[Row, dict[str, float]] = {row: {} for row in view.rows}
     for cell in plan.cells:
         if (record := view.records.get(cell.sha)) is not None and "adapter" in record.parameters:
-            parameters[tuple(row_keys(plan, cell).values())].append(record.parameters["adapter"])
+            parameters[row_of(plan, cell)][record.run_id] = record.parameters["adapter"]
     body["Adapter parameters"] = [
-        TableCell(f"{found[-1]:,}", found[-1]) if (found := parameters[row]) else MISSING for row in view.rows
+        TableCell(f"{max(found.values()):,}", max(found.values()), tuple(found))
+        if (found := parameters[row])
+        else MISSING
+        for row in view.rows
     ]
     table = text_table(plan.name, plan.experiment.title, caption(plan, view.summary), row_labels(view.rows), body)
-    if dull:
+    everywhere = sorted(task for task, (_, every) in dull.items() if every)
+    if everywhere:
         table.notes.append(
-            f"† LoRA is not above the majority answer on {', '.join(sorted(dull))}: that task says nothing here."
+            f"† LoRA is not above the majority answer on {', '.join(everywhere)}: that task says nothing here."
         )
+    for task, (rows, every) in dull.items():
+        if not every:
+            names = [" ".join(values) for values in zip(*row_labels(rows, view.rows).values(), strict=True)]
+            table.notes.append(f"{', '.join(names)}: not above the majority answer on {task}.")
     return table
 
 
@@ -80,11 +88,15 @@ def _best_marked(cells: list[TableCell], column: Column) -> list[TableCell]:
 
 
 def cost(view: View) -> TextTable | None:
-    """Return parameters, time and memory per row, means over tasks and seeds."""
+    """Return parameters, time and memory per row, means over tasks and seeds; only of rows that have every task."""
     frame = view.cost
     if frame.empty:
         return None
-    means = frame.groupby(ROW, sort=False)[[c for c in frame.columns if c not in (*ROW, "task", "n")]].mean()
+    tasks = len({cell.config.task.name for cell in view.plan.cells})
+    grouped = frame.groupby(ROW, sort=False)
+    means = grouped[[c for c in frame.columns if c not in (*ROW, "task", "n", "run_ids")]].mean()
+    means = means[grouped.size() == tasks]
+    runs = {row: tuple(" ".join(part).split(" ")) for row, part in grouped["run_ids"]}
     columns = {
         "Adapter parameters": ("adapter_parameters", 1, 0),
         "Head parameters": ("head_parameters", 1, 0),
@@ -96,7 +108,8 @@ def cost(view: View) -> TextTable | None:
     for title, (key, factor, digits) in columns.items():
         values = [means[key].get(row) for row in view.rows]
         body[title] = [
-            MISSING if v is None or v != v else TableCell(f"{v * factor:,.{digits}f}", v * factor) for v in values
+            MISSING if v is None or v != v else TableCell(f"{v * factor:,.{digits}f}", v * factor, runs[row])
+            for row, v in zip(view.rows, values, strict=True)
         ]
     text = "means over tasks and seeds of the runs as they were made, maybe several at once: no benchmark"
     return text_table(

@@ -50,12 +50,13 @@ class Difference:
     def equivalence_p(self, margin: float) -> float:
         """Return the p of two one-sided t tests that the true difference lies inside +-margin (Schuirmann 1987).
 
-        It is at most alpha exactly where the 1 - 2 alpha interval lies inside. Without an error estimate it is 1.
+        It is at most alpha exactly where the 1 - 2 alpha interval lies inside. Without an error estimate it is 1, and so it is
+        where fewer pairs than the sign-flip test needs do not differ at all.
         """
         if self.error is None or self.dof is None:
             return 1.0
-        if self.error == 0:
-            return 0.0 if abs(self.mean) < margin else 1.0
+        if self.error == 0:  # scores have few values: two equal differences are no proof of equality
+            return 0.0 if abs(self.mean) < margin and self.pairs >= pairs_needed(1) else 1.0
         return float(stats.t.sf((margin - abs(self.mean)) / self.error, self.dof))
 
 

@@ -6,9 +6,10 @@ from functools import cached_property
 import pandas as pd
 
 from mtlora.analysis.aggregate import cost_frame, row_keys, summary
-from mtlora.analysis.bootstrap import paired_bootstrap
 from mtlora.analysis.comparison import Comparison, Row, compare, headlines
 from mtlora.analysis.evidence import Evidence, problems, usable
+from mtlora.analysis.geometry import read_geometry
+from mtlora.analysis.items import compare_items
 from mtlora.experiment import Plan
 from mtlora.record import RunRecord
 
@@ -28,7 +29,12 @@ class View:
     @cached_property
     def problems(self) -> list[str]:
         """Return what is missing or left out, a line each."""
-        return problems(self.plan, self.evidence) + self.bootstrap[1]
+        return problems(self.plan, self.evidence) + self.items[1] + self.geometry[1]
+
+    @property
+    def touched(self) -> bool:
+        """Whether any run of the plan was ever started, or left out; else the table has simply not been run."""
+        return bool(self.records) or any(not line.endswith("not made yet") for line in self.problems)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -46,9 +52,14 @@ class View:
         return cost_frame(self.plan, self.records)
 
     @cached_property
-    def bootstrap(self) -> tuple[pd.DataFrame, list[str]]:
-        """Return the paired bootstrap of the headline comparisons, and what could not be compared."""
-        return paired_bootstrap(self.plan, headlines(self.plan, self.comparisons), self.evidence)
+    def items(self) -> tuple[pd.DataFrame, list[str]]:
+        """Return the headline comparisons item by item, and what could not be compared."""
+        return compare_items(self.plan, headlines(self.plan, self.comparisons), self.evidence)
+
+    @cached_property
+    def geometry(self) -> tuple[pd.DataFrame, list[str]]:
+        """Return the summaries of T that the runs kept, and what could not be read."""
+        return read_geometry(self.plan, self.records, self.evidence)
 
     @cached_property
     def rows(self) -> list[Row]:

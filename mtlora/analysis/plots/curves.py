@@ -57,5 +57,5 @@ def curves(view: View) -> tuple[Figure, str] | None:
         axis.set_xlabel("epoch")
         axis.set_ylabel(names[label], fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend(figure, axes[0])
+    legend(figure, axes)
     return figure, "Each line is the mean over seeds, its band reaches from the lowest to the highest seed."

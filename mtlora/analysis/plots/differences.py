@@ -39,7 +39,7 @@ def forest(view: View) -> tuple[Figure, str] | None:
                 marker=look["marker"],
                 markersize=4,
                 linestyle="none",
-                label=method_label(c.row[1]) if label == chosen[0] else None,
+                label=method_label(c.row[1]),
             )
         axis.axvline(0, color="#444444", linewidth=0.8)
         axis.set_yticks(range(len(chosen)), chosen)
@@ -47,7 +47,7 @@ def forest(view: View) -> tuple[Figure, str] | None:
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("difference to LoRA, on the table's scale")
         _clip_x(axis, found, chosen)
-    legend(figure, axes[0])
+    legend(figure, axes)
     return figure, (
         "MTLoRA less LoRA at the same task and seed: mean and 95% t interval. An interval that a few seeds leave wider than the "
         "panel is cut at its edge."

@@ -31,18 +31,21 @@ def score_by_rank(view: View) -> tuple[Figure, str] | None:
     points = _headline_points(view)
     if len({row[2] for row in points}) < 2:
         return None
-    figure, axes = grid(1, 5.0, 3.2)
-    for method in dict.fromkeys(row[1] for row in view.rows):
-        rows = sorted((row for row in points if row[1] == method), key=lambda row: row[2])
-        if not rows:
-            continue
-        x, (y, error) = [row[2] for row in rows], zip(*(points[row] for row in rows), strict=True)
-        axes[0].errorbar(x, y, yerr=np.nan_to_num(error), capsize=2, label=method_label(method), **style(method))
-    axes[0].set_xscale("log", base=2)
-    axes[0].set_xticks(sorted({row[2] for row in points}), [str(r) for r in sorted({row[2] for row in points})])
-    axes[0].set_xlabel("rank r")
-    axes[0].set_ylabel(_headline_name(view))
-    legend(figure, axes[0])
+    settings = list(dict.fromkeys((row[0], *row[3:]) for row in view.rows))  # everything but method and rank
+    figure, axes = grid(len(settings), 5.0, 3.2)
+    for axis, setting in zip(axes, settings, strict=True):
+        for method in dict.fromkeys(row[1] for row in view.rows):
+            rows = [row for row in points if row[1] == method and (row[0], *row[3:]) == setting]
+            rows.sort(key=lambda row: row[2])
+            if rows:
+                x, (y, error) = [row[2] for row in rows], zip(*(points[row] for row in rows), strict=True)
+                axis.errorbar(x, y, yerr=np.nan_to_num(error), capsize=2, label=method_label(method), **style(method))
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sorted({row[2] for row in points}), [str(r) for r in sorted({row[2] for row in points})])
+        axis.set_xlabel("rank r")
+        axis.set_ylabel(_headline_name(view))
+        axis.set_title(" ".join(str(v) for v in setting if v) if len(settings) > 1 else "", fontsize=9)
+    legend(figure, axes)
     return figure, "Mean and sample standard deviation over seeds."
 
 
@@ -66,5 +69,5 @@ def score_by_parameters(view: View) -> tuple[Figure, str] | None:
         )
     axes[0].set_xlabel("adapter parameters")
     axes[0].set_ylabel(_headline_name(view))
-    legend(figure, axes[0])
+    legend(figure, axes)
     return figure, "Mean and sample standard deviation over seeds; the head's parameters, equal for all, are left out."

@@ -1,5 +1,6 @@
 """The look of all figures: colour-blind safe (Okabe and Ito 2008), and told apart in grey by line and marker."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -45,10 +46,10 @@ def style(method: str) -> dict[str, Any]:
     return {"color": colour, "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.4}
 
 
-def legend(figure: Figure, axis: Axes) -> None:
-    """Put one legend below all panels."""
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(1, len(labels))))
+def legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Put one legend of all panels below them."""
+    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(5, max(1, len(found))))
 
 
 def settings_of(view: View) -> dict[str, list[Row]]:

@@ -1,0 +1,56 @@
+"""The summaries of T that runs keep, read back."""
+
+import json
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mtlora.analysis.comparison import row_of
+from mtlora.analysis.evidence import Evidence
+from mtlora.experiment import Plan
+from mtlora.record import GEOMETRY, RunRecord
+
+
+def read_geometry(plan: Plan, records: dict[str, RunRecord], evidence: Evidence) -> tuple[pd.DataFrame, list[str]]:
+    """Return a row per run, module and epoch, and a line for each file that could not be read.
+
+    Columns: `row` of the table, `method`, `epoch`, `last` (of the run), `module` (its number from the input on), `largest` and
+    `smallest` singular value, `condition` number, `rotation` (mean absolute eigenvalue phase, radians) and
+    `distance` from the identity.
+    """
+    rows: list[dict[str, Any]] = []
+    problems = []
+    for cell in plan.cells:
+        record, folder = records.get(cell.sha), evidence.folders.get(cell.sha)
+        if record is None or folder is None or not (folder / GEOMETRY).exists():
+            continue
+        try:
+            keys = {"row": row_of(plan, cell), "method": record.transform}
+            rows += [keys | row for row in _rows(folder / GEOMETRY)]
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            problems.append(f"{folder / GEOMETRY} is left out of the figure: {type(error).__name__}: {error}")
+    return pd.DataFrame(rows), problems
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    modules: dict[str, int] = {}
+    rows = []
+    for item in found:
+        singular, phases = ([float(value) for value in item[name]] for name in ("singular_values", "eigenvalue_phases"))
+        row = {
+            "epoch": int(item["epoch"]),
+            "last": item["epoch"] == found[-1]["epoch"],
+            "module": modules.setdefault(str(item["module"]), len(modules)),
+            "largest": max(singular),
+            "smallest": min(singular),
+            "condition": max(singular) / max(min(singular), 1e-12),
+            "rotation": sum(phases) / len(phases),
+            "distance": float(item["identity_distance"]),
+        }
+        if not all(isfinite(value) for value in row.values()) or row["condition"] <= 0:
+            raise ValueError("a number is not finite")
+        rows.append(row)
+    return rows
