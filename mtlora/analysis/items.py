@@ -78,8 +78,8 @@ def _compare(ours: list[tuple[Group, str]], theirs: list[tuple[Group, str]], sco
 def randomisation_p(base: list[str], other: list[str], references: Sequence[Sequence[str]]) -> float:
     """Return the two-sided p of two systems' BLEU on the same n items: items are swapped at random, with a fixed seed.
 
-    Of the 2^k ways to swap the k items that differ, two at least are as extreme as what was seen; sacrebleu counts only more extreme
-    ones, which would make equal systems look different.
+    Of the 2^k ways to swap the k items that differ, two at least are as extreme as what was seen; sacrebleu counts only more
+    extreme ones, which would make equal systems look different.
     """
     from sacrebleu.significance import PairedTest
 
