@@ -187,6 +187,14 @@ def test_without_any_spread_the_interval_is_a_point() -> None:
     assert (nothing.interval(), nothing.p, direction(nothing, 0.0)) == ((0.0, 0.0), 1.0, 0)
 
 
+@pytest.mark.parametrize("right", [(180, 180), (200, 212)])
+def test_two_seeds_that_differ_by_the_same_answer_do_not_prove_equality(right: tuple[int, int]) -> None:
+    answers = np.array(right)  # of RTE's 277; in floats the second two differences are not quite equal
+    gains = (answers + 1) / 277 * 100 - answers / 277 * 100
+    assert paired_difference([gains]).equivalence_p(0.5) == 1.0
+    assert paired_difference([np.repeat(gains, 3)]).equivalence_p(0.5) == pytest.approx(0.0, abs=1e-9)
+
+
 def test_a_group_without_spread_adds_neither_error_nor_degrees_of_freedom() -> None:
     spread = normal(5, 9)
     found = paired_difference([spread, np.full(50, 2.0)], [0.5, 0.5])

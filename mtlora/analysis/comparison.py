@@ -136,8 +136,9 @@ def _families(plan: Plan) -> Iterable[tuple[list[_Rival], int]]:
         for value in values:
             pairs = [(row, by_value.get(first, {}).get(o)) for o, row in by_value.get(value, {}).items()]
             rivals = [_Rival(row, base, key) for row, base in pairs if base is not None and base != row]
-            if rivals:
-                yield rivals, len(rivals)
+            for setting in dict.fromkeys(setting_of(rival.row) for rival in rivals):
+                family = [rival for rival in rivals if setting_of(rival.row) == setting]
+                yield family, len(family)
 
 
 def row_of(plan: Plan, cell: Cell) -> Row:
@@ -269,7 +270,11 @@ def needed(c: Comparison, size: float) -> str:
     if c.seeds < 2:
         return f"at least {max(2, least)} seeds are needed"
     seeds = seeds_to_decide(c.difference, size, c.family)
-    return "no feasible number of seeds would decide" if seeds is None else f"about {seeds} seeds would decide"
+    if seeds is None:
+        return "no feasible number of seeds would decide"
+    if seeds <= c.seeds:  # enough for a true difference of 0 or `size`; it seems to be neither
+        return f"the difference seems to lie between 0 and {size:g}, which more than {c.seeds} seeds could tell"
+    return f"about {seeds} seeds would decide"
 
 
 COLUMNS = [

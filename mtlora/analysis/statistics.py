@@ -17,6 +17,7 @@ from scipy import stats
 ALPHA = 0.05
 EXACT_PAIRS = 16  # up to so many pairs all 2^n sign patterns are counted; beyond, FLIPS random ones
 FLIPS = 20_000
+NO_SPREAD = 1e-9  # on the scale of tables; what rounding leaves of equal differences
 MOST_SEEDS = 10_000  # beyond it, a number of seeds is no plan
 
 
@@ -55,7 +56,7 @@ class Difference:
         """
         if self.error is None or self.dof is None:
             return 1.0
-        if self.error == 0:  # scores have few values: two equal differences are no proof of equality
+        if self.error < NO_SPREAD:  # scores have few values: two equal differences are no proof of equality
             return 0.0 if abs(self.mean) < margin and self.pairs >= pairs_needed(1) else 1.0
         return float(stats.t.sf((margin - abs(self.mean)) / self.error, self.dof))
 
