@@ -29,7 +29,7 @@ def _padded(row: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> 
 
 
 def _markdown_text(text: str) -> str:
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("−", "-")  # so that numbers can be read back
 
 
 def _marked(cell: TableCell, escape: Callable[[str], str], before: str, after: str) -> str:
