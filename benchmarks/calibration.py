@@ -18,7 +18,7 @@ from mtlora.analysis.items import randomisation_p
 from mtlora.analysis.statistics import ALPHA, attainable_p, direction, holm, paired_difference
 from mtlora.config import REPOSITORY
 
-STUDY = REPOSITORY / "results" / "studies" / "real_glue_seeds.csv"
+STUDY = REPOSITORY / "results" / "studies" / "mini_glue_seeds.csv"
 STRUCTURES = 4
 TASKS = 8
 
@@ -144,9 +144,9 @@ def main() -> None:
     ]
     settings += [("normal, eight tasks", n, TASKS * n, normal_suite(n)) for n in (2, 3, 5)]
     for task, differences in real.items():
-        settings += [(f"real differences, {task}", n, n, real_task(differences, n)) for n in (5, 8)]
+        settings += [(f"of runs, {task}", n, n, real_task(differences, n)) for n in (5, 8)]
     both = np.stack(list(real.values()))
-    settings += [(f"real differences, {len(real)} tasks", n, len(real) * n, real_suite(both, n)) for n in (3, 5)]
+    settings += [(f"of runs, {len(real)} tasks", n, len(real) * n, real_suite(both, n)) for n in (3, 5)]
     rows = []
     for label, seeds, pairs, draw in settings:
         spread = np.std([np.mean(draw(np.random.default_rng(n))[0]) for n in range(500)])
