@@ -82,13 +82,19 @@ def normal_suite(seeds: int) -> Draw:
     return draw
 
 
-def real_task(differences: np.ndarray, seeds: int) -> Draw:
-    """Return draws of one task from real differences, (n,), centred so that there is no effect."""
-    return real_suite(differences[None], seeds)
+def runs_against_themselves(scores: np.ndarray, seeds: int) -> Draw:
+    """Return draws where LoRA and all structures are runs of LoRA, (tasks, n), tasks drawn independently: A/A."""
+
+    def draw(generator: np.random.Generator) -> list[np.ndarray]:
+        picks = generator.integers(0, scores.shape[1], (STRUCTURES + 1, len(scores), seeds))
+        drawn = np.stack([np.take_along_axis(scores, pick, 1) for pick in picks])
+        return list(drawn[1:] - drawn[0])
+
+    return draw
 
 
-def real_suite(differences: np.ndarray, seeds: int) -> Draw:
-    """Return draws of all tasks from real differences, (tasks, n), each centred, tasks drawn independently."""
+def centred_differences(differences: np.ndarray, seeds: int) -> Draw:
+    """Return draws from differences of two methods, (tasks, n), less their mean: equal in the mean, but skewed."""
     centred = differences - differences.mean(1, keepdims=True)
 
     def draw(generator: np.random.Generator) -> list[np.ndarray]:
@@ -124,11 +130,14 @@ def _noisy(text: str, generator: np.random.Generator) -> str:
     return " ".join("x" if generator.uniform() < share else word for word in text.split(" "))
 
 
-def study(path: Path) -> dict[str, np.ndarray]:
-    """Return task -> differences of SHIM and LoRA at the same seed, from the committed study."""
-    frame = pd.read_csv(path)
+def study(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return task -> method -> scores, (seeds,), in the order of the seeds, from the committed study."""
+    frame = pd.read_csv(path).sort_values("seed")
     wide = frame.pivot(index=["task", "seed"], columns="method", values="value").dropna()
-    return {str(task): (part["shim"] - part["lora"]).to_numpy() for task, part in wide.groupby(level="task")}
+    return {
+        str(task): {str(method): part[method].to_numpy() for method in part}
+        for task, part in wide.groupby(level="task")
+    }
 
 
 def main() -> None:
@@ -143,10 +152,18 @@ def main() -> None:
         ("normal, one task", n, n, normal_task(n)) for n in (3, 5, 6, 7, 8, 10)
     ]
     settings += [("normal, eight tasks", n, TASKS * n, normal_suite(n)) for n in (2, 3, 5)]
-    for task, differences in real.items():
-        settings += [(f"of runs, {task}", n, n, real_task(differences, n)) for n in (5, 8)]
-    both = np.stack(list(real.values()))
-    settings += [(f"of runs, {len(real)} tasks", n, len(real) * n, real_suite(both, n)) for n in (3, 5)]
+    lora = {task: runs["lora"][None] for task, runs in real.items()}
+    minus = {task: (runs["shim"] - runs["lora"])[None] for task, runs in real.items()}
+    both = f"{len(real)} tasks"
+    for label, make, parts in (
+        ("LoRA against LoRA", runs_against_themselves, lora),
+        ("SHIM - LoRA, centred", centred_differences, minus),
+    ):
+        parts = parts | {both: np.concatenate(list(parts.values()))}
+        for task, values in parts.items():
+            settings += [
+                (f"{label}, {task}", n, len(values) * n, make(values, n)) for n in ((3, 5) if task == both else (5, 8))
+            ]
     rows = []
     for label, seeds, pairs, draw in settings:
         spread = np.std([np.mean(draw(np.random.default_rng(n))[0]) for n in range(500)])
@@ -162,6 +179,9 @@ def main() -> None:
     print(
         frame.to_markdown(index=False, colalign=["left"] + ["right"] * (len(frame.columns) - 1), disable_numparse=True)
     )
+    print(f"\n{arguments.item_trials} pairs of equally good systems on 100 test items\n")
+    sizes = {name: [f"{rate:.1%}"] for name, rate in items_sizes(arguments.item_trials).items()}
+    print(pd.DataFrame(sizes).to_markdown(index=False, disable_numparse=True))
 
 
 if __name__ == "__main__":
