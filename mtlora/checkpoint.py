@@ -15,7 +15,7 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass
 class Progress:
-    """How far a run is, in plain values; saved in every checkpoint."""
+    """How far a run is; saved in every checkpoint."""
 
     epoch: int = 0  # epochs finished
     group: int = 0  # optimizer steps done in the current epoch
@@ -24,6 +24,7 @@ class Progress:
     tokens: int = 0  # real (unpadded) training tokens seen
     seconds: float = 0.0  # wall time over all attempts
     train_seconds: float = 0.0  # of it, time in training steps
+    window: list[torch.Tensor] = field(default_factory=list)  # losses since the last row of metrics.jsonl
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
     epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
     geometry: list[dict[str, Any]] = field(default_factory=list)  # geometry.jsonl so far
@@ -61,7 +62,9 @@ def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torc
             for name, parameter in own.items():
                 parameter.copy_(state["tensors"][name])
         optimizer.load_state_dict(state["optimizer"])
-        return Progress(**state["progress"])
+        progress = Progress(**state["progress"])
+        progress.window = [loss.to(next(iter(own.values())).device) for loss in progress.window]
+        return progress
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).split("\n")[0][:200]
         raise UserError(

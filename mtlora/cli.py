@@ -1,9 +1,11 @@
 """What the command-line entry points share: one line for a user's mistake, a traceback only for a bug."""
 
 import argparse
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -42,6 +44,16 @@ def _number_for_group() -> str:
     """Return the command-line argument that gives a group a number."""
     numbers = (a for a in sys.argv[1:] if re.fullmatch(r"\w+=[-+.\w,]*", a) and not re.search(r"=[a-zA-Z]", a))
     return next((a for a in numbers if (CONF / a.split("=")[0]).is_dir()), "a group's value is a number")
+
+
+def configure_logging() -> None:
+    """Send our own messages to stderr, and hide what libraries say to their developers; every process needs it."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mtlora").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*setting fan_in_fan_out to True")  # always so for GPT-2
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def experiment_parser(module: str, description: str) -> argparse.ArgumentParser:

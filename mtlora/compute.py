@@ -25,7 +25,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     set_fp32_matmul_precision("bf16" if onednn_wins(config) else "ieee")
     AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "bf16" if config.train.precision == "bf16" else "no"
-    return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu")
+    return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu" or not torch.cuda.is_available())
 
 
 def onednn_wins(config: RunConfig) -> bool:

@@ -11,6 +11,7 @@ from mtlora.config import DataConfig, RunConfig, TaskConfig
 from mtlora.errors import UserError
 from mtlora.generation import check_positions, generate
 from mtlora.metrics import compute_texts
+from mtlora.processes import gather, share
 from mtlora.tasks.batches import sample_rows
 from mtlora.tasks.local import numbered_lines, read_text
 from mtlora.tasks.pairs import Group, Pair, group_pairs
@@ -50,7 +51,8 @@ def decode(
     on_progress: Callable[[int, int], None],
 ) -> list[str]:
     """Write a text for each context by beam search with the adapter merged; afterwards it is unmerged again."""
-    prompts = encode_prompts(contexts, tokenizer)
+    numbers = share(range(len(contexts)))
+    prompts = encode_prompts([contexts[number] for number in numbers], tokenizer)
     model.eval()
     model.merge_adapter()
     # In fp32 whatever `train.precision` says: in bf16 ties between the scores of hypotheses would decide. The forward of the PEFT
@@ -61,7 +63,8 @@ def decode(
         )
     finally:
         model.unmerge_adapter()
-    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return [text for _, text in sorted(gather(zip(numbers, texts, strict=True)))]
 
 
 def score(

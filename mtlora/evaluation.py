@@ -10,6 +10,7 @@ from torch import nn
 from mtlora.config import RunConfig
 from mtlora.metrics import compute
 from mtlora.objectives import completion_loss
+from mtlora.processes import gather, share
 from mtlora.tasks.batches import evaluation_batches, sample_rows
 from mtlora.tasks.encoding import Encoded, collate
 
@@ -45,16 +46,19 @@ def evaluate(
         return {split: {"loss": mean_loss(config, accelerator, model, data, split)} for split in data.evaluation}, {}
     metrics, predictions = {}, {}
     for split, encoded in data.evaluation.items():
-        answers = np.zeros(len(encoded), dtype=encoded.labels.dtype)
-        for rows in evaluation_batches(encoded.lengths, config.train.eval_batch_size):
+        parts = []
+        for rows in share(evaluation_batches(encoded.lengths, config.train.eval_batch_size)):
             batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
             batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"}
             with torch.no_grad(), accelerator.autocast():
                 logits = model(**batch).logits.float()
-            if not torch.isfinite(logits).all():
-                raise RunFailed(f"predictions on {split} are not finite: lower train.learning_rate")
             answer = logits.squeeze(-1) if config.task.kind == "regression" else logits.argmax(-1)
-            answers[rows] = answer.cpu().numpy()
+            parts.append((rows, answer.cpu().numpy(), bool(torch.isfinite(logits).all())))
+        answers = np.zeros(len(encoded), dtype=encoded.labels.dtype)
+        for rows, values, is_finite in gather(parts):
+            if not is_finite:
+                raise RunFailed(f"predictions on {split} are not finite: lower train.learning_rate")
+            answers[rows] = values
         predictions[split] = answers
         metrics[split] = compute(config.task.metrics[split], answers, encoded.labels, experiment_id=identity)
     return metrics, predictions
@@ -62,15 +66,19 @@ def evaluate(
 
 def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, data: RunData, split: str) -> float:
     """Return the mean cross-entropy of a split's target tokens in nats."""
-    encoded, total, count = data.evaluation[split], 0.0, 0
+    encoded, parts = data.evaluation[split], []
     chosen = sample_rows(len(encoded), config.train.limit_validation, split, config.task.name)
-    for batch_rows in evaluation_batches(encoded.lengths[chosen], config.train.eval_batch_size):
+    batches = list(enumerate(evaluation_batches(encoded.lengths[chosen], config.train.eval_batch_size)))
+    for number, batch_rows in share(batches):
         rows = chosen[batch_rows]
         batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         with torch.no_grad(), accelerator.autocast():
             loss, tokens = completion_loss(model, batch)
-        total, count = total + loss.item(), count + tokens
+        parts.append((number, loss.item(), tokens))
+    total, count = 0.0, 0
+    for _, loss_sum, tokens in sorted(gather(parts)):  # in the order of the batches, however many processes there are
+        total, count = total + loss_sum, count + tokens
     if not np.isfinite(total):
         raise RunFailed(f"the loss on {split} is not finite: lower train.learning_rate")
     return total / max(1, count)

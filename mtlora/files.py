@@ -14,6 +14,10 @@ from mtlora.errors import UserError
 log = logging.getLogger(__name__)
 
 
+class Busy(UserError):
+    """Another process holds a lock."""
+
+
 @contextmanager
 def replacing(path: Path, advice: str = "choose a writable folder with results=DIR") -> Iterator[IO[Any]]:
     """Open a temporary binary file beside `path`; on leaving without an error, fsync it and rename it to `path`.
@@ -42,7 +46,8 @@ def only_process(path: Path, busy: str) -> Iterator[None]:
     """Hold an exclusive lock on the file `path`, which is made if need be; the system frees it when the process ends.
 
     Raises:
-        UserError: another process holds it (the message is `busy`), or the folder cannot be written.
+        Busy: another process holds it (the message is `busy`).
+        UserError: the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +58,7 @@ def only_process(path: Path, busy: str) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(busy) from None
+            raise Busy(busy) from None
         except OSError:  # a file system without locks: go on, as nothing there can tell
             log.warning("%s cannot be locked: do not train the same run twice at once", path)
         yield

@@ -18,7 +18,9 @@ from mtlora.checkpoint import CHECKPOINT, Progress, load_checkpoint, save_checkp
 from mtlora.config import RunConfig, TrainConfig
 from mtlora.evaluation import RunData, RunFailed, evaluate
 from mtlora.geometry import transform_geometry
-from mtlora.objectives import batch_loss
+from mtlora.interrupt import shielded
+from mtlora.objectives import Objective
+from mtlora.processes import is_first, rank, share, world_size
 from mtlora.record import GEOMETRY, write_jsonl
 from mtlora.streams import stream_seed
 from mtlora.tasks.batches import epoch_batches
@@ -53,59 +55,62 @@ def train(
     t = config.train
     identity = f"{identity} on {accelerator.device.type}"  # dropout differs between kinds of device
     optimizer = make_optimizer(model, t)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    objective, optimizer = accelerator.prepare(Objective(config, model), optimizer)
     progress = load_checkpoint(folder / CHECKPOINT, identity, model, optimizer) or Progress()
     steps_per_epoch = math.ceil(math.ceil(len(data.train_rows) / t.batch_size) / t.accumulation)
     total = steps_per_epoch * t.epochs
     predictions: dict[str, np.ndarray] = {}
     started, saved_at = time.monotonic() - progress.seconds, time.monotonic()
     if not progress.geometry:
-        progress.geometry = transform_geometry(accelerator.unwrap_model(model), 0)
+        progress.geometry = transform_geometry(model, 0)
 
-    while progress.epoch < t.epochs:
-        window: list[torch.Tensor] = []  # losses since the last row of metrics.jsonl
-        for group in groups(config, data, progress.epoch)[progress.group :]:
-            model.train()
-            set_learning_rate(optimizer, learning_rate(t, progress.step, total))
-            torch.manual_seed(stream_seed(config.seed, "dropout", str(progress.step)))
-            step_started = time.monotonic()
-            loss, norm = train_step(config, accelerator, model, optimizer, collated(config, data, group))
-            window.append(loss)
-            progress.step += 1
-            progress.group += 1
-            progress.tokens += int(sum(data.train.lengths[rows].sum() for rows in group))
-            if progress.step % t.log_every == 0 or progress.group == steps_per_epoch:
-                mean = finite("training loss", torch.stack(window).mean(), progress.step)
-                row = {"step": progress.step, "epoch": progress.epoch + 1, "train_loss": mean}
-                row["grad_norm"] = finite("gradient norm", norm, progress.step)
-                row["learning_rate"] = optimizer.param_groups[0]["lr"]
-                progress.rows.append(row)
-                progress.epoch_loss += mean * len(window)
-                tracker.log(row, progress.step)
-                window = []
-            progress.train_seconds += time.monotonic() - step_started
-            progress.seconds = time.monotonic() - started
-            if time.monotonic() - saved_at > t.checkpoint_seconds and not window:
-                save_checkpoint(folder / CHECKPOINT, identity, model, optimizer, progress)
-                saved_at = time.monotonic()
-            on_step(progress.step, total)
-
-        metrics, predictions = evaluate(config, accelerator, model, data, identity)
-        close_epoch(progress, metrics, tracker)
-        progress.seconds = time.monotonic() - started
-        write_jsonl(folder / "metrics.jsonl", progress.rows)
-        progress.geometry += transform_geometry(accelerator.unwrap_model(model), progress.epoch)
-        write_jsonl(folder / GEOMETRY, progress.geometry)
-        if progress.epoch < t.epochs or config.task.kind == "generation":  # decoding, which follows, takes long
+    def save() -> None:
+        nonlocal saved_at
+        progress.seconds, saved_at = time.monotonic() - started, time.monotonic()
+        if is_first():
             save_checkpoint(folder / CHECKPOINT, identity, model, optimizer, progress)
-            saved_at = time.monotonic()
+
+    try:
+        while progress.epoch < t.epochs:
+            for group in groups(config, data, progress.epoch)[progress.group :]:
+                with shielded():  # a signal waits until the step and what is noted of it are whole
+                    model.train()
+                    set_learning_rate(optimizer, learning_rate(t, progress.step, total))
+                    torch.manual_seed(dropout_seed(config.seed, progress.step))
+                    step_started = time.monotonic()
+                    loss, norm = train_step(config, accelerator, objective, optimizer, collated(config, data, group))
+                    progress.window.append(loss)
+                    progress.step += 1
+                    progress.group += 1
+                    progress.tokens += int(sum(data.train.lengths[rows].sum() for rows in group))
+                    if progress.step % t.log_every == 0 or progress.group == steps_per_epoch:
+                        close_window(accelerator, progress, norm, optimizer.param_groups[0]["lr"], tracker)
+                    progress.train_seconds += time.monotonic() - step_started
+                    if time.monotonic() - saved_at > t.checkpoint_seconds:
+                        save()
+                on_step(progress.step, total)
+
+            metrics, predictions = evaluate(config, accelerator, model, data, identity)
+            with shielded():
+                close_epoch(progress, metrics, tracker)
+                progress.geometry += transform_geometry(model, progress.epoch)
+                if is_first():
+                    write_jsonl(folder / "metrics.jsonl", progress.rows)
+                    write_jsonl(folder / GEOMETRY, progress.geometry)
+                save()
+    except (KeyboardInterrupt, SystemExit):
+        save()
+        raise
+    if not predictions and config.task.kind != "generation":  # the checkpoint was of the end
+        _, predictions = evaluate(config, accelerator, model, data, identity)
+    progress.seconds = time.monotonic() - started
     return progress, predictions
 
 
 def train_step(
     config: RunConfig,
     accelerator: Accelerator,
-    model: nn.Module,
+    objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterator[tuple[dict[str, torch.Tensor], float]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,10 +119,10 @@ def train_step(
     Each batch comes with its share of the group's loss, so accumulation equals one large batch.
     """
     losses = []
-    for batch, share in batches:
+    for batch, part in batches:
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         with accelerator.autocast():
-            loss = batch_loss(config, model, batch) * share
+            loss = objective(batch) * part
         accelerator.backward(loss)
         losses.append(loss.detach().float())
     trained = [p for group in optimizer.param_groups for p in group["params"]]
@@ -139,13 +144,27 @@ def groups(config: RunConfig, data: RunData, epoch: int) -> list[list[np.ndarray
 def collated(
     config: RunConfig, data: RunData, group: list[np.ndarray]
 ) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
-    """Yield the tensors of each batch of a group with its share of the group's examples, or of its target tokens."""
-    weights = [len(rows) for rows in group]
-    if config.task.kind == "generation":  # labels are the lengths of the prompts
-        weights = [int((data.train.lengths[rows] - data.train.labels[rows]).sum()) for rows in group]
-    for rows, weight in zip(group, weights, strict=True):
-        batch = collate(data.train, rows, data.pad_token_id, config.data.padding, config.data.max_length)
-        yield batch, weight / max(1, sum(weights))
+    """Yield this process's part of each batch of a group with its share of the group's examples, or of its target tokens.
+
+    Processes average their gradients, so each share is multiplied by their number.
+    """
+
+    def weight(rows: np.ndarray) -> int:
+        if config.task.kind == "generation":  # labels are the lengths of the prompts
+            return int((data.train.lengths[rows] - data.train.labels[rows]).sum())
+        return len(rows)
+
+    whole = max(1, sum(map(weight, group)))
+    for rows in group:
+        own = share(rows)
+        part = weight(own) * world_size() / whole
+        used = own if len(own) else rows[:1]  # every process takes part in every batch, if with no weight
+        yield collate(data.train, used, data.pad_token_id, config.data.padding, config.data.max_length), part
+
+
+def dropout_seed(seed: int, step: int) -> int:
+    """Return the seed of a step's dropout; other processes than the first draw masks of their own."""
+    return stream_seed(seed, "dropout", str(step) if is_first() else f"{step}/{rank()}")
 
 
 def learning_rate(t: TrainConfig, step: int, total: int) -> float:
@@ -183,6 +202,21 @@ def finite(name: str, value: torch.Tensor, step: int) -> float:
     if not math.isfinite(number):
         raise RunFailed(f"the {name} is {number} at or shortly before step {step}: lower train.learning_rate")
     return number
+
+
+def close_window(
+    accelerator: Accelerator, progress: Progress, norm: torch.Tensor, rate: float, tracker: Tracker
+) -> None:
+    """Enter the mean loss of the steps since the last row of metrics.jsonl."""
+    loss = accelerator.reduce(torch.stack(progress.window).mean(), "mean")  # over the processes
+    mean = finite("training loss", loss, progress.step)
+    row = {"step": progress.step, "epoch": progress.epoch + 1, "train_loss": mean}
+    row["grad_norm"] = finite("gradient norm", norm, progress.step)
+    row["learning_rate"] = rate
+    progress.rows.append(row)
+    progress.epoch_loss += mean * len(progress.window)
+    progress.window = []
+    tracker.log(row, progress.step)
 
 
 def close_epoch(progress: Progress, metrics: dict[str, dict[str, float]], tracker: Tracker) -> None:

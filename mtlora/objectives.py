@@ -19,6 +19,18 @@ def batch_loss(config: RunConfig, model: nn.Module, batch: dict[str, torch.Tenso
     return total / max(1, count)
 
 
+class Objective(nn.Module):
+    """`batch_loss` as a module: several processes average the gradients of what a module's forward returns."""
+
+    def __init__(self, config: RunConfig, model: nn.Module):
+        super().__init__()
+        self.config, self.model = config, model
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the mean loss of a batch, a scalar."""
+        return batch_loss(self.config, self.model, batch)
+
+
 def completion_loss(
     model: Any, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0
 ) -> tuple[torch.Tensor, int]:

@@ -33,10 +33,11 @@ class Estimate:
 
 def statuses(plan: Plan) -> dict[str, str]:
     """Return every cell's state by config_sha, parents included: done, failed, running, interrupted or missing."""
-    return {cell.sha: _state(cell) for stage in plan.stages for cell in stage}
+    return {cell.sha: state_of(cell) for stage in plan.stages for cell in stage}
 
 
-def _state(cell: Cell) -> str:
+def state_of(cell: Cell) -> str:
+    """Return a cell's state: done, failed, running, interrupted or missing."""
     status = record_status(cell.folder)
     if status == "running" and not is_held(cell.lock):
         return "interrupted"  # its process was killed

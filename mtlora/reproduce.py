@@ -24,8 +24,8 @@ from mtlora.analysis.view import View
 from mtlora.cells import Cell
 from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan
-from mtlora.files import write_text
-from mtlora.plan import duration, show, statuses
+from mtlora.files import is_held, write_text
+from mtlora.plan import duration, show, state_of, statuses
 from mtlora.provenance import available_cores
 from mtlora.record import RECORD, RunRecord, record_status
 from mtlora.tables import write_tables
@@ -45,9 +45,24 @@ def run_missing(plan: Plan, launcher: str, jobs: int, console: Console) -> bool:
     with Monitor(todo, console) as monitor:
         for number, stage in enumerate(stages):
             ready = [cell for cell in stage if cell.parent is None or record_status(cell.parent.folder) == "success"]
-            if ready:
-                sweep(plan, number, ready, launcher, jobs, monitor)
+            run_stage(plan, number, ready, launcher, jobs, monitor)
     return report_failures(todo, console)
+
+
+def run_stage(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int, monitor: "Monitor") -> None:
+    """Sweep the cells of a stage until each is done or has failed.
+
+    More than one pass is needed where another sweep was training some of them (they are left to it, and waited for) and was
+    killed, or where our own was, for want of memory or by a scheduler.
+    """
+    left = list(cells)
+    while left:
+        before = len(left)
+        sweep(plan, stage, left, launcher, jobs, monitor)
+        monitor.wait_for(left)
+        left = [cell for cell in left if state_of(cell) not in ("done", "failed")]
+        if len(left) == before:
+            return  # nothing moves: the list of what is not done says why
 
 
 def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int, monitor: "Monitor") -> None:
@@ -57,7 +72,7 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
     jobs_file, log_file = stem.with_suffix(".json"), stem.with_suffix(".log")
     write_text(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
     threads = max(1, available_cores() // jobs)
-    command = [sys.executable, "-m", "mtlora.train", "-m", "hydra/sweeper=cells", f"hydra.sweeper.file='{jobs_file}'"]
+    command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file='{jobs_file}'"]
     command.append(f"hydra/launcher={launcher}")
     if "compute.threads" not in plan.axes:
         command.append(f"compute.threads={threads}")
@@ -103,6 +118,14 @@ class Monitor:
 
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
+
+    def wait_for(self, cells: Sequence[Cell]) -> None:
+        """Wait until no other process is training one of the cells."""
+        if held := [cell for cell in cells if is_held(cell.lock)]:
+            self.console.print(f"waiting for {len(held)} cells that another process is training")
+        while any(is_held(cell.lock) for cell in held):
+            self.look()
+            time.sleep(0.5)
 
     def look(self) -> None:
         """Read the records of the cells that were still open, and show the state."""

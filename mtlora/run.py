@@ -27,6 +27,7 @@ from mtlora.files import only_process
 from mtlora.loop import train
 from mtlora.metrics import METRICS, baseline, require_text_packages
 from mtlora.models import build_model, count_parameters, load_adapter_tensors, set_output_bias
+from mtlora.processes import is_first, rank, world_size
 from mtlora.provenance import now, peak_memory_bytes, provenance, reset_peak_memory
 from mtlora.record import RECORD, RunRecord, record_status, write_jsonl
 from mtlora.tasks.batches import sample_rows
@@ -34,7 +35,7 @@ from mtlora.tasks.encoding import encode
 from mtlora.tasks.pairs import Group
 from mtlora.tasks.prompting import pad_token
 from mtlora.tasks.sources import evaluation_splits, load_split, low_resource
-from mtlora.tracking import make_tracker
+from mtlora.tracking import NullTracker, make_tracker
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +45,26 @@ ERROR_LOG = "error.log"
 def execute(cell: Cell) -> RunRecord:
     """Train a cell unless its record says success; the record on disk tells the outcome in every case.
 
+    Started by `torchrun`, every process of the run calls it.
+
     Raises:
         UserError: the run failed, in one line; a traceback of an unexpected error is in the run's `error.log`.
     """
+    if not is_first():
+        return _assist(cell)
     with only_process(cell.lock, f"{cell.run_id} is being trained by another process: wait for it, or end it"):
         return _execute(cell)
+
+
+def _assist(cell: Cell) -> RunRecord:
+    """Train as one of several processes; what becomes of the run is the first one's to say."""
+    record = new_record(cell)
+    if record_status(cell.folder) != "success":
+        try:
+            _train_and_fill(cell, record)
+        except Exception as error:
+            raise UserError(f"process {rank()} of {cell.run_id} ended: {' '.join(str(error).split())[:200]}") from None
+    return record
 
 
 def _execute(cell: Cell) -> RunRecord:
@@ -85,11 +101,13 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
     if config.task.kind == "generation":
         require_text_packages()  # asked before hours of training
     accelerator = make_accelerator(config)
-    record.provenance |= provenance(accelerator.device)
-    record.save(folder)
+    record.provenance |= provenance(accelerator.device) | {"processes": world_size()}
+    if is_first():
+        record.save(folder)
     reset_peak_memory(accelerator.device)
     tokenizer = load_tokenizer(config.model)
-    data = load_data(cell, tokenizer)
+    with accelerator.main_process_first():  # it fills the caches
+        data = load_data(cell, tokenizer)
     model = build_model(config, tokenizer)
     if config.train.mean_bias:
         set_output_bias(model, float(data.train.labels[data.train_rows].mean()))
@@ -102,19 +120,21 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
         from mtlora.decoding import prepare_groups
 
         groups = prepare_groups(config, model, tokenizer)  # what decoding needs is checked before hours of training
-    tracker = make_tracker(cell, folder)
+    tracker = make_tracker(cell, folder) if is_first() else NullTracker()
     finished = False
     try:
         with progress_bar(cell.run_id) as on_step:
             progress, predictions = train(config, accelerator, model, data, folder, cell.sha, tracker, on_step)
-        model.save_pretrained(str(folder))
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in
+        if is_first():
+            model.save_pretrained(str(folder))
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in
         record.epochs, record.cost = progress.epochs, cost(progress, accelerator.device)
         if config.task.kind == "generation":
             record.metrics = _decode_and_score(cell, model, tokenizer, groups, record.cost)
         else:
             record.metrics = last_and_best(progress.epochs)
-            write_jsonl(folder / "predictions.jsonl", prediction_rows(data, predictions))
+            if is_first():
+                write_jsonl(folder / "predictions.jsonl", prediction_rows(data, predictions))
         tracker.log({f"{m['selection']}/{m['split']}/{m['name']}": m["value"] for m in record.metrics}, progress.step)
         finished = True
     finally:
@@ -143,7 +163,10 @@ def _entries(scores: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 def _decode_and_score(
     cell: Cell, model: Any, tokenizer: Any, groups: list[Group], cost: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Decode the test split, keep the texts, and return the metrics of the last epoch; `cost` gets decode_seconds."""
+    """Decode the test split, keep the texts, and return the metrics of the last epoch; `cost` gets decode_seconds.
+
+    Of several processes all decode and the first one scores.
+    """
     from mtlora.decoding import decode, score
 
     config = cell.config
@@ -151,6 +174,8 @@ def _decode_and_score(
     with progress_bar(f"{cell.run_id} decoding") as on_progress:
         texts = decode(config, model, tokenizer, [group.context for group in groups], on_progress)
     cost["decode_seconds"] = time.monotonic() - started
+    if not is_first():
+        return []
     rows = ({**asdict(group), "prediction": text} for group, text in zip(groups, texts, strict=True))
     write_jsonl(cell.folder / "predictions.jsonl", rows)
     return _entries(score(config.task, groups, texts, experiment_id=cell.sha))
@@ -253,7 +278,7 @@ def prediction_rows(data: RunData, predictions: dict[str, np.ndarray]) -> Iterat
 def outcome_of(error: BaseException, folder: Path) -> tuple[str, str]:
     """Return status and reason for an exception; an unexpected one leaves its traceback in the folder's error.log."""
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        return "interrupted", type(error).__name__
+        return "interrupted", "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else "stopped by SIGTERM"
     if isinstance(error, (RunFailed, UserError)):
         return "failed", str(error)
     if is_out_of_memory(error):

@@ -4,9 +4,6 @@ A run whose record says success is skipped, so the same command can be given aga
 """
 
 import logging
-import os
-import sys
-import warnings
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,9 +12,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mtlora import cli
-from mtlora.cells import cell_of
+from mtlora.cells import Cell, cell_of
 from mtlora.config import CONF
+from mtlora.interrupt import handle_signals, ignore_signals
+from mtlora.processes import is_first
+from mtlora.record import RunRecord
 from mtlora.validation import to_run_config
+from mtlora.worker import train_in_child
 
 log = logging.getLogger("mtlora")
 
@@ -25,29 +26,33 @@ log = logging.getLogger("mtlora")
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(composed: DictConfig) -> None:
     """Run one job of Hydra; in a sweep each job comes here by itself."""
-    configure_logging()
+    cli.configure_logging()  # again in a launcher's process, where only this function runs
+    if is_first():
+        handle_signals()
+    else:
+        ignore_signals()  # it ends with the first process, which keeps the checkpoint
+    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         cell = cell_of(to_run_config(composed), HydraConfig.get().overrides.task)
-        from mtlora.run import execute  # imports torch and transformers: seconds that `--help` need not pay
-
-        record = execute(cell)
+        record = train_in_child(cell) if sweeping else _train_here(cell)
     except CompactHydraException as error:
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
+        if not sweeping:
             cli.fail(error)  # not raised: Hydra would write a line of its own before ours
-        log.error("failed: %s", cli.one_line(error))  # Hydra reports only the first failed job of a sweep
+        log.error("failed: %s", cli.one_line(error))
         raise
+    if record is None:
+        log.info("%s is being trained by another process: left to it", cell.run_id)
+        return
+    if not is_first():
+        return
     last = {f"{m['split']}/{m['name']}": round(m["value"], 4) for m in record.metrics if m["selection"] == "last"}
     log.info("%s: %s in %s", record.run_id, last, cell.folder)
 
 
-def configure_logging() -> None:
-    """Send our own messages to stderr, and hide what libraries say to their developers; a worker process needs it too."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*setting fan_in_fan_out to True")  # always so for GPT-2
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+def _train_here(cell: Cell) -> RunRecord:
+    from mtlora.run import execute  # imports torch and transformers: seconds that `--help` need not pay
+
+    return execute(cell)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mtlora.decoding import load_groups
 from mtlora.errors import UserError
 from mtlora.metrics import text
 from mtlora.models import build_model, count_parameters
+from mtlora.objectives import batch_loss
 from mtlora.run import execute
 from mtlora.tasks.builtin.triples import generate_entries
 
@@ -89,7 +90,7 @@ def test_a_run_killed_on_its_way_ends_with_the_same_texts(
     assert record_of(cell).status == "interrupted"
     monkeypatch.undo()
     monkeypatch.setattr(text, "java_works", lambda: False)
-    monkeypatch.setattr("mtlora.loop.batch_loss", _counting := CountingLoss())
+    monkeypatch.setattr("mtlora.objectives.batch_loss", _counting := CountingLoss())
     execute(cell)
     assert _counting.calls == (1 if where == "training" else 0)
     assert_same_outcome(finished.folder, cell.folder)
@@ -102,8 +103,6 @@ class CountingLoss:
         self.calls = 0
 
     def __call__(self, *arguments: Any) -> torch.Tensor:
-        from mtlora.objectives import batch_loss
-
         self.calls += 1
         return batch_loss(*arguments)
 

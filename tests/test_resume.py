@@ -28,24 +28,28 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finish(tmp_path_factory.mktemp("whole"), *OFTEN)[1]
 
 
-# Four steps an epoch, a checkpoint every second: before, at and behind the end of an epoch, and in the last one.
+# Four steps an epoch: before, at and behind the end of an epoch, and in the last one. What is no signal leaves no checkpoint.
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 12])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(143), OSError("broken")], ids=lambda e: type(e).__name__
+)
 def test_stopped_run_goes_on_with_the_same_numbers(
-    step: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, step: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = cell_in(tmp_path, *OFTEN)
-    stop_at(monkeypatch, step, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
+    signalled = not isinstance(error, OSError)
+    cell = cell_in(tmp_path, *OFTEN, "train.checkpoint_seconds=0" if not signalled else "train.checkpoint_seconds=1000")
+    stop_at(monkeypatch, step, error)
+    with pytest.raises(type(error) if signalled else UserError):
         execute(cell)
-    assert record_of(cell).status == "interrupted"
-    assert (cell.folder / CHECKPOINT).exists() == (step > 1)
+    assert record_of(cell).status == ("interrupted" if signalled else "failed")
+    assert (cell.folder / CHECKPOINT).exists()
     monkeypatch.undo()
 
     done = []
     with monkeypatch.context() as patch:
         patch.setattr("mtlora.run.progress_bar", lambda title: _Bar(done))
         assert execute(cell).status == "success"
-    assert len(done) == 12 - step // 2 * 2, "it must go on from the checkpoint, not from the beginning"
+    assert len(done) == 12 - step, "it must go on from the checkpoint, not from the beginning"
     assert_same_outcome(cell.folder, uninterrupted)
     assert not (cell.folder / CHECKPOINT).exists()
 

@@ -1,18 +1,23 @@
-"""A Hydra sweeper for a given list of jobs, where the usual product of values would contain finished ones.
+"""The sweeper of this package: all jobs of a sweep in one batch, and at the end a list of those that failed, and why.
 
-`hydra/sweeper=cells hydra.sweeper.file=FILE` reads a JSON list of override lists and hands it to the launcher in one batch.
+Hydra's own sweeper names the first failure only. `hydra.sweeper.file=FILE` takes the jobs from a JSON list of override lists,
+where the product of the values on the command line would contain finished ones.
 """
 
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import MISSING, DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+
+log = logging.getLogger("mtlora")
 
 
 @dataclass
@@ -20,29 +25,43 @@ class CellsSweeperConfig:
     """The sweeper's only setting."""
 
     _target_: str = "hydra_plugins.mtlora_launchers.cells_sweeper.CellsSweeper"
-    file: str = MISSING  # JSON: one list of overrides a job
+    file: str | None = None  # JSON: one list of overrides a job
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="cells", node=CellsSweeperConfig, provider="mtlora")
 
 
-class CellsSweeper(Sweeper):
-    """Launch the jobs of a file; overrides on the command line are added to each of them."""
+class CellsSweeper(BasicSweeper):
+    """Launch the jobs of a file, or the product of the values on the command line."""
 
-    def __init__(self, file: str):
-        self.file = Path(file)
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Make the launcher that the configuration names."""
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+    def __init__(self, file: str | None = None):
+        super().__init__(max_batch_size=None)
+        self.file = file
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run every job, then raise the first failure if there was one (as Hydra's own sweeper does)."""
-        jobs = [[*overrides, *arguments] for overrides in json.loads(self.file.read_text(encoding="utf-8"))]
+        """Run every job; then list the failures and raise if there was one.
+
+        Raises:
+            CompactHydraException: a job failed, or (before any has begun) its overrides do not compose.
+        """
         assert self.launcher is not None  # set by setup, which Hydra calls first
+        assert self.hydra_context is not None
+        if self.file is not None:
+            jobs = [[*overrides, *arguments] for overrides in json.loads(Path(self.file).read_text(encoding="utf-8"))]
+        else:
+            parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+            (jobs,) = self.split_arguments(parser.parse_overrides(arguments), None)
+            self.validate_batch_is_legal(jobs)
         returns = self.launcher.launch(jobs, initial_job_idx=0)
-        for job in returns:
-            _ = job.return_value
+        self._report(returns)
         return [returns]
+
+    @staticmethod
+    def _report(returns: Sequence[JobReturn]) -> None:
+        failed = [job for job in returns if job.status == JobStatus.FAILED]
+        if not failed:
+            return
+        log.error("%d of %d runs failed:", len(failed), len(returns))
+        for job in failed:
+            log.error("  %s", " ".join(str(job._return_value).split()))
+        raise CompactHydraException("the same command tries the failed runs again, and no others")
