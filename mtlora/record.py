@@ -105,6 +105,12 @@ class RunRecord:
                 raise ValueError(f"a metric without a name, a split and a finite value: {str(entry)[:200]}")
         if any(not isinstance(e.get("selection"), str) or e["name"] not in METRICS for e in self.metrics):
             raise ValueError("a metric of unknown name or without selection")
+        for entry in self.metrics:
+            info = METRICS[entry["name"]]
+            # rounding may exceed 1 by an ulp
+            if not info.lowest - 1e-6 <= entry["value"] <= info.highest + 1e-6:
+                limits = f"{info.lowest:g} to {info.highest:g}"
+                raise ValueError(f"{entry['name']} on {entry['split']} is {entry['value']:g}, its range is {limits}")
         keys = [(entry["name"], entry["split"], entry["selection"]) for entry in self.metrics]
         if len(keys) > len(set(keys)):
             raise ValueError("the same metric twice")

@@ -5,6 +5,7 @@ is opened. Tables and figures are written beside it.
 """
 
 import base64
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from rich.progress import track
 from mtlora import cli
 from mtlora.analysis.captions import average_column, method_label, row_labels
 from mtlora.analysis.comparison import ClaimVerdict, Comparison, claim_verdicts, headlines, needed, runs_of
-from mtlora.analysis.evidence import Evidence
+from mtlora.analysis.evidence import Evidence, outside
 from mtlora.analysis.formats import render
 from mtlora.analysis.layout import MISSING, TableCell, TextTable, number
 from mtlora.analysis.plots import Plot, draw_all
@@ -54,7 +55,7 @@ def answer(views: Sequence[View]) -> tuple[str, str]:
     heads = [(view, c) for view in main for c in headlines(view.plan, view.comparisons)]
     found = [(view, c) for view, c in heads if c.difference is not None]
     if not found:
-        return "Nothing can be said yet.", "No pair of a LoRA and an MTLoRA run is finished."
+        return _no_headline(main)
     counts = Counter(c.verdict.split(" ")[0] for _, c in found)  # better, worse, no (difference), undecided
     titles = ", ".join(dict.fromkeys(view.plan.experiment.title for view, _ in found))
     better, worse, same, open_ = (counts[word] for word in ("better", "worse", "no", "undecided"))
@@ -73,6 +74,19 @@ def answer(views: Sequence[View]) -> tuple[str, str]:
     return first, sure
 
 
+def _no_headline(views: Sequence[View]) -> tuple[str, str]:
+    """Say that the figure that counts is missing, and what single tasks say."""
+    single = [c for view in views for c in view.comparisons if not c.contrast and c.difference is not None]
+    if not single:
+        return "Nothing can be said yet.", "No pair of a LoRA and an MTLoRA run is finished."
+    tasks = ", ".join(dict.fromkeys(c.label for c in single))
+    counts = Counter(c.verdict.split(" ")[0] for c in single)
+    return "No verdict yet.", (
+        f"No seed has all tasks with LoRA and a structure. On {tasks} alone, MTLoRA is better in {counts['better']} "
+        f"of {len(single)} comparisons, worse in {counts['worse']}; see the tables of differences."
+    )
+
+
 def claims_answer(verdicts: Sequence[ClaimVerdict]) -> str:
     """Say in one sentence what became of the paper's claims."""
     counts = Counter(v.verdict for v in verdicts)
@@ -89,7 +103,7 @@ def card(view: View, c: Comparison) -> Card:
     figure = average_column(view.plan).label if h.task == "average" else h.metric.upper()
     title = f"{view.plan.experiment.title}, {', '.join([method_label(c.row[1]), *others])}"
     if c.difference is None:
-        return Card(title, c.verdict, "open", "runs are missing")
+        return Card(title, c.verdict, "open", "no seed has all tasks with both methods")
     interval = c.difference.interval()
     text = f"{figure} {number(c.difference.mean, 2, True)}"
     text += f" [{number(interval[0], 2)}, {number(interval[1], 2)}]" if interval else ", no interval"
@@ -116,14 +130,14 @@ def claims_table(verdicts: Sequence[ClaimVerdict]) -> TextTable:
                 TableCell(f"{v.claim.source}, {v.claim.model}"),
                 TableCell(method_label(v.method) + setting if v.method else "all"),
                 TableCell(v.verdict),
-                TableCell(v.why or "–"),
                 TableCell(number(v.claim.difference, 2, True), v.claim.difference),
                 measured,
+                TableCell(v.why or "–"),
             ]
         )
-    header = ["Claim", "Structure", "Verdict", "Why", "Claimed", "Measured [95%]"]
+    header = ["Claim", "Structure", "Verdict", "Claimed", "Measured [95%]", "Why"]
     text = "reproduced: above 0, and the interval reaches the claim; contradicted: below 0, or within half the claim"
-    return TextTable("claims", "The paper's claims", text, header, rows, labels=4)
+    return TextTable("claims", "The paper's claims", text, header, rows, labels=3)
 
 
 def provenance(views: Sequence[View]) -> list[tuple[str, list[tuple[str, int]]]]:
@@ -150,8 +164,8 @@ def provenance(views: Sequence[View]) -> list[tuple[str, list[tuple[str, int]]]]
     return [(kind, sorted(counter.items())) for kind, counter in kinds.items()]
 
 
-def build(views: Sequence[View], evidence: Evidence, results: Any, name: str) -> str:
-    """Write tables, figures and the report; return the report's HTML."""
+def build(views: Sequence[View], evidence: Evidence, results: Any, name: str, overrides: Sequence[str] = ()) -> str:
+    """Write tables, figures and the report; return the report's HTML. `overrides` are those that made the views."""
     sections, absent = [], []
     console = Console(stderr=True)
     for view in track(views, "report", console=console, disable=not console.is_terminal):
@@ -171,7 +185,8 @@ def build(views: Sequence[View], evidence: Evidence, results: Any, name: str) ->
         claims=claims_table(verdicts),
         sections=sections,
         absent=absent,
-        unreadable=evidence.problems,
+        unreadable=[*evidence.problems, *outside([view.plan for view in views], evidence)],
+        overrides=shlex.join(item for item in overrides if item != "profile=mini"),
         provenance=provenance([section.view for section in sections]),
         profile=views[0].plan.profile,
     )
@@ -181,12 +196,12 @@ def build(views: Sequence[View], evidence: Evidence, results: Any, name: str) ->
 
 def main() -> None:
     """Parse the command line and write the report."""
-    plans, evidence, results = load(
-        parser("mtlora.report", "Write one HTML report (and tables, figures) from records.").parse_intermixed_args()
-    )
+    description = "Write one HTML report (and tables, figures) from records."
+    arguments = parser("mtlora.report", description).parse_intermixed_args()
+    plans, evidence, results = load(arguments)
     profile = plans[0].profile
     name = "report.html" if profile == "mini" else f"report_{profile}.html"
-    build([View(plan, evidence) for plan in plans], evidence, results, name)
+    build([View(plan, evidence) for plan in plans], evidence, results, name, arguments.overrides)
     print(
         f"written to {results / name}; tables and figures to {results / 'tables'} and {results / 'figures'}",
         file=sys.stderr,

@@ -13,7 +13,7 @@ from mtlora import cli
 from mtlora.analysis.comparison import comparison_frame
 from mtlora.analysis.convention import convention
 from mtlora.analysis.differences import differences, items
-from mtlora.analysis.evidence import Evidence, load_evidence
+from mtlora.analysis.evidence import Evidence, load_evidence, outside
 from mtlora.analysis.formats import html_page, latex, markdown
 from mtlora.analysis.layout import TextTable
 from mtlora.analysis.scores import cost, scores
@@ -83,9 +83,13 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
 
 def main() -> None:
     """Parse the command line, write the files, print the Markdown."""
-    plans, evidence, results = load(
-        parser("mtlora.tables", "Make an experiment's tables (or those of all) from records.").parse_intermixed_args()
-    )
+    description = "Make an experiment's tables (or those of all) from records."
+    arguments = parser("mtlora.tables", description).parse_intermixed_args()
+    plans, evidence, results = load(arguments)
+    for line in outside(plans, evidence):
+        print(line, file=sys.stderr)
+    if not evidence.records:
+        print(f"there is no record in {arguments.runs or results / 'runs'} yet: the tables are empty", file=sys.stderr)
     texts = []
     for plan in plans:
         view = View(plan, evidence)

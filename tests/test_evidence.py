@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from record_files import make_record, save_record
 
-from mtlora.analysis.evidence import load_evidence
+from mtlora.analysis.evidence import load_evidence, outside
 from mtlora.analysis.view import View
 from mtlora.cells import compose_cell
 from mtlora.experiment import Plan, load_experiment, make_plan
@@ -190,3 +190,48 @@ def test_sparse_records_of_success_do_not_stop_the_tables(plan: Plan, tmp_path: 
     assert pd.notna(found.cost["seconds_per_step"]).all()
     assert len(all_tables(found)) >= 3
     assert set(accuracies(found)) == {("lora", 3), ("shim", 3)}
+
+
+def test_a_record_whose_provenance_contradicts_its_identity_is_left_out(plan: Plan, tmp_path: Path) -> None:
+    made = records(plan)
+    made[3].provenance["data_content"] = "0" * 64
+    found = view(plan, made, tmp_path)
+    (line,) = found.problems
+    assert line.startswith(f"{made[3].run_id} is left out: its provenance names other data than its config_sha")
+    assert {key[1] for key in accuracies(found) if key[0] == "shim"} == {2}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [("accuracy", 78.5), ("accuracy", -0.1), ("matthews", -1.5), ("bleu", 101.0)]
+)
+def test_a_value_outside_its_metrics_range_is_refused(metric: str, value: float, plan: Plan, tmp_path: Path) -> None:
+    made = records(plan)
+    made[0].metrics.append(dict(made[0].metrics[0], name=metric, split="test", value=value))
+    found = view(plan, made, tmp_path)
+    (line,) = found.evidence.problems
+    assert f"{metric} on test is {value:g}, its range is" in line
+    assert [line for line in found.problems if made[0].run_id not in line] == [
+        f"rte {plan.cells[0].adapter}: 1 run not made yet"
+    ]
+
+
+def test_finished_runs_that_nothing_selects_are_named(plan: Plan, tmp_path: Path) -> None:
+    found = view(plan, records(plan), tmp_path)
+    assert outside([plan], found.evidence) == []
+    narrow = make_plan(plan.experiment, ["model=tiny", "task=rte", "transform=lora", "seed=0,1"])
+    (line,) = outside([narrow], found.evidence)
+    assert line.startswith("4 finished runs of this profile are in no table here (seed 2, transform shim): give")
+    both = make_plan(plan.experiment, ["model=tiny", "task=rte", "transform=lora,shim", "seed=2"])
+    assert "2 finished runs" in outside([narrow, both], found.evidence)[0]
+
+
+def test_a_mean_of_fewer_seeds_says_so_and_is_not_the_best(plan: Plan, tmp_path: Path) -> None:
+    made = records(plan)
+    made[1].status = "failed"
+    scores, *_ = all_tables(view(plan, made, tmp_path))
+    lora, shim = scores.rows
+    assert shim[1].text.endswith("(n = 2)")
+    assert shim[1].value is not None
+    assert lora[1].value is not None
+    assert shim[1].value > lora[1].value
+    assert not shim[1].bold

@@ -154,3 +154,18 @@ def test_in_a_browser(width: int, report: Path, tmp_path: Path) -> None:
     assert not seen["overflow"], "wide tables scroll inside their frame, the page does not"
     assert seen["errors"] == []
     assert "CONSOLE" not in ended.stderr
+
+
+def test_single_tasks_are_told_where_the_average_is_missing(tmp_path: Path) -> None:
+    plan = make_plan(load_experiment("glue"), ["model=tiny", "task=rte,mrpc", "transform=lora,shim", "seed=0,1,2"])
+    for cell in plan.cells:
+        if cell.config.task.name == "rte":
+            save_record(tmp_path / "runs", make_record(cell, {ACCURACY: (0.6, 0.6)}))
+    evidence = load_evidence(tmp_path / "runs")
+    text = build([View(plan, evidence)], evidence, tmp_path, "report.html", ["task=rte,mrpc", "seed=0,1,2"])
+    words = " ".join(first_screen(text).split())
+    assert (
+        "No verdict yet. No seed has all tasks with LoRA and a structure. On RTE alone, MTLoRA is better in 0 of 1"
+        in words
+    )
+    assert "python -m mtlora.reproduce glue task=rte,mrpc seed=0,1,2" in text, "the sweep that the report is of"

@@ -33,6 +33,12 @@ def average_column(plan: Plan) -> Column:
     return Column("average", "", "mean", "Average" if shown == every else f"Average of {shown}")
 
 
+def table_columns(plan: Plan) -> list[Column]:
+    """Return the columns of a plan's tables: those shown, and the average of several."""
+    columns = shown_columns(plan)
+    return [*columns, average_column(plan)] if plan.experiment.average and len(columns) > 1 else columns
+
+
 def caption(plan: Plan, table: pd.DataFrame) -> str:
     """State what a reader must know: seeds, split, metrics, selection rule, profile, data."""
     config = plan.cells[0].config

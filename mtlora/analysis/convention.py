@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mtlora.analysis.aggregate import entries_of, published_rows, shown_columns
-from mtlora.analysis.captions import average_column, row_labels
+from mtlora.analysis.aggregate import entries_of, published_rows
+from mtlora.analysis.captions import row_labels, table_columns
 from mtlora.analysis.comparison import Pair, by_seed
 from mtlora.analysis.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.analysis.scores import score_columns
@@ -29,7 +29,7 @@ def convention(view: View) -> TextTable | None:
     interval = "order-statistic interval" if rule.statistic == "median" else "t interval"
     text = (
         f"{rule.selection} epoch, {rule.statistic} of seeds, as {rule.source}; Δ: {rule.statistic} of the differences by seed, "
-        f"its {interval} and the coverage of that"
+        f"its {interval} and the coverage of that."
     )
     labels = row_labels(view.rows)
     table = text_table(
@@ -59,7 +59,7 @@ def _difference_cell(pairs: Sequence[Pair], statistic: str) -> TableCell:
 def _published_lines(view: View, group: pd.DataFrame, labels: int) -> list[list[TableCell]]:
     """Return the line of a published row, and under it ours less the published one where we have that row."""
     plan, first = view.plan, group.iloc[0]
-    columns = [*shown_columns(plan), *([average_column(plan)] if plan.experiment.average else [])]
+    columns = table_columns(plan)
     keys = ["model", "method", "rank", "targets", "selection"]
     ours = view.summary.merge(pd.DataFrame([first[keys]]), on=keys)
     name = "LoRA" if first["method"] == "lora" else str(first["method"])

@@ -1,13 +1,15 @@
 """The records behind a table: every record is read from disk, and what cannot be used is named, never mixed in."""
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 from mtlora.cells import Cell, digest, metric_values
+from mtlora.config import transform_name
 from mtlora.errors import UserError
 from mtlora.experiment import Plan
 from mtlora.record import RunRecord, find_records
@@ -30,6 +32,7 @@ class Evidence:
     folders: dict[str, Path] = field(default_factory=dict)  # config_sha -> the run's folder; none for a JSON-lines file
     configurations: dict[str, list[str]] = field(default_factory=dict)  # digest of the configuration -> its config_shas
     problems: list[str] = field(default_factory=list)  # what could not be read, a line each
+    unreadable: set[Path] = field(default_factory=set)  # the folders of such records
 
 
 def load_evidence(runs: Path) -> Evidence:
@@ -43,7 +46,11 @@ def load_evidence(runs: Path) -> Evidence:
         try:
             record = RunRecord.parse(content().decode("utf-8"))
         except (ValueError, OSError, RecursionError) as error:
-            evidence.problems.append(f"{origin} is left out: {error}: delete its folder to train the run again")
+            reason = f"no JSON, cut short or edited ({error})" if isinstance(error, json.JSONDecodeError) else error
+            advice = ": mtlora.reproduce trains the run again" if folder is not None else ""
+            evidence.problems.append(f"{origin} is left out: {reason}{advice}")
+            if folder is not None:
+                evidence.unreadable.add(folder.resolve())
             continue
         known = evidence.records.get(record.config_sha)
         if known is not None and known.status == record.status == "success" and known.metrics != record.metrics:
@@ -89,8 +96,18 @@ def usable(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
 
 
 def _finished(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
-    found = ((cell.sha, evidence.records.get(cell.sha)) for cell in plan.cells)
-    return {sha: record for sha, record in found if record is not None and record.status == "success"}
+    found = ((cell, evidence.records.get(cell.sha)) for cell in plan.cells)
+    return {
+        cell.sha: record
+        for cell, record in found
+        if record is not None and record.status == "success" and not _changed(cell, record)
+    }
+
+
+def _changed(cell: Cell, record: RunRecord) -> list[str]:
+    """Say in which contents a record's provenance differs from a cell's identity."""
+    theirs, own = record.provenance, cell.identity
+    return [text for name, text in CONTENT.items() if name in theirs and theirs[name] != own[name]]
 
 
 def stale_code(plan: Plan, evidence: Evidence) -> dict[str, str]:
@@ -116,6 +133,8 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
     missing: Counter[tuple[str, str]] = Counter()
     for cell in plan.cells:
         record = evidence.records.get(cell.sha)
+        if record is None and cell.folder.resolve() in evidence.unreadable:
+            continue  # named with the unreadable ones
         if record is None:
             twins = _twins(cell, evidence)
             lines += twins
@@ -123,6 +142,11 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
                 missing[cell.config.task.name, cell.adapter] += 1
         elif record.status != "success":
             lines.append(f"{record.run_id} {_outcome(record)}")
+        elif changed := _changed(cell, record):
+            lines.append(
+                f"{record.run_id} is left out: its provenance names {' and '.join(changed)} than its config_sha: "
+                "it was edited; delete its folder to train the run again"
+            )
         elif lacking := _lacking(plan, record):
             lines.append(f"{record.run_id} has no {lacking}: the same command scores it again")
     for (task, adapter), count in missing.items():
@@ -148,11 +172,39 @@ def _twins(cell: Cell, evidence: Evidence) -> list[str]:
     for sha in evidence.configurations.get(key, []):
         record = evidence.records[sha]
         if sha != cell.sha and record.status == "success":
-            changed = [text for name, text in CONTENT.items() if record.provenance.get(name) != cell.identity[name]]
-            lines.append(
-                f"{record.run_id} is left out: the same configuration with {' and '.join(changed) or 'other target modules'}"
-            )
+            changed = " and ".join(_changed(cell, record)) or "other target modules"
+            lines.append(f"{record.run_id} is left out: the same configuration with {changed}")
     return lines
+
+
+def outside(plans: Sequence[Plan], evidence: Evidence) -> list[str]:
+    """Name, in one line, the finished runs of the plans' profile that none of them selects, and how they differ."""
+    cells = [cell for plan in plans for stage in plan.stages for cell in stage]
+    selected = {cell.sha for cell in cells}
+    others = [
+        record
+        for sha, record in evidence.records.items()
+        if sha not in selected and record.status == "success" and record.profile == plans[0].profile
+    ]
+    if others:  # those of the same configuration are named as left out
+        twins = {digest(metric_values(asdict(cell.config))) for cell in cells}
+        named = {sha for key, shas in evidence.configurations.items() if key in twins for sha in shas}
+        others = [record for record in others if record.config_sha not in named]
+    if not others:
+        return []
+    axes: dict[str, set[str]] = {"seed": {str(cell.config.seed) for cell in cells}}
+    axes["transform"] = {transform_name(cell.config) for cell in cells}
+    axes["rank"] = {str(cell.config.adapter.r) for cell in cells}
+    axes["targets"] = {cell.config.targets for cell in cells}
+    axes["model"] = {cell.config.model.name for cell in cells}
+    axes["task"] = {cell.config.task.name for cell in cells}
+    new = {axis: sorted({str(getattr(r, axis)) for r in others} - values) for axis, values in axes.items()}
+    how = ", ".join(f"{axis} {', '.join(values)}" for axis, values in new.items() if values) or "other settings"
+    one = len(others) == 1
+    return [
+        f"{len(others)} finished run{'' if one else 's'} of this profile {'is' if one else 'are'} in no table here ({how}): "
+        "give TASKS, METHODS, SEEDS and other values as the sweep had them"
+    ]
 
 
 def _lacking(plan: Plan, record: RunRecord) -> str:

@@ -1,9 +1,10 @@
 """The tables of scores and of cost, and the literature's convention beside published numbers."""
 
+from dataclasses import replace
 from typing import Any
 
-from mtlora.analysis.aggregate import ROW, entries_of, shown_columns
-from mtlora.analysis.captions import average_column, caption, row_labels, uninformative
+from mtlora.analysis.aggregate import ROW, entries_of
+from mtlora.analysis.captions import caption, row_labels, table_columns, uninformative
 from mtlora.analysis.comparison import Row, row_of
 from mtlora.analysis.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.analysis.view import View
@@ -48,16 +49,19 @@ def score_columns(view: View, selection: str, statistic: str) -> dict[tuple[str,
         (tuple(item[key] for key in ROW), item["task"], item["split"], item["metric"]): item
         for item in selected.to_dict("records")
     }
-    columns = shown_columns(plan)
-    if plan.experiment.average:
-        columns = [*columns, average_column(plan)]
+    columns = table_columns(plan)
     body = {}
+    seeds = max((item["n"] for item in found.values()), default=0)
     for column in columns:
         keys = [(column.task, entry.split, entry.metric) for entry in entries_of(column)]
-        items = [[found.get((row, *key)) for key in keys] for row in view.rows]
-        body[column.label, column.task] = _best_marked(
-            [_score_cell([i for i in entry if i], column, statistic, len(keys)) for entry in items], column
-        )
+        items = [[item for key in keys if (item := found.get((row, *key)))] for row in view.rows]
+        full = [len(entry) == len(keys) and all(item["n"] == seeds for item in entry) for entry in items]
+        cells = [_score_cell(entry, column, statistic, len(keys)) for entry in items]
+        cells = [  # a mean of fewer seeds says so, and is not the best of the others
+            cell if is_full or cell == MISSING else replace(cell, text=f"{cell.text} (n = {entry[0]['n']})")
+            for cell, entry, is_full in zip(cells, items, full, strict=True)
+        ]
+        body[column.label, column.task] = _best_marked(cells, full, column)
     return body
 
 
@@ -75,27 +79,30 @@ def _score_cell(items: list[dict[Any, Any]], column: Column, statistic: str, wan
     return TableCell(" / ".join(texts), float(value), runs)
 
 
-def _best_marked(cells: list[TableCell], column: Column) -> list[TableCell]:
-    """Mark the best value of a column, as it is printed, where there are several."""
-    values = [round(cell.value, column.digits) for cell in cells if cell.value is not None]
-    if len(values) < 2:
+def _best_marked(cells: list[TableCell], full: list[bool], column: Column) -> list[TableCell]:
+    """Mark the best value of a column, as it is printed, where several cells have all seeds."""
+    values = [
+        round(c.value, column.digits) if ok and c.value is not None else None for c, ok in zip(cells, full, strict=True)
+    ]
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
         return cells
     lower = column.metric in METRICS and not METRICS[column.metric].higher_is_better
-    best = min(values) if lower else max(values)
-    return [
-        TableCell(c.text, c.value, c.runs, c.value is not None and round(c.value, column.digits) == best) for c in cells
-    ]
+    best = min(known) if lower else max(known)
+    return [replace(cell, bold=value == best) for cell, value in zip(cells, values, strict=True)]
 
 
 def cost(view: View) -> TextTable | None:
-    """Return parameters, time and memory per row, means over tasks and seeds; only of rows that have every task."""
+    """Return parameters, time and memory per row, means over the tasks that all rows with runs have, and over seeds."""
     frame = view.cost
     if frame.empty:
         return None
-    tasks = len({cell.config.task.name for cell in view.plan.cells})
+    everywhere = frame.groupby("task")[ROW].apply(lambda part: len(part.drop_duplicates()))
+    tasks = set(everywhere[everywhere == everywhere.max()].index)
+    frame = frame[frame["task"].isin(tasks)]
     grouped = frame.groupby(ROW, sort=False)
     means = grouped[[c for c in frame.columns if c not in (*ROW, "task", "n", "run_ids")]].mean()
-    means = means[grouped.size() == tasks]
+    means = means[grouped.size() == len(tasks)]
     runs = {row: tuple(" ".join(part).split(" ")) for row, part in grouped["run_ids"]}
     columns = {
         "Adapter parameters": ("adapter_parameters", 1, 0),
@@ -111,7 +118,9 @@ def cost(view: View) -> TextTable | None:
             MISSING if v is None or v != v else TableCell(f"{v * factor:,.{digits}f}", v * factor, runs[row])
             for row, v in zip(view.rows, values, strict=True)
         ]
-    text = "means over tasks and seeds of the runs as they were made, maybe several at once: no benchmark"
+    all_tasks = list(dict.fromkeys(cell.config.task.name for cell in view.plan.cells))
+    over = "tasks" if len(tasks) == len(all_tasks) else ", ".join(task for task in all_tasks if task in tasks)
+    text = f"means over {over} and seeds of the runs as they were made, maybe several at once: no benchmark"
     return text_table(
         f"{view.plan.name}-cost", f"{view.plan.experiment.title}: cost", text, row_labels(view.rows), body
     )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,15 +23,24 @@ class MetricInfo:
 
     higher_is_better: bool
     percent: bool  # tables show the raw value times 100
+    lowest: float = 0.0
+    highest: float = 1.0
     text: bool = False  # of generated texts
 
 
 METRICS: dict[str, MetricInfo] = {
-    name: MetricInfo(higher_is_better=True, percent=True)
-    for name in ("accuracy", "f1", "matthews", "pearson", "spearman")
+    name: MetricInfo(higher_is_better=True, percent=True, lowest=lowest)
+    for name, lowest in (("accuracy", 0.0), ("f1", 0.0), ("matthews", -1.0), ("pearson", -1.0), ("spearman", -1.0))
 } | {
-    name: MetricInfo(higher_is_better=name != "ter", percent=False, text=True)  # BLEU is 0 to 100 as it is
-    for name in ("bleu", "nist", "meteor", "ter", "rouge_l", "cider")
+    name: MetricInfo(higher_is_better=name != "ter", percent=False, highest=highest, text=True)
+    for name, highest in (
+        ("bleu", 100.0),  # 0 to 100 as it is
+        ("nist", math.inf),
+        ("meteor", 1.0),
+        ("ter", math.inf),
+        ("rouge_l", 1.0),
+        ("cider", math.inf),
+    )
 }
 
 TEXT_PACKAGES = ("sacrebleu", "pyter", "pycocoevalcap")  # what the extra `metrics` brings
