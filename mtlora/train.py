@@ -38,8 +38,7 @@ def main(composed: DictConfig) -> None:
     except CompactHydraException as error:
         if not sweeping:
             cli.fail(error)  # not raised: Hydra would write a line of its own before ours
-        log.error("failed: %s", cli.one_line(error))
-        raise
+        raise  # listed at the end of the sweep
     if record is None:
         log.info("%s is being trained by another process: left to it", cell.run_id)
         return

@@ -230,8 +230,10 @@ def test_a_failing_job_does_not_stop_a_sweep(tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=180)
     assert process.returncode == 1
     assert "Traceback" not in stderr
-    (error,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    assert "adapter.r=0" in error
+    listed, error = stderr.splitlines()[-2:]
+    assert listed.startswith("not done: ")
+    assert " adapter.r=0: adapter.r=0 is out of range" in listed
+    assert error.startswith("error: 1 of 3 runs failed (listed above)")
     records = check_records(tmp_path)
     assert [(record.rank, record.status) for record in records] == [(2, "success"), (4, "success")]
     assert "adapter.r=2" in records[0].overrides, "the overrides of the job, not of the sweep"

@@ -61,7 +61,8 @@ class CellsSweeper(BasicSweeper):
         failed = [job for job in returns if job.status == JobStatus.FAILED]
         if not failed:
             return
-        log.error("%d of %d runs failed:", len(failed), len(returns))
         for job in failed:
-            log.error("  %s", " ".join(str(job._return_value).split()))
-        raise CompactHydraException("the same command tries the failed runs again, and no others")
+            log.error("not done: %s: %s", " ".join(job.overrides or ()), " ".join(str(job._return_value).split()))
+        raise CompactHydraException(
+            f"{len(failed)} of {len(returns)} runs failed (listed above): the same command tries those again, and no others"
+        )
