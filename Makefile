@@ -21,7 +21,7 @@ SCALE = $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 
 .DEFAULT_GOAL := help
 REPRODUCE := $(addprefix reproduce-,$(SUITES))
-.PHONY: help setup test test-peft lint $(REPRODUCE) tables report calibration plan download
+.PHONY: help setup test test-peft test-slurm test-ray lint $(REPRODUCE) tables report calibration plan download
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,6 +39,12 @@ test: $(STAMP) ## run the tests
 
 test-peft: $(STAMP) ## run PEFT's own tests against MTLoraConfig (fetches PEFT's source package)
 	$(BIN)/python tests/peft_suite/run.py
+
+test-slurm: $(STAMP) ## run a sweep on Slurm (needs the extra `slurm` and a cluster: tests/clusters/slurm.sh)
+	$(BIN)/python -m pytest -m slurm tests
+
+test-ray: $(STAMP) ## run a sweep on Ray (needs the extra `ray`)
+	$(BIN)/python -m pytest -m ray tests
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

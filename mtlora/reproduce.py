@@ -30,10 +30,16 @@ from mtlora.provenance import available_cores
 from mtlora.record import RECORD, RunRecord, record_status
 from mtlora.tables import write_tables
 
+LOCAL = ("local", "joblib")
+JOBS = {  # launcher -> the key that says how many runs there are at a time
+    "joblib": "hydra.launcher.n_jobs",
+    "slurm": "hydra.launcher.array_parallelism",
+    "ray": "hydra.launcher.ray.init.num_cpus",
+}
 PLAIN_SECONDS = 30.0  # between two lines of progress where the output is not a terminal
 
 
-def run_missing(plan: Plan, launcher: str, jobs: int, console: Console) -> bool:
+def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -> bool:
     """Train every cell that has no successful record, stage after stage; return whether all cells are done now."""
     state = statuses(plan)
     stages = [[cell for cell in stage if state[cell.sha] != "done"] for stage in plan.stages]
@@ -49,7 +55,9 @@ def run_missing(plan: Plan, launcher: str, jobs: int, console: Console) -> bool:
     return report_failures(todo, console)
 
 
-def run_stage(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int, monitor: "Monitor") -> None:
+def run_stage(
+    plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: "Monitor"
+) -> None:
     """Sweep the cells of a stage until each is done or has failed.
 
     More than one pass is needed where another sweep was training some of them (they are left to it, and waited for) and was
@@ -65,21 +73,23 @@ def run_stage(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs
             return  # nothing moves: the list of what is not done says why
 
 
-def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int, monitor: "Monitor") -> None:
+def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: "Monitor") -> None:
     """Run one stage as a Hydra sweep and wait for it, showing progress; its output goes to a log file."""
     # A name of its own: the same experiment may be running with other overrides.
     stem = Path(plan.cells[0].config.results) / "sweeps" / f"{plan.name}-stage{stage}-{uuid.uuid4().hex[:8]}"
     jobs_file, log_file = stem.with_suffix(".json"), stem.with_suffix(".log")
     write_text(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
-    threads = max(1, available_cores() // jobs)
     command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file='{jobs_file}'"]
-    command.append(f"hydra/launcher={launcher}")
-    if "compute.threads" not in plan.axes:
-        command.append(f"compute.threads={threads}")
-    if launcher == "joblib":
-        command.append(f"hydra.launcher.n_jobs={jobs}")
+    command += [f"hydra/launcher={launcher}", f"results='{plan.cells[0].config.results}'"]
+    environment = dict(os.environ)
+    if launcher in LOCAL:  # elsewhere the engine says what a job may use
+        threads = max(1, available_cores() // (jobs or 1))
+        environment["OMP_NUM_THREADS"] = str(threads)
+        if "compute.threads" not in plan.axes:
+            command.append(f"compute.threads={threads}")
+    if jobs is not None and launcher in JOBS:
+        command.append(f"{JOBS[launcher]}={jobs}")
     with log_file.open("w", encoding="utf-8") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             while child.poll() is None:
@@ -181,10 +191,10 @@ def main() -> None:
         raise UserError(f"--jobs {arguments.jobs} is out of range: it must be at least 1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the sweep is ended too
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
-    jobs = arguments.jobs or (
-        available_cores() if plan.profile == "mini" and arguments.launcher in (None, "joblib") else 1
-    )
-    launcher = arguments.launcher or ("joblib" if jobs > 1 else "local")
+    jobs, launcher = arguments.jobs, arguments.launcher
+    if jobs is None and launcher in (None, *LOCAL):
+        jobs = available_cores() if plan.profile == "mini" and launcher != "local" else 1
+    launcher = launcher or ("joblib" if jobs and jobs > 1 else "local")
     console = Console(stderr=True)
     complete = run_missing(plan, launcher, 1 if launcher == "local" else jobs, console)
     results = Path(plan.cells[0].config.results)
