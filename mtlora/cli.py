@@ -52,7 +52,6 @@ def configure_logging() -> None:
     logging.getLogger("mtlora").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*setting fan_in_fan_out to True")  # always so for GPT-2
-    warnings.filterwarnings("ignore", message=".*validated against ConfigStore schema")  # our `ray` and `joblib` are meant
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -73,7 +72,6 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
     """
     if hydra_main:
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        configure_logging()
     try:
         main()
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough

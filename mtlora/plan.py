@@ -1,18 +1,25 @@
 """What an experiment still has to do: `python -m mtlora.plan EXPERIMENT [overrides]` lists its cells and the time they need."""
 
+import shlex
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import lru_cache
-from pathlib import Path
+from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from mtlora import cli
-from mtlora.cells import Cell
+from mtlora.cells import Cell, metric_values
+from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.files import is_held
-from mtlora.record import RunRecord, find_records, record_status
+from mtlora.provenance import available_cores
+from mtlora.record import RECORD, RunRecord, record_status
 from mtlora.tasks.builtin.triples import TEST_ENTRIES
 
 # Share of the measured matrix-product rate that a run reaches, where no finished run of the model tells better: small matrices
@@ -24,9 +31,10 @@ TOKENS_PER_WORD = {"classification": 1.3, "regression": 1.3, "generation": 2.2}
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of cells: arithmetic, seconds one after another, and where the rate comes from."""
+    """The cost of cells: arithmetic, training tokens, seconds of all runs added up, and where the rate comes from."""
 
     flops: float
+    tokens: float
     seconds: float
     basis: str
 
@@ -37,15 +45,27 @@ def statuses(plan: Plan) -> dict[str, str]:
 
 
 def state_of(cell: Cell) -> str:
-    """Return a cell's state: done, failed, running, interrupted or missing."""
+    """Return a cell's state: done, failed, running, interrupted, stale or missing."""
     status = record_status(cell.folder)
     if status == "running" and not is_held(cell.lock):
         return "interrupted"  # its process was killed
-    return {"success": "done", None: "missing"}.get(status, str(status))
+    if status is None:
+        return "stale" if _has_stale(cell) else "missing"
+    return {"success": "done"}.get(status, status)
 
 
-def workload(cell: Cell) -> float:
-    """Return a run's floating-point operations, roughly.
+def _has_stale(cell: Cell) -> bool:
+    """Tell whether this run was finished before with other settings, data or code."""
+    for path in cell.folder.parent.glob(f"seed{cell.config.seed}-*/{RECORD}"):
+        with suppress(UserError):
+            record = RunRecord.load(path)
+            if record.status == "success" and record.profile == cell.config.profile:
+                return True
+    return False
+
+
+def workload(cell: Cell) -> tuple[float, float]:
+    """Return a run's floating-point operations and the tokens that it trains on, roughly.
 
     Two per backbone parameter and token forward, two more backward to the activations (the weights are frozen); attention
     scores, embeddings and padding are left out.
@@ -64,7 +84,7 @@ def workload(cell: Cell) -> float:
     if generation:  # texts end after about half of the tokens that they may have
         contexts = TEST_ENTRIES if cell.config.data.source == "builtin" else task.sizes["test"]
         forwards += min(contexts, decode.limit_contexts or contexts) * decode.beams * decode.max_new_tokens / 2
-    return 2.0 * cell.config.model.parameters * forwards
+    return 2.0 * cell.config.model.parameters * forwards, tokens * train.epochs * rows
 
 
 @lru_cache(maxsize=64)
@@ -81,29 +101,81 @@ def _builtin_size(task: str, kind: str, splits: tuple[str, ...]) -> tuple[int, i
     )
 
 
-def estimate(cells: list[Cell]) -> Estimate:
-    """Estimate the time of cells run one after another, from finished runs of the same model, else from a measured rate."""
-    flops = sum(workload(cell) for cell in cells)
+def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
+    """Estimate the run time of cells from the finished ones of their experiment, of any seed, else from a measured rate.
+
+    A cell takes as long per operation as the finished runs of its task and structure did, or else of its task, its model, or all.
+
+    Args:
+        cells: the cells to be run.
+        among: all cells of the experiment.
+    """
     if not cells:
-        return Estimate(0.0, 0.0, "nothing left")
-    rates = [rate for rate in map(_measured_rate, {cell.config.model.name: cell for cell in cells}.values()) if rate]
-    if rates:
-        return Estimate(flops, flops / min(rates), "from finished runs of this model")
+        return Estimate(0.0, 0.0, 0.0, "nothing left")
+    work = {cell.sha: workload(cell) for cell in cells}
+    flops, tokens = (sum(work[cell.sha][part] for cell in cells) for part in (0, 1))
+    if timed := _finished_runs([*among, *cells]):
+        seconds = sum(_predict(cell, work[cell.sha][0], timed) for cell in cells)
+        return Estimate(flops, tokens, seconds, f"from {len(timed)} finished runs{_error_of(timed)}")
     rate, used = matmul_rate()
-    return Estimate(flops, flops / (used * rate), f"a guess: {used:.0%} of this machine's matrix-product rate")
+    return Estimate(flops, tokens, flops / (used * rate), f"a guess: {used:.0%} of this machine's matrix-product rate")
 
 
-def _measured_rate(cell: Cell) -> float | None:
-    """Return operations per second of finished runs of the same model, with the cells' own recorded configuration."""
-    place = Path(cell.config.results) / "runs" / cell.config.task.suite
-    done = operations = 0.0
-    for path in find_records(place):
-        if path.parts[-4] != cell.config.model.name or record_status(path.parent) != "success":
-            continue
-        record = RunRecord.load(path)
-        done += record.cost["train_seconds"]
-        operations += 4.0 * cell.config.model.parameters * record.cost["tokens"]
-    return operations / done if done else None
+@dataclass(frozen=True)
+class _Timed:
+    """A finished cell, its operations and its seconds."""
+
+    cell: Cell
+    flops: float
+    seconds: float
+
+
+def _predict(cell: Cell, flops: float, timed: Sequence[_Timed]) -> float:
+    """Return a cell's seconds: its operations at the pace of the finished runs that are most like it."""
+    for like in (
+        lambda c: (c.config.task.name, c.config.model.name, c.config.adapter.structure),
+        lambda c: (c.config.task.name, c.config.model.name),
+        lambda c: c.config.model.name,
+        lambda c: None,
+    ):
+        if alike := [run for run in timed if like(run.cell) == like(cell)]:
+            return median(run.seconds / run.flops for run in alike) * flops
+    raise AssertionError("the last group holds every run")
+
+
+def _error_of(timed: Sequence[_Timed]) -> str:
+    """Say how far off the model of the cost is: each finished run predicted from the others."""
+    if len(timed) < 3:
+        return ""
+    errors = []
+    for i, run in enumerate(timed):
+        others = [*timed[:i], *timed[i + 1 :]]
+        errors.append(abs(_predict(run.cell, run.flops, others) / run.seconds - 1))
+    return f", of which each is predicted from the others to {median(errors):.0%} (median)"
+
+
+def _finished_runs(cells: Sequence[Cell]) -> list[_Timed]:
+    """Return the finished runs of the cells' configurations, whatever their seed."""
+    timed = []
+    for cell in {cell.folder.parent: cell for cell in cells}.values():
+        own = _without_seed(asdict(cell.config))
+        for path in sorted(cell.folder.parent.glob(f"*/{RECORD}")):
+            with suppress(UserError, KeyError, ValueError, TypeError):
+                record = RunRecord.load(path)
+                if record.status == "success" and _without_seed(record.config) == own:
+                    timed.append(_Timed(cell, workload(cell)[0], _wall_seconds(record)))
+    return timed
+
+
+def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    return metric_values(config) | {"seed": 0}
+
+
+def _wall_seconds(record: RunRecord) -> float:
+    """Return what a finished run took, loading and scoring included; of a resumed one at least the training of all attempts."""
+    started, ended = (datetime.fromisoformat(record.provenance[key]) for key in ("started", "ended"))
+    trained: float = record.cost["seconds"] + record.cost.get("decode_seconds", 0.0)
+    return max((ended - started).total_seconds(), trained)
 
 
 def matmul_rate() -> tuple[float, float]:
@@ -123,11 +195,11 @@ def matmul_rate() -> tuple[float, float]:
     return 2.0 * n**3 / min(seconds), GPU_UTILISATION if cuda else CPU_UTILISATION
 
 
-def show(plan: Plan, console: Console) -> None:
-    """Print the cells by task and state, and the estimated cost of the rest."""
+def show(plan: Plan, console: Console, jobs: int = 1) -> None:
+    """Print the cells by task and state, and the estimated cost of the rest with so many runs at a time."""
     state = statuses(plan)
     cells = [cell for stage in plan.stages for cell in stage]
-    kinds = ("done", "missing", "running", "interrupted", "failed")
+    kinds = ("done", "missing", "stale", "running", "interrupted", "failed")
     table = Table(title=f"{plan.name}: {len(cells)} cells", title_justify="left")
     for heading in ("task", *kinds):
         table.add_column(heading, justify="left" if heading == "task" else "right")
@@ -136,10 +208,21 @@ def show(plan: Plan, console: Console) -> None:
         table.add_row(task, *(str(counts[kind] or "") for kind in kinds))
     console.print(table)
     rest = [cell for cell in cells if state[cell.sha] != "done"]
-    cost = estimate(rest)
+    cost = estimate(rest, cells)
+    how = f"{jobs} at a time" if jobs > 1 else "one after another"
     console.print(
-        f"{len(rest)} cells to run: {cost.flops:.2g} FLOP, about {duration(cost.seconds)} one after another ({cost.basis})"
+        f"{len(rest)} cells to run: {cost.flops:.2g} FLOP, {cost.tokens:.2g} training tokens, "
+        f"about {duration(cost.seconds / jobs)} {how} ({cost.basis})"
     )
+
+
+def commands(plan: Plan) -> Iterator[str]:
+    """Yield the command of every cell that is not done, in an order in which they can run."""
+    state = statuses(plan)
+    for stage in plan.stages:
+        for cell in stage:
+            if state[cell.sha] != "done":
+                yield shlex.join(["python", "-m", "mtlora.train", *cell.overrides])
 
 
 def duration(seconds: float) -> str:
@@ -149,11 +232,22 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
+def default_jobs(profile: str) -> int:
+    """Return how many runs at a time `mtlora.reproduce` makes on this machine: one per core in the mini profile."""
+    return available_cores() if profile == "mini" else 1
+
+
 def main() -> None:
     """Parse the command line and print the plan."""
-    parser = cli.experiment_parser("mtlora.plan", "Show what an experiment still has to run.")
+    parser = cli.experiment_parser("mtlora.plan", "Show what an experiment still has to run, and how long it takes.")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: as mtlora.reproduce)")
+    parser.add_argument("--commands", action="store_true", help="print the commands of the cells that are not done")
     arguments = parser.parse_intermixed_args()
-    show(make_plan(load_experiment(arguments.experiment), arguments.overrides), Console())
+    plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
+    if arguments.commands:
+        print("\n".join(commands(plan)))
+    else:
+        show(plan, Console(), arguments.jobs or default_jobs(plan.profile))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from mtlora.cells import Cell
 from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.files import is_held, write_text
-from mtlora.plan import duration, show, state_of, statuses
+from mtlora.plan import default_jobs, duration, show, state_of, statuses
 from mtlora.provenance import available_cores
 from mtlora.record import RECORD, RunRecord, record_status
 from mtlora.tables import write_tables
@@ -47,7 +47,7 @@ def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -
     if not todo:
         console.print(f"{plan.name}: all {len(plan.cells)} cells are done already")
         return True
-    show(plan, console)
+    show(plan, console, jobs or 1)
     with Monitor(todo, console) as monitor:
         for number, stage in enumerate(stages):
             ready = [cell for cell in stage if cell.parent is None or record_status(cell.parent.folder) == "success"]
@@ -193,7 +193,7 @@ def main() -> None:
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
     jobs, launcher = arguments.jobs, arguments.launcher
     if jobs is None and launcher in (None, *LOCAL):
-        jobs = available_cores() if plan.profile == "mini" and launcher != "local" else 1
+        jobs = default_jobs(plan.profile) if launcher != "local" else 1
     launcher = launcher or ("joblib" if jobs and jobs > 1 else "local")
     console = Console(stderr=True)
     complete = run_missing(plan, launcher, 1 if launcher == "local" else jobs, console)

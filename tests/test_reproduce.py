@@ -19,7 +19,7 @@ from mtlora import reproduce
 from mtlora.cells import Cell
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.files import only_process
-from mtlora.plan import duration, estimate, show, statuses
+from mtlora.plan import commands, duration, estimate, show, statuses
 from mtlora.record import RunRecord
 
 SHORT = ("model=tiny", "train.limit_examples=64", "train.epochs=1", "seed=0")
@@ -198,21 +198,60 @@ def test_plan_shows_the_state_of_every_cell(tmp_path: Path) -> None:
     assert "hours one after another (from finished runs of this model)" in text
 
 
+def finish(cell: Cell, seconds: int) -> None:
+    record = make_record(cell, {})
+    record.cost["seconds"] = 1.0
+    record.provenance = {"started": "2026-01-02T03:00:00+00:00", "ended": f"2026-01-02T03:00:{seconds:02}+00:00"}
+    record.save(cell.folder)
+
+
 def test_estimate_from_finished_runs(tmp_path: Path) -> None:
-    plan = plan_of("profile=paper", "task=cola", "transform=lora,shim", "seed=0", f"results={tmp_path}")
-    done, left = plan.cells
-    make_record(done, {}).save(done.folder)  # 1000 training tokens in 10 s: 4 FLOP a parameter and token
-    other = plan_of("model=tiny", "task=cola", "transform=lora", "seed=0", f"results={tmp_path}").cells[0]
-    slow = make_record(other, {})
-    slow.cost["train_seconds"] = 1e9
-    slow.save(other.folder)
-    cost = estimate([left])
+    plan = plan_of("profile=paper", "task=cola", "transform=lora,shim", "seed=0,1", f"results={tmp_path}")
+    lora, shim, _, left = plan.cells
+    assert (lora.config.seed, left.config.seed, left.config.adapter.structure) == (0, 1, "shim")
+    finish(lora, 10)
+    cost = estimate([left], plan.cells)
     # CoLA: 8,551 rows forward and backward, 1,043 forward, 80 epochs, 11.3 tokens a row; 85,054,464 parameters.
     assert cost.flops == pytest.approx(2 * 85_054_464 * 11.3 * 80 * (2 * 8551 + 1043))
-    assert cost.seconds == pytest.approx(11.3 * 80 * (2 * 8551 + 1043) / 2 / 100)
-    assert cost.basis == "from finished runs of this model"
-    assert estimate([left, left]).seconds == pytest.approx(2 * cost.seconds)
+    assert cost.tokens == pytest.approx(11.3 * 80 * 8551)
+    assert cost.seconds == pytest.approx(10), "another structure of the same task tells best"
+    assert cost.basis == "from 1 finished runs"
+    finish(shim, 20)
+    cost = estimate([left, left], plan.cells)
+    assert cost.seconds == pytest.approx(2 * 20), "now another seed of the same structure does"
+    other = plan_of("profile=paper", "task=rte", "transform=lora", "seed=0", f"results={tmp_path}").cells[0]
+    mixed = estimate([other], [*plan.cells, other])
+    assert mixed.seconds == pytest.approx(15 * mixed.flops / cost.flops * 2), "of another task: by operations"
     assert estimate([]).seconds == 0
+
+
+def test_estimate_states_its_error(tmp_path: Path) -> None:
+    plan = plan_of(*SHORT[:3], "task=rte", "transform=lora,shim,icfm", "seed=0,1", f"results={tmp_path}")
+    for cell, seconds in zip(plan.cells[:3], (10, 20, 30), strict=True):
+        finish(cell, seconds)
+    # from the others: (20 + 30) / 2 for 10, (10 + 30) / 2 for 20, (10 + 20) / 2 for 30: off by 150%, 0% and 50%
+    basis = estimate(plan.cells[3:], plan.cells).basis
+    assert basis == "from 3 finished runs, of which each is predicted from the others to 50% (median)"
+
+
+def test_runs_of_other_settings_are_stale_and_no_measure(tmp_path: Path) -> None:
+    plan = plan_of(*SHORT, "task=rte", "transform=lora", f"results={tmp_path}")
+    longer = plan_of(*SHORT[:2], "train.epochs=2", "seed=0", "task=rte", "transform=lora", f"results={tmp_path}")
+    finish(longer.cells[0], 30)
+    assert list(statuses(plan).values()) == ["stale"]
+    assert estimate(plan.cells, plan.cells).basis.startswith("a guess")
+    finish(plan.cells[0], 30)
+    assert list(statuses(plan).values()) == ["done"]
+
+
+def test_commands_of_what_is_not_done(tmp_path: Path) -> None:
+    plan = plan_of(*SHORT, "task=rte", "transform=lora,shim", "init_from=mnli", f"results={tmp_path}")
+    finish(plan.stages[0][0], 10)
+    lines = list(commands(plan))
+    assert [re.findall(r"task=(\w+)|transform=(\w+)", line) for line in lines] == [
+        re.findall(r"task=(\w+)|transform=(\w+)", " ".join(cell.overrides)) for stage in plan.stages for cell in stage
+    ][1:]
+    assert all(line.startswith("python -m mtlora.train ") for line in lines)
 
 
 @pytest.mark.parametrize(

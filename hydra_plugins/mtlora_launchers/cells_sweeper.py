@@ -28,7 +28,11 @@ class CellsSweeperConfig:
     file: str | None = None  # JSON: one list of overrides a job
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="cells", node=CellsSweeperConfig, provider="mtlora")
+_store = ConfigStore.instance()
+_store.store(group="hydra/sweeper", name="cells", node=CellsSweeperConfig, provider="mtlora")
+# conf/hydra/launcher has files of these names; Hydra would warn in every process that the plugins' own are there too.
+for _name in ("joblib.yaml", "ray.yaml"):
+    _store.repo.get("hydra", {}).get("launcher", {}).pop(_name, None)
 
 
 class CellsSweeper(BasicSweeper):
