@@ -116,7 +116,9 @@ def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
     flops, tokens = (sum(work[cell.sha][part] for cell in cells) for part in (0, 1))
     if timed := _finished_runs([*among, *cells]):
         seconds = sum(_predict(cell, work[cell.sha][0], timed) for cell in cells)
-        return Estimate(flops, tokens, seconds, f"from {len(timed)} finished runs{_error_of(timed)}")
+        return Estimate(
+            flops, tokens, seconds, f"from {len(timed)} finished run{'s' if len(timed) > 1 else ''}{_error_of(timed)}"
+        )
     rate, used = matmul_rate()
     return Estimate(flops, tokens, flops / (used * rate), f"a guess: {used:.0%} of this machine's matrix-product rate")
 

@@ -195,7 +195,7 @@ def test_plan_shows_the_state_of_every_cell(tmp_path: Path) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "glue_paper: 6 cells" in text
     assert "5 cells to run" in text
-    assert "hours one after another (from finished runs of this model)" in text
+    assert "min one after another (from 1 finished run)" in text
 
 
 def finish(cell: Cell, seconds: int) -> None:
@@ -215,7 +215,7 @@ def test_estimate_from_finished_runs(tmp_path: Path) -> None:
     assert cost.flops == pytest.approx(2 * 85_054_464 * 11.3 * 80 * (2 * 8551 + 1043))
     assert cost.tokens == pytest.approx(11.3 * 80 * 8551)
     assert cost.seconds == pytest.approx(10), "another structure of the same task tells best"
-    assert cost.basis == "from 1 finished runs"
+    assert cost.basis == "from 1 finished run"
     finish(shim, 20)
     cost = estimate([left, left], plan.cells)
     assert cost.seconds == pytest.approx(2 * 20), "now another seed of the same structure does"
