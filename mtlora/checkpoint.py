@@ -1,5 +1,6 @@
 """Everything a killed run needs to go on: the trainable tensors, the optimizer's state and `Progress`."""
 
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtlora.errors import UserError
 from mtlora.files import replacing
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -46,10 +48,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-    """Restore a checkpoint into model and optimizer; None if there is none.
+    """Restore a checkpoint into model and optimizer; None if there is none, or none that belongs to this run.
 
-    Raises:
-        UserError: the file is damaged or of another run.
+    A damaged file, or one of another configuration or kind of device, costs time and nothing else: the run starts from its
+    beginning, where all randomness is a function of the seed.
     """
     if not path.exists():
         return None
@@ -58,15 +60,16 @@ def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torc
         if state["identity"] != identity:
             raise ValueError("it belongs to another configuration")
         own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        progress = Progress(**state["progress"])
+        if {name: tensor.shape for name, tensor in state["tensors"].items()} != {n: p.shape for n, p in own.items()}:
+            raise ValueError("its tensors are not those of the model")
+        optimizer.load_state_dict(state["optimizer"])  # last of what can fail: nothing is half restored
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state["tensors"][name])
-        optimizer.load_state_dict(state["optimizer"])
-        progress = Progress(**state["progress"])
         progress.window = [loss.to(next(iter(own.values())).device) for loss in progress.window]
         return progress
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).split("\n")[0][:200]
-        raise UserError(
-            f"cannot read the checkpoint {path} ({reason}): delete it to start this run from its beginning"
-        ) from None
+        log.warning("the checkpoint %s cannot be used (%s): this run starts from its beginning", path, reason)
+        return None

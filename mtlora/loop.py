@@ -50,7 +50,7 @@ def train(
 
     Raises:
         RunFailed: the loss, the gradient's norm or a prediction is not finite.
-        UserError: the checkpoint cannot be read, or the device is not there.
+        UserError: a file cannot be written.
     """
     t = config.train
     identity = f"{identity} on {accelerator.device.type}"  # dropout differs between kinds of device
