@@ -21,7 +21,7 @@ SCALE = $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 
 .DEFAULT_GOAL := help
 REPRODUCE := $(addprefix reproduce-,$(SUITES))
-.PHONY: help setup test test-peft test-slurm test-ray lint $(REPRODUCE) tables report calibration plan download
+.PHONY: help setup test test-peft test-slurm test-ray lint $(REPRODUCE) tables report calibration chaos plan download
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -62,6 +62,9 @@ reproduce-init: ## ablation: the start of T
 
 $(REPRODUCE): reproduce-%: $(STAMP)
 	@$(BIN)/python -m mtlora.reproduce $* $(OVERRIDES) $(SCALE)
+
+chaos: $(STAMP) ## kill sweeps, fill their disk, damage their files; check that no record is lost, duplicated or wrong
+	@$(BIN)/python benchmarks/chaos.py
 
 plan: $(STAMP) ## show what reproduce-SUITE would still run, and how long it takes (SUITE=glue, dart, ...)
 	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES)
