@@ -1,8 +1,8 @@
 """Kill, starve and damage sweeps, and check that nothing is lost, trained twice or wrong: `make chaos`.
 
-Each sweep is killed (SIGKILL) again and again, at random moments and while a chosen file is being written, and started again until it
-ends by itself. Then every cell must have exactly one successful record, with the metrics, predictions and tensors of an undisturbed sweep.
-Linux only; the full disk and the read-only folder need the right to mount a tmpfs.
+Each sweep is killed (SIGKILL) again and again, at random moments and while a chosen file is being written, and started again until
+it ends by itself. Then every cell must have exactly one successful record, with the metrics, predictions and tensors of an
+undisturbed sweep. Linux only; the full disk and the read-only folder need the right to mount a tmpfs.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def disturb(results: Path, generator: random.Random, tally: Tally, kills: int) -
     for _ in range(kills):
         moment, victim = generator.choice(list(MOMENTS)), generator.choice(list(VICTIMS))
         pids = wait_for(results, MOMENTS[moment], VICTIMS[victim], generator, sweeps)
-        if not pids:
+        if not pids and sweeps[-1].poll() == 0:
             break
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -145,7 +145,7 @@ def check(results: Path, reference: Path, plan_of: Callable[[Path], Plan], tally
 
 def full_disk(folder: Path, tally: Tally) -> Path | None:
     """Run the sweep on a disk that is nearly full, then give it space; return its results, None without the right to mount."""
-    return _mounted(folder, "size=900k", "size=200m", "full disk", tally)
+    return _mounted(folder, "size=300k", "size=200m", "full disk", tally)
 
 
 def read_only(folder: Path, tally: Tally) -> Path | None:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
-from mtlora.errors import UserError
 from mtlora.files import replacing
+
+log = logging.getLogger(__name__)
 
 
 def cache_key(*parts: Any) -> str:
@@ -27,10 +29,9 @@ def store_table(table: Any, path: Path) -> None:
 
 
 def load_table(path: Path, schema: Any) -> Any:
-    """Read a pyarrow table written by `store_table`, or return None if there is no such file.
+    """Read a pyarrow table written by `store_table`; None, after a warning, if it is damaged: the caller makes it again.
 
-    Raises:
-        UserError: the file is damaged (page checksums) or does not have the columns of `schema`.
+    Damaged means that page checksums are wrong, or that the columns are not those of `schema`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -44,5 +45,6 @@ def load_table(path: Path, schema: Any) -> Any:
     except (OSError, ValueError, pa.ArrowException):  # ValueError: damaged column names
         readable = False
     if not readable:
-        raise UserError(f"the cache file {path} is corrupt: delete it, it is made again from the data")
+        log.warning("the cache file %s is corrupt: it is made again from the data", path)
+        return None
     return table

@@ -55,7 +55,7 @@ def encode(
         source_key: the content hash of the data (`fingerprint` or `split_fingerprint`).
 
     Raises:
-        UserError: the cached file is corrupt, the cache cannot be written, or the tokenizer is not a fast one.
+        UserError: the cache cannot be written, or the tokenizer is not a fast one.
         ValueError: the dataset is a selection, which the key cannot tell from the whole split.
     """
     if dataset._indices is not None:
