@@ -1,8 +1,8 @@
 """Kill, starve and damage sweeps, and check that nothing is lost, trained twice or wrong: `make chaos`.
 
-Each sweep is killed (SIGKILL) again and again, at random moments and while a chosen file is being written, and started again until
-it ends by itself. Then every cell must have exactly one successful record, with the metrics, predictions and tensors of an
-undisturbed sweep. Linux only; the full disk and the read-only folder need the right to mount a tmpfs.
+Each sweep is killed (SIGKILL) again and again, at random moments and while a chosen file is being written, and started again
+until it ends by itself. Then every cell must have exactly one successful record, with the metrics, predictions and tensors of
+an undisturbed sweep. Linux only; the full disk and the read-only folder need the right to mount a tmpfs.
 """
 
 import argparse
