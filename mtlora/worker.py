@@ -153,7 +153,7 @@ def attempt(cell: Cell) -> Answer:
 def _end_with_parent() -> None:
     """Wait for the end of standard input, which comes when the parent is gone, however it went; then stop as by SIGTERM."""
     with suppress(OSError):
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # not through sys.stdin, whose buffer this thread would hold while the interpreter shuts down
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -8,11 +8,10 @@ import datasets
 import pytest
 import torch
 from glue_files import write_official
-from tiny_runs import cell_in, finish, overrides, start
+from tiny_runs import overrides, start
 
 from mtlora import cli
 from mtlora.cells import compose_cell
-from mtlora.checkpoint import CHECKPOINT
 from mtlora.config import REPOSITORY
 from mtlora.record import RunRecord, find_records
 from mtlora.run import execute
@@ -163,28 +162,6 @@ def test_results_that_is_a_file(mistake: Mistake, tmp_path: Path) -> None:
     assert str(file) in (line := mistake(overrides(file)))
     assert "results=DIR" in line
     assert file.read_text() == "mine"
-
-
-def test_corrupt_cache(mistake: Mistake, tmp_path: Path) -> None:
-    finish(tmp_path, "train.epochs=1")
-    (cached,) = (tmp_path / "cache/tokens").glob("cola-train-*.parquet")
-    cached.write_bytes(cached.read_bytes()[:-100])
-    line = mistake(overrides(tmp_path))
-    assert str(cached) in line
-    assert "delete it" in line
-    assert sorted(record.status for record in check_records(tmp_path)) == ["failed", "success"]
-    cached.unlink()
-    assert finish(tmp_path)[0].status == "success"
-
-
-def test_corrupt_checkpoint(mistake: Mistake, tmp_path: Path) -> None:
-    checkpoint = cell_in(tmp_path).folder / CHECKPOINT
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_bytes(b"PK\x03\x04 half of a")
-    line = mistake(overrides(tmp_path))
-    assert str(checkpoint) in line
-    assert "delete it" in line
-    assert [record.status for record in check_records(tmp_path)] == ["failed"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
