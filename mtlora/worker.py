@@ -127,13 +127,16 @@ def record_death(cell: Cell, how: str) -> str:
 
 def serve(connection: Connection) -> None:
     """Train the cells that come through a connection until it ends."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    training = threading.Event()
+    threading.Thread(target=_end_with_parent, args=(training,), daemon=True).start()
     while True:
         try:
             cell = connection.recv()
         except EOFError:
             return
+        training.set()
         answer = attempt(cell)
+        training.clear()
         with suppress(OSError):
             connection.send(answer)
 
@@ -150,11 +153,12 @@ def attempt(cell: Cell) -> Answer:
         return Answer(failure=cli.one_line(error))
 
 
-def _end_with_parent() -> None:
-    """Wait for the end of standard input, which comes when the parent is gone, however it went; then stop as by SIGTERM."""
+def _end_with_parent(training: threading.Event) -> None:
+    """Wait for the end of standard input, which comes when the parent is gone, however it went; then stop what is trained."""
     with suppress(OSError):
         os.read(0, 1)  # not through sys.stdin, whose buffer this thread would hold while the interpreter shuts down
-    os.kill(os.getpid(), signal.SIGTERM)
+    if training.is_set():  # else the main thread ends by itself, with the connection
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:
