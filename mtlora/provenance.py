@@ -86,9 +86,12 @@ def available_cores() -> int:
 
 
 def threads_allowed() -> int:
-    """Return the number of threads to compute with: OMP_NUM_THREADS where the user set it, else the available cores."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() and int(given) > 0 else available_cores()
+    """Return the number of threads to compute with: the user's or the Slurm job's, else one per available core."""
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        given = os.environ.get(name, "")
+        if given.isdecimal() and int(given) > 0:
+            return min(int(given), available_cores()) if name.startswith("SLURM") else int(given)
+    return available_cores()
 
 
 def processor() -> str:

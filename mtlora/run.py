@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -287,7 +287,8 @@ def outcome_of(error: BaseException, folder: Path) -> tuple[str, str]:
             "out of memory: lower train.batch_size, and raise train.accumulation to keep the product "
             "(while decoding: lower decode.batch_size)",
         )
-    (folder / ERROR_LOG).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    with suppress(OSError):  # on a full disk the record's one line is what can be hoped for
+        (folder / ERROR_LOG).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     reason = " ".join(str(error).split())[:300]
     return "failed", f"{type(error).__name__}: {reason} (traceback in {folder / ERROR_LOG})"
 

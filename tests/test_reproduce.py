@@ -255,7 +255,8 @@ def test_commands_of_what_is_not_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (5400, "1.5 hours")]
+    ("seconds", "text"),
+    [(0, "0 s"), (89, "89 s"), (90, "1.5 min"), (600, "10 min"), (3600, "60 min"), (5400, "1.5 hours")],
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
