@@ -21,7 +21,7 @@ from mtlora import cli
 from mtlora.cells import Cell
 from mtlora.errors import UserError
 from mtlora.files import Busy, only_process
-from mtlora.interrupt import handle_signals
+from mtlora.interrupt import handle_signals, ignore_signals
 from mtlora.provenance import now
 from mtlora.record import RECORD, RunRecord
 
@@ -67,6 +67,7 @@ class Child:
         try:
             yield
         except (KeyboardInterrupt, SystemExit) as stop:
+            ignore_signals()  # Slurm sends several; none may cut short what the first has begun
             self.process.send_signal(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(SECONDS_TO_SAVE)
@@ -165,6 +166,7 @@ def main() -> None:
     """Serve the parent that gave us the number of a file descriptor."""
     cli.configure_logging()
     handle_signals()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning before the time limit goes to all processes: the parent acts
     with suppress(KeyboardInterrupt):  # the record says so, and the parent knows
         serve(Connection(int(sys.argv[1])))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent's end must not disturb ours
