@@ -28,108 +28,159 @@ from mtlora.tasks.encoding import collate
 from mtlora.tracking import Tracker
 
 
-def train(
-    config: RunConfig,
-    accelerator: Accelerator,
-    model: nn.Module,
-    data: RunData,
-    folder: Path,
-    identity: str,
-    tracker: Tracker,
-    on_step: Callable[[int, int], None] = lambda step, total: None,
-) -> tuple[Progress, dict[str, np.ndarray]]:
-    """Train a model and evaluate it after each epoch.
+class Run:
+    """One run's side of training: its model and optimizer, how far it is, and the files that say so."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: nn.Module,
+        data: RunData,
+        folder: Path,
+        identity: str,
+        tracker: Tracker,
+    ) -> None:
+        """Make the optimizer; nothing is restored yet.
+
+        Args:
+            folder: holds the checkpoint while the run is unfinished, metrics.jsonl and geometry.jsonl.
+            identity: the run's config_sha and kind of device; a checkpoint of another identity is refused.
+        """
+        self.config, self.model, self.data, self.tracker = config, model, data, tracker
+        self.folder, self.identity = folder, identity
+        self.optimizer: torch.optim.Optimizer = make_optimizer(model, config.train)
+        self.progress = Progress()
+        self.predictions: dict[str, np.ndarray] = {}
+        steps = math.ceil(len(data.train_rows) / config.train.batch_size)
+        self.steps_per_epoch = math.ceil(steps / config.train.accumulation)
+        self.total = self.steps_per_epoch * config.train.epochs
+        self._started = self._saved_at = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.progress.epoch >= self.config.train.epochs
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one of this run."""
+        saved = load_checkpoint(self.folder / CHECKPOINT, self.identity, self.model, self.optimizer)
+        self.progress = saved or Progress(geometry=transform_geometry(self.model, 0))
+        self._started = time.monotonic() - self.progress.seconds
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.note_time()
+        self._saved_at = time.monotonic()
+        if is_first():
+            save_checkpoint(self.folder / CHECKPOINT, self.identity, self.model, self.optimizer, self.progress)
+
+    def note_time(self) -> None:
+        """Enter the wall time over all attempts into the progress."""
+        self.progress.seconds = time.monotonic() - self._started
+
+    def groups(self) -> list[list[np.ndarray]]:
+        """Return the optimizer steps that are left of the current epoch: each a list of batches of row numbers."""
+        return groups(self.config, self.data, self.progress.epoch)[self.progress.group :]
+
+    def begin_step(self) -> int:
+        """Set the learning rate of the next step; return the seed of its dropout."""
+        set_learning_rate(self.optimizer, learning_rate(self.config.train, self.progress.step, self.total))
+        return dropout_seed(self.config.seed, self.progress.step)
+
+    def end_step(self, group: list[np.ndarray], loss: torch.Tensor, norm: torch.Tensor, seconds: float) -> None:
+        """Enter a step into the progress; now and then its losses into metrics.jsonl's rows, and a checkpoint.
+
+        Raises:
+            RunFailed: the loss or the gradient's norm is not finite.
+        """
+        t, progress, started = self.config.train, self.progress, time.monotonic()
+        progress.window.append(loss)
+        progress.step += 1
+        progress.group += 1
+        progress.tokens += int(sum(self.data.train.lengths[rows].sum() for rows in group))
+        if progress.step % t.log_every == 0 or progress.group == self.steps_per_epoch:
+            close_window(progress, norm, self.optimizer.param_groups[0]["lr"], self.tracker)
+        progress.train_seconds += seconds + time.monotonic() - started
+        if time.monotonic() - self._saved_at > t.checkpoint_seconds:
+            self.save()
+
+    def evaluate(self, accelerator: Accelerator) -> dict[str, dict[str, float]]:
+        """Score the model, keep the predictions, and return the metrics by split."""
+        metrics, self.predictions = evaluate(self.config, accelerator, self.model, self.data, self.identity)
+        return metrics
+
+    def end_epoch(self, metrics: dict[str, dict[str, float]]) -> None:
+        """Enter an epoch into the progress, the files and a checkpoint."""
+        progress = self.progress
+        close_epoch(progress, metrics, self.tracker)
+        progress.geometry += transform_geometry(self.model, progress.epoch)
+        if is_first():
+            write_jsonl(self.folder / "metrics.jsonl", progress.rows)
+            write_jsonl(self.folder / GEOMETRY, progress.geometry)
+        self.save()
+
+    def close(self, accelerator: Accelerator) -> None:
+        """Complete the predictions and the time of a run that has finished."""
+        if not self.predictions and self.config.task.kind != "generation":  # the checkpoint was of the end
+            self.evaluate(accelerator)
+        self.note_time()
+
+
+def train(run: Run, accelerator: Accelerator, on_step: Callable[[int, int], None] = lambda step, total: None) -> None:
+    """Train a run to its end, from its checkpoint if there is one, and evaluate it after each epoch.
 
     Args:
-        folder: the run's folder; holds the checkpoint while the run is unfinished, metrics.jsonl and geometry.jsonl.
-        identity: the run's config_sha; a checkpoint of another identity is refused.
         on_step: called with (steps done, steps in all) after each optimizer step.
-
-    Returns:
-        The finished progress, and the last epoch's predictions by split (in the order of the split's rows).
 
     Raises:
         RunFailed: the loss, the gradient's norm or a prediction is not finite.
         UserError: a file cannot be written.
     """
-    t = config.train
-    identity = f"{identity} on {accelerator.device.type}"  # dropout differs between kinds of device
-    optimizer = make_optimizer(model, t)
-    objective, optimizer = accelerator.prepare(Objective(config, model), optimizer)
-    progress = load_checkpoint(folder / CHECKPOINT, identity, model, optimizer) or Progress()
-    steps_per_epoch = math.ceil(math.ceil(len(data.train_rows) / t.batch_size) / t.accumulation)
-    total = steps_per_epoch * t.epochs
-    predictions: dict[str, np.ndarray] = {}
-    started, saved_at = time.monotonic() - progress.seconds, time.monotonic()
-    if not progress.geometry:
-        progress.geometry = transform_geometry(model, 0)
-
-    def save() -> None:
-        nonlocal saved_at
-        progress.seconds, saved_at = time.monotonic() - started, time.monotonic()
-        if is_first():
-            save_checkpoint(folder / CHECKPOINT, identity, model, optimizer, progress)
-
+    objective, run.optimizer = accelerator.prepare(Objective(run.config, run.model), run.optimizer)
+    run.restore()
     try:
-        while progress.epoch < t.epochs:
-            for group in groups(config, data, progress.epoch)[progress.group :]:
+        while not run.finished:
+            for group in run.groups():
                 with shielded():  # a signal waits until the step and what is noted of it are whole
-                    model.train()
-                    set_learning_rate(optimizer, learning_rate(t, progress.step, total))
-                    torch.manual_seed(dropout_seed(config.seed, progress.step))
-                    step_started = time.monotonic()
-                    loss, norm = train_step(config, accelerator, objective, optimizer, collated(config, data, group))
-                    progress.window.append(loss)
-                    progress.step += 1
-                    progress.group += 1
-                    progress.tokens += int(sum(data.train.lengths[rows].sum() for rows in group))
-                    if progress.step % t.log_every == 0 or progress.group == steps_per_epoch:
-                        close_window(accelerator, progress, norm, optimizer.param_groups[0]["lr"], tracker)
-                    progress.train_seconds += time.monotonic() - step_started
-                    if time.monotonic() - saved_at > t.checkpoint_seconds:
-                        save()
-                on_step(progress.step, total)
-
-            metrics, predictions = evaluate(config, accelerator, model, data, identity)
+                    started = time.monotonic()
+                    run.model.train()
+                    torch.manual_seed(run.begin_step())
+                    loss, norm = train_step(run, accelerator, objective, group)
+                    run.end_step(group, loss, norm, time.monotonic() - started)
+                on_step(run.progress.step, run.total)
+            metrics = run.evaluate(accelerator)
             with shielded():
-                close_epoch(progress, metrics, tracker)
-                progress.geometry += transform_geometry(model, progress.epoch)
-                if is_first():
-                    write_jsonl(folder / "metrics.jsonl", progress.rows)
-                    write_jsonl(folder / GEOMETRY, progress.geometry)
-                save()
+                run.end_epoch(metrics)
     except (KeyboardInterrupt, SystemExit):
-        save()
+        run.save()
         raise
-    if not predictions and config.task.kind != "generation":  # the checkpoint was of the end
-        _, predictions = evaluate(config, accelerator, model, data, identity)
-    progress.seconds = time.monotonic() - started
-    return progress, predictions
+    run.close(accelerator)
 
 
 def train_step(
-    config: RunConfig,
-    accelerator: Accelerator,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[tuple[dict[str, torch.Tensor], float]],
+    run: Run, accelerator: Accelerator, objective: nn.Module, group: list[np.ndarray]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Take one optimizer step over the batches of a group; return the group's mean loss and the gradient's norm.
 
     Each batch comes with its share of the group's loss, so accumulation equals one large batch.
     """
     losses = []
-    for batch, part in batches:
+    for batch, part in collated(run.config, run.data, group):
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         with accelerator.autocast():
             loss = objective(batch) * part
         accelerator.backward(loss)
         losses.append(loss.detach().float())
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = accelerator.clip_grad_norm_(trained, config.train.max_grad_norm or math.inf)
-    optimizer.step()
-    optimizer.zero_grad()
-    return torch.stack(losses).sum(), norm
+    mean = accelerator.reduce(torch.stack(losses).sum(), "mean")  # over the processes
+    norm = accelerator.clip_grad_norm_(trained(run.optimizer), run.config.train.max_grad_norm or math.inf)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return mean, norm
+
+
+def trained(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Return the parameters of an optimizer."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def groups(config: RunConfig, data: RunData, epoch: int) -> list[list[np.ndarray]]:
@@ -204,12 +255,9 @@ def finite(name: str, value: torch.Tensor, step: int) -> float:
     return number
 
 
-def close_window(
-    accelerator: Accelerator, progress: Progress, norm: torch.Tensor, rate: float, tracker: Tracker
-) -> None:
+def close_window(progress: Progress, norm: torch.Tensor, rate: float, tracker: Tracker) -> None:
     """Enter the mean loss of the steps since the last row of metrics.jsonl."""
-    loss = accelerator.reduce(torch.stack(progress.window).mean(), "mean")  # over the processes
-    mean = finite("training loss", loss, progress.step)
+    mean = finite("training loss", torch.stack(progress.window).mean(), progress.step)
     row = {"step": progress.step, "epoch": progress.epoch + 1, "train_loss": mean}
     row["grad_norm"] = finite("gradient norm", norm, progress.step)
     row["learning_rate"] = rate

@@ -45,11 +45,32 @@ def completion_loss(
         batch: `input_ids` and `attention_mask`, (batch, width), right-padded; `labels` (batch,): the prompt's tokens.
         label_smoothing: e, from 0 to below 1.
     """
+    logits, wanted, _ = _completion_logits(model, batch)
+    return F.cross_entropy(logits, wanted, label_smoothing=label_smoothing, reduction="sum"), len(wanted)
+
+
+def run_losses(config: RunConfig, model: nn.Module, batch: dict[str, torch.Tensor], runs: int) -> torch.Tensor:
+    """Return what `batch_loss` returns for each of the runs whose rows, equally many each, make up the batch: (runs,)."""
+    if config.task.kind == "generation":
+        logits, wanted, rows = _completion_logits(model, batch)
+        losses = F.cross_entropy(logits, wanted, label_smoothing=config.train.label_smoothing, reduction="none")
+        owner = rows // (len(batch["input_ids"]) // runs)
+        sums = losses.new_zeros(runs).index_add(0, owner, losses)
+        return sums / torch.bincount(owner, minlength=runs).clamp(min=1)
+    logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits.float()
+    if config.task.kind == "regression":
+        losses = F.mse_loss(logits.squeeze(-1), batch["labels"], reduction="none")
+    else:
+        losses = F.cross_entropy(logits, batch["labels"], reduction="none")
+    return losses.view(runs, -1).mean(1)
+
+
+def _completion_logits(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return, for every target token, its logits (float32), the token, and its row of the batch."""
     causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     ids, mask = batch["input_ids"], batch["attention_mask"]
     position = torch.arange(1, ids.shape[1], device=ids.device)
     targets = (position >= batch["labels"][:, None]) & mask[:, 1:].bool()  # (batch, width - 1)
     hidden = causal.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
     logits = causal.get_output_embeddings()(hidden[targets]).float()
-    wanted = ids[:, 1:][targets]
-    return F.cross_entropy(logits, wanted, label_smoothing=label_smoothing, reduction="sum"), len(wanted)
+    return logits, ids[:, 1:][targets], targets.nonzero()[:, 0]

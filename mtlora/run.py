@@ -24,7 +24,7 @@ from mtlora.config import TaskConfig, transform_name
 from mtlora.errors import UserError
 from mtlora.evaluation import RunData, RunFailed
 from mtlora.files import only_process
-from mtlora.loop import train
+from mtlora.loop import Run, train
 from mtlora.metrics import METRICS, baseline, require_text_packages
 from mtlora.models import build_model, count_parameters, load_adapter_tensors, set_output_bias
 from mtlora.processes import is_first, rank, world_size
@@ -124,7 +124,9 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
     finished = False
     try:
         with progress_bar(cell.run_id) as on_step:
-            progress, predictions = train(config, accelerator, model, data, folder, cell.sha, tracker, on_step)
+            run = Run(config, model, data, folder, f"{cell.sha} on {accelerator.device.type}", tracker)
+            train(run, accelerator, on_step)
+        progress, predictions = run.progress, run.predictions
         if is_first():
             model.save_pretrained(str(folder))
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in

@@ -1,0 +1,5 @@
+"""Cohorts: runs that share task, model and batch shape, trained in lock-step on one frozen backbone.
+
+Each run stays an ordinary run: a model, an optimizer, a checkpoint and a record of its own. Together they share the steps' forward
+and backward pass, in which the batches of all runs are one batch.
+"""

@@ -1,0 +1,87 @@
+"""The model of a cohort: one frozen backbone, with stacked adapters and heads in place of each run's own."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtlora.adapter.layer import Linear, MTLoraLayer
+from mtlora.cohort.dropout import RunDropout
+from mtlora.cohort.layers import CohortLinear, CohortUnsupported, RunLinear
+from mtlora.models import ADAPTER
+
+
+class Network:
+    """A model for the batches of all runs at once.
+
+    The runs' own models keep the parameters that their optimizers update. `load` copies those into the stacks, `share_gradients` the
+    gradients of the stacks to them.
+    """
+
+    def __init__(self, models: Sequence[PeftModel], dropout: RunDropout) -> None:
+        """Stack the adapters and heads of `models`, which must share their backbone's tensors.
+
+        Raises:
+            CohortUnsupported: a model has something that cannot be stacked.
+        """
+        first = models[0].get_base_model()
+        # What is frozen is shared, what is trained is replaced below.
+        shared = {id(t): t for t in (*first.parameters(), *first.buffers()) if not t.requires_grad}
+        self.model: nn.Module = copy.deepcopy(first, shared)
+        self.dropout = dropout
+        places = []
+        parts = [dict(model.get_base_model().named_modules()) for model in models]
+        for name, module in parts[0].items():
+            if isinstance(module, MTLoraLayer):
+                layers = [part[name] for part in parts]
+                if not all(isinstance(layer, Linear) for layer in layers):
+                    raise CohortUnsupported("an embedding is adapted")
+                stack = CohortLinear(layers, dropout)
+                self.model.set_submodule(name, stack)
+                places += [place for run, layer in enumerate(layers) for place in stack.places(run, layer)]
+            elif isinstance(module, ModulesToSaveWrapper):
+                heads = [part[name].modules_to_save[ADAPTER] for part in parts]
+                head, found = _stacked_head(heads)
+                self.model.set_submodule(name, head)
+                places += found
+        for _, stack, _, _ in places:
+            stack.grad = torch.zeros_like(stack)  # kept: the views below are of it
+        left = {id(p) for model in models for p in model.parameters() if p.requires_grad} - {id(p[0]) for p in places}
+        if left:
+            raise CohortUnsupported("something else than adapters and linear heads is trained")
+        for parameter, *_ in places:
+            parameter.grad = torch.zeros_like(parameter)
+        self._own = [p.detach().view(shape) for p, _, _, shape in places]
+        self._stacked = [stack.detach()[index] for _, stack, index, _ in places]
+        self._own_gradients = [p.grad.view(shape) for p, _, _, shape in places]  # type: ignore[union-attr]
+        self._stacked_gradients = [stack.grad[index] for _, stack, index, _ in places]  # type: ignore[index]
+        self._gradients = list({id(stack.grad): stack.grad for _, stack, _, _ in places}.values())
+        self.load()
+
+    def load(self) -> None:
+        """Copy the runs' parameters into the stacks, and begin new gradients."""
+        torch._foreach_copy_(self._stacked, self._own)
+        torch._foreach_zero_(self._gradients)
+
+    def share_gradients(self) -> None:
+        """Copy the gradients of the stacks to the runs' parameters."""
+        torch._foreach_copy_(self._own_gradients, self._stacked_gradients)
+
+
+def _stacked_head(heads: Sequence[nn.Module]) -> tuple[nn.Module, list]:
+    """Return a head for all runs, and where the parameters of each lie; other modules than linear ones must have none."""
+    if isinstance(heads[0], nn.Linear):
+        stack = RunLinear(heads)
+        return stack, [place for run, head in enumerate(heads) for place in stack.places(run, head)]
+    together, places = copy.deepcopy(heads[0]), []
+    parts = [dict(head.named_modules()) for head in heads]
+    for name, module in parts[0].items():
+        if isinstance(module, nn.Linear):
+            stack = RunLinear([part[name] for part in parts])
+            together.set_submodule(name, stack)
+            places += [place for run, part in enumerate(parts) for place in stack.places(run, part[name])]
+    return together, places
