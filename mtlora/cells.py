@@ -78,7 +78,7 @@ def metric_values(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def digest(values: dict[str, Any]) -> str:
+def digest(values: Any) -> str:
     """Return the hexadecimal sha256 of plain values in canonical JSON."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
 

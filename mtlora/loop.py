@@ -54,7 +54,8 @@ class Run:
         steps = math.ceil(len(data.train_rows) / config.train.batch_size)
         self.steps_per_epoch = math.ceil(steps / config.train.accumulation)
         self.total = self.steps_per_epoch * config.train.epochs
-        self._started = self._saved_at = time.monotonic()
+        self._saved_at = time.monotonic()
+        self.start_clock()
 
     @property
     def finished(self) -> bool:
@@ -65,7 +66,11 @@ class Run:
         """Go on from the checkpoint, if there is one of this run."""
         saved = load_checkpoint(self.folder / CHECKPOINT, self.identity, self.model, self.optimizer)
         self.progress = saved or Progress(geometry=transform_geometry(self.model, 0))
-        self._started = time.monotonic() - self.progress.seconds
+        self.start_clock()
+
+    def start_clock(self, runs: int = 1) -> None:
+        """Count wall time from now on; of several runs in lock-step each counts its share."""
+        self._clock, self._sharing = time.monotonic(), runs
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -76,7 +81,9 @@ class Run:
 
     def note_time(self) -> None:
         """Enter the wall time over all attempts into the progress."""
-        self.progress.seconds = time.monotonic() - self._started
+        now = time.monotonic()
+        self.progress.seconds += (now - self._clock) / self._sharing
+        self._clock = now
 
     def groups(self) -> list[list[np.ndarray]]:
         """Return the optimizer steps that are left of the current epoch: each a list of batches of row numbers."""

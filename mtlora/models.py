@@ -1,5 +1,7 @@
 """Tokenizer + backbone + fresh head + adapter, with every random start drawn from its own named stream."""
 
+import copy
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
 from mtlora.backbones import load_backbone
+from mtlora.cells import digest
 from mtlora.config import RunConfig
 from mtlora.errors import UserError
 from mtlora.streams import torch_stream
@@ -20,16 +23,16 @@ from mtlora.streams import torch_stream
 ADAPTER = "default"
 
 
-def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PeftModel:
+def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase, shared: bool = False) -> PeftModel:
     """Build the model of a run: pretrained backbone, fresh head, fresh adapter.
 
     The head depends on (seed, parameter name) and each adapter matrix on (seed, letter, module name) alone, so at one seed
-    all methods share the head, and all methods of one rank share A.
+    all methods share the head, and all methods of one rank share A. `shared`: see `fresh_backbone`.
 
     Raises:
         UserError: the weights cannot be loaded or differ from their checksum; the target set matches no module.
     """
-    backbone = load_backbone(config, vocabulary=len(tokenizer))
+    backbone = fresh_backbone(config, len(tokenizer), shared)
     reset_head(backbone, config.model.head, config.seed)
     try:
         model = get_peft_model(backbone, adapter_config(config))
@@ -40,6 +43,26 @@ def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PeftMo
         ) from None
     reset_adapter(model, config)
     return model
+
+
+_loaded: dict[str, PreTrainedModel] = {}
+
+
+def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrainedModel:
+    """Return a backbone of which the head is the caller's own; the weights are read once in a process.
+
+    With `shared`, all other tensors are those of its siblings, for runs that train together. A run alone gets a copy: where tensors
+    lie decides how matrix products round, and a run that is repeated should find the same places.
+    """
+    key = digest([asdict(config.model), config.task.kind, len(config.task.labels), vocabulary])
+    if key not in _loaded:
+        _loaded.clear()  # the one before belongs to runs that have ended
+        _loaded[key] = load_backbone(config, vocabulary)
+    source = _loaded[key]
+    if not shared:
+        return copy.deepcopy(source)
+    own = {id(p) for name, p in source.named_parameters() if set(name.split(".")) & set(config.model.head)}
+    return copy.deepcopy(source, {id(t): t for t in (*source.parameters(), *source.buffers()) if id(t) not in own})
 
 
 def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:

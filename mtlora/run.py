@@ -7,12 +7,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
@@ -61,16 +62,41 @@ def _assist(cell: Cell) -> RunRecord:
     record = new_record(cell)
     if record_status(cell.folder) != "success":
         try:
-            _train_and_fill(cell, record)
+            _train(cell, record)
         except Exception as error:
             raise UserError(f"process {rank()} of {cell.run_id} ended: {' '.join(str(error).split())[:200]}") from None
     return record
 
 
 def _execute(cell: Cell) -> RunRecord:
-    if record_status(cell.folder) == "success":
-        log.info("%s is finished already: skipped", cell.run_id)
-        return _with_all_metrics(cell, RunRecord.load(cell.folder / RECORD))
+    if (record := finished_record(cell)) is not None:
+        return record
+    record = begin(cell)
+    try:
+        _train(cell, record)
+    except BaseException as error:
+        end(cell, record, error)
+        if isinstance(error, (KeyboardInterrupt, SystemExit, UserError)):
+            raise
+        raise UserError(f"{cell.run_id} failed: {record.error}") from None
+    end(cell, record)
+    return record
+
+
+def finished_record(cell: Cell) -> RunRecord | None:
+    """Return the record of a finished run, with all metrics that can be had here; None if it is not finished."""
+    if record_status(cell.folder) != "success":
+        return None
+    log.info("%s is finished already: skipped", cell.run_id)
+    return _with_all_metrics(cell, RunRecord.load(cell.folder / RECORD))
+
+
+def begin(cell: Cell) -> RunRecord:
+    """Write the record of a run that starts now.
+
+    Raises:
+        UserError: the run whose adapter it starts from is not finished, or the folder cannot be written.
+    """
     if cell.parent is not None and record_status(cell.parent.folder) != "success":
         command = shlex.join(cell.parent.overrides)
         raise UserError(
@@ -80,35 +106,50 @@ def _execute(cell: Cell) -> RunRecord:
     record = new_record(cell)
     record.save(cell.folder)
     (cell.folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier attempt
-    try:
-        _train_and_fill(cell, record)
-    except BaseException as error:
-        record.status, record.error = outcome_of(error, cell.folder)
-        record.provenance["ended"] = now()
-        record.save(cell.folder)
-        if isinstance(error, (KeyboardInterrupt, SystemExit, UserError)):
-            raise
-        raise UserError(f"{cell.run_id} failed: {record.error}") from None
-    record.status = "success"
-    record.provenance["ended"] = now()
-    record.save(cell.folder)
-    (cell.folder / CHECKPOINT).unlink(missing_ok=True)
     return record
 
 
-def _train_and_fill(cell: Cell, record: RunRecord) -> None:
-    config, folder = cell.config, cell.folder
+def end(cell: Cell, record: RunRecord, error: BaseException | None = None) -> None:
+    """Write the record of a run that has ended, by itself or by an exception."""
+    record.status = "success"
+    if error is not None:
+        record.status, record.error = outcome_of(error, cell.folder)
+    record.provenance["ended"] = now()
+    record.save(cell.folder)
+    if error is None:
+        (cell.folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to train; `groups` are what a generation task decodes at the end."""
+
+    cell: Cell
+    record: RunRecord
+    tokenizer: Any
+    groups: list[Group]
+    run: Run
+
+
+def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: bool = False) -> Prepared:
+    """Load data and model, and enter into the record what is known before training.
+
+    Args:
+        shared: use the frozen tensors of the other runs of this process (`models.fresh_backbone`).
+
+    Raises:
+        UserError: something that the run needs is missing; asked before hours of training.
+    """
+    config = cell.config
     if config.task.kind == "generation":
-        require_text_packages()  # asked before hours of training
-    accelerator = make_accelerator(config)
+        require_text_packages()
     record.provenance |= provenance(accelerator.device) | {"processes": world_size()}
     if is_first():
-        record.save(folder)
-    reset_peak_memory(accelerator.device)
+        record.save(cell.folder)
     tokenizer = load_tokenizer(config.model)
     with accelerator.main_process_first():  # it fills the caches
         data = load_data(cell, tokenizer)
-    model = build_model(config, tokenizer)
+    model = build_model(config, tokenizer, shared)
     if config.train.mean_bias:
         set_output_bias(model, float(data.train.labels[data.train_rows].mean()))
     if cell.parent is not None:
@@ -119,28 +160,41 @@ def _train_and_fill(cell: Cell, record: RunRecord) -> None:
     if config.task.kind == "generation":
         from mtlora.decoding import prepare_groups
 
-        groups = prepare_groups(config, model, tokenizer)  # what decoding needs is checked before hours of training
-    tracker = make_tracker(cell, folder) if is_first() else NullTracker()
+        groups = prepare_groups(config, model, tokenizer)
+    tracker = make_tracker(cell, cell.folder) if is_first() else NullTracker()
+    identity = f"{cell.sha} on {accelerator.device.type}"  # dropout differs between kinds of device
+    return Prepared(cell, record, tokenizer, groups, Run(config, model, data, cell.folder, identity, tracker))
+
+
+def complete(prepared: Prepared, accelerator: Accelerator) -> None:
+    """Save the adapter of a trained run, decode and score, and enter the results into the record."""
+    cell, record, run = prepared.cell, prepared.record, prepared.run
+    if is_first():
+        run.model.save_pretrained(str(cell.folder))
+        (cell.folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in
+    record.epochs, record.cost = run.progress.epochs, cost(run.progress, accelerator.device)
+    if cell.config.task.kind == "generation":
+        record.metrics = _decode_and_score(cell, run.model, prepared.tokenizer, prepared.groups, record.cost)
+    else:
+        record.metrics = last_and_best(run.progress.epochs)
+        if is_first():
+            write_jsonl(cell.folder / "predictions.jsonl", prediction_rows(run.data, run.predictions))
+    values = {f"{m['selection']}/{m['split']}/{m['name']}": m["value"] for m in record.metrics}
+    run.tracker.log(values, run.progress.step)
+
+
+def _train(cell: Cell, record: RunRecord) -> None:
+    accelerator = make_accelerator(cell.config)
+    reset_peak_memory(accelerator.device)
+    prepared = prepare(cell, record, accelerator)
     finished = False
     try:
         with progress_bar(cell.run_id) as on_step:
-            run = Run(config, model, data, folder, f"{cell.sha} on {accelerator.device.type}", tracker)
-            train(run, accelerator, on_step)
-        progress, predictions = run.progress, run.predictions
-        if is_first():
-            model.save_pretrained(str(folder))
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in
-        record.epochs, record.cost = progress.epochs, cost(progress, accelerator.device)
-        if config.task.kind == "generation":
-            record.metrics = _decode_and_score(cell, model, tokenizer, groups, record.cost)
-        else:
-            record.metrics = last_and_best(progress.epochs)
-            if is_first():
-                write_jsonl(folder / "predictions.jsonl", prediction_rows(data, predictions))
-        tracker.log({f"{m['selection']}/{m['split']}/{m['name']}": m["value"] for m in record.metrics}, progress.step)
+            train(prepared.run, accelerator, on_step)
+        complete(prepared, accelerator)
         finished = True
     finally:
-        tracker.finish(finished)
+        prepared.run.tracker.finish(finished)
 
 
 def _with_all_metrics(cell: Cell, record: RunRecord) -> RunRecord:

@@ -39,10 +39,14 @@ def main(composed: DictConfig) -> None:
         if not sweeping:
             cli.fail(error)  # not raised: Hydra would write a line of its own before ours
         raise  # listed at the end of the sweep
+    if is_first():
+        report(cell, record)
+
+
+def report(cell: Cell, record: RunRecord | None) -> None:
+    """Log a run's metrics of the last epoch; None stands for a run that another process is training."""
     if record is None:
         log.info("%s is being trained by another process: left to it", cell.run_id)
-        return
-    if not is_first():
         return
     last = {f"{m['split']}/{m['name']}": round(m["value"], 4) for m in record.metrics if m["selection"] == "last"}
     log.info("%s: %s in %s", record.run_id, last, cell.folder)

@@ -1,9 +1,9 @@
 """Every job of a sweep trains in a child process, so that whatever kills it is one failed run and never ends the sweep.
 
-The child stays for the next jobs of its parent: imports, tokenizer, backbone and data are loaded once. It is replaced when it
+A child stays for the next jobs of its parent: imports, tokenizer, backbone and data are loaded once. It is replaced when it
 has died, after a failure (nobody knows in which state that left it), and every `RUNS_PER_CHILD` runs.
 
-`train_in_child` is the parent's side; `main` is the child's.
+`train_in_child` and `train_in_children` are the parent's side; `main` is the child's.
 """
 
 import os
@@ -11,14 +11,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 
 from mtlora import cli
 from mtlora.cells import Cell
+from mtlora.cohort.grouping import halves
 from mtlora.errors import UserError
 from mtlora.files import Busy, only_process
 from mtlora.interrupt import handle_signals, ignore_signals
@@ -31,7 +34,7 @@ SECONDS_TO_SAVE = 60.0  # an interrupted child finishes its step and writes a ch
 
 @dataclass(frozen=True)
 class Answer:
-    """What a child says about a job: a record, or why there is none, in one line."""
+    """What a child says about a run: a record, or why there is none, in one line; nothing if it should be tried again alone."""
 
     record: RunRecord | None = None
     failure: str | None = None
@@ -39,46 +42,42 @@ class Answer:
 
 
 class Child:
-    """A process that trains one cell after another."""
+    """A process that trains cells, one after another or several together."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None) -> None:
         self.connection, theirs = Pipe()
         with theirs:
             # Not with -m: what is pickled must know its classes as mtlora.worker's, not as those of __main__.
             command = [sys.executable, "-c", "from mtlora.worker import main; main()", str(theirs.fileno())]
             # A session of its own: a terminal's Ctrl-C reaches it once, through us. Its standard input ends when we do.
             self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, start_new_session=True
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+                env=os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
             )
         self.runs = 0
 
-    def train(self, cell: Cell) -> Answer | None:
-        """Train a cell; None where the process died. Ctrl-C and SIGTERM are passed on, and waited for, before they go on here."""
-        self.runs += 1
-        with suppress(EOFError, OSError), self._passing_signals():
-            self.connection.send(cell)
-            answer = self.connection.recv()
-            assert isinstance(answer, Answer)
-            return answer
+    def send(self, cells: Sequence[Cell]) -> None:
+        """Hand over cells to be trained together."""
+        self.runs += len(cells)
+        with suppress(OSError):  # it has died: `receive` says so
+            self.connection.send(tuple(cells))
+
+    def receive(self) -> list[Answer] | None:
+        """Return an answer for each cell, waiting for it; None where the process died."""
+        with suppress(EOFError, OSError):
+            answers = self.connection.recv()
+            assert isinstance(answers, list)
+            return answers
         return None
 
-    @contextmanager
-    def _passing_signals(self) -> Iterator[None]:
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit) as stop:
-            ignore_signals()  # Slurm sends several; none may cut short what the first has begun
-            self.process.send_signal(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(SECONDS_TO_SAVE)
-            self.end()
-            raise
-
-    def end(self) -> str:
-        """End the process and say how it ended."""
+    def end(self, patience: float = 1.0) -> str:
+        """End the process and say how it ended; one that has died, or waits for work, ends by itself."""
         self.connection.close()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(1.0)  # one that has died, or waits for work, ends by itself
+            self.process.wait(patience)
         self.process.kill()
         code = self.process.wait()
         assert self.process.stdin is not None
@@ -87,6 +86,28 @@ class Child:
         if code != -signal.SIGKILL:
             return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return "killed by SIGKILL (by hand, or by the system for want of memory)"
+
+
+@contextmanager
+def passing_signals(children: Sequence[Child]) -> Iterator[None]:
+    """Pass Ctrl-C and SIGTERM on to the children, and wait until they have saved, before they go on here.
+
+    Args:
+        children: may change while the block runs.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        ignore_signals()  # schedulers send several; none may cut short what the first has begun
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        until = time.monotonic() + SECONDS_TO_SAVE
+        for child in children:
+            child.process.send_signal(number)
+        for child in children:
+            with suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.0, until - time.monotonic()))
+            child.end()
+        raise
 
 
 _child: Child | None = None
@@ -104,14 +125,55 @@ def train_in_child(cell: Cell) -> RunRecord | None:
             _child.end()
         _child = Child()
     child, _child = _child, None  # kept only after success
-    answer = child.train(cell)
-    if answer is None:
-        answer = Answer(failure=record_death(cell, child.end()))
+    with passing_signals([child]):
+        child.send([cell])
+        answers = child.receive()
+    answer = answers[0] if answers else Answer(failure=record_death(cell, child.end()))
     if answer.failure is not None:
         child.end()
         raise UserError(answer.failure)
     _child = child
     return answer.record
+
+
+def train_in_children(
+    cohorts: Sequence[list[Cell]], children: int, threads: int | None, on_answer: Callable[[Cell, Answer], None]
+) -> None:
+    """Train cohorts of cells in several children at a time; a cohort that dies goes on as two of half the size.
+
+    Args:
+        threads: of each child; None leaves it to `provenance.threads_allowed`.
+        on_answer: called once for each cell.
+    """
+    waiting, idle = deque(cohorts), list[Child]()
+    busy: dict[Connection, tuple[Child, list[Cell]]] = {}
+    alive: list[Child] = []
+    with passing_signals(alive):
+        while waiting or busy:
+            while waiting and len(busy) < children:
+                if not idle:
+                    idle.append(Child(threads))
+                    alive.append(idle[-1])
+                child = idle.pop()
+                busy[child.connection] = (child, waiting.popleft())
+                child.send(busy[child.connection][1])
+            for connection in wait(list(busy)):
+                child, cells = busy.pop(connection)  # type: ignore[index]  # only connections are waited for
+                answers = child.receive() or [Answer()] * len(cells)
+                again = [cell for cell, answer in zip(cells, answers, strict=True) if answer == Answer()]
+                if again or child.runs >= RUNS_PER_CHILD or any(answer.failure for answer in answers):
+                    alive.remove(child)
+                    how = child.end()
+                else:
+                    idle.append(child)
+                if len(again) == len(cells) == 1:
+                    answers, again = [Answer(failure=record_death(cells[0], how))], []
+                waiting.extendleft(halves(again) if len(again) > 1 else [again] if again else [])
+                for cell, answer in zip(cells, answers, strict=True):
+                    if answer != Answer():
+                        on_answer(cell, answer)
+    for child in idle:
+        child.end()
 
 
 def record_death(cell: Cell, how: str) -> str:
@@ -132,26 +194,26 @@ def serve(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, args=(training,), daemon=True).start()
     while True:
         try:
-            cell = connection.recv()
+            cells = connection.recv()
         except EOFError:
             return
         training.set()
-        answer = attempt(cell)
+        answers = attempt(cells)
         training.clear()
         with suppress(OSError):
-            connection.send(answer)
+            connection.send(answers)
 
 
-def attempt(cell: Cell) -> Answer:
-    """Train a cell and answer; only what must end this process gets out."""
-    from mtlora.run import execute  # imports torch and transformers: the parent never needs them
+def attempt(cells: Sequence[Cell]) -> list[Answer]:
+    """Train cells and answer; only what must end this process gets out."""
+    from mtlora.cohort.execution import execute_together  # imports torch and transformers: the parent never needs them
 
-    try:
-        return Answer(record=execute(cell))
-    except Busy as busy:
-        return Answer(busy=str(busy))
-    except UserError as error:
-        return Answer(failure=cli.one_line(error))
+    answers = []
+    for outcome in execute_together(cells):
+        error = outcome.error
+        busy = str(error) if isinstance(error, Busy) else None
+        answers.append(Answer(outcome.record, None if busy or error is None else cli.one_line(error), busy))
+    return answers
 
 
 def _end_with_parent(training: threading.Event) -> None:
@@ -166,7 +228,9 @@ def main() -> None:
     """Serve the parent that gave us the number of a file descriptor."""
     cli.configure_logging()
     handle_signals()
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning before the time limit goes to all processes: the parent acts
+    signal.signal(
+        signal.SIGUSR2, signal.SIG_IGN
+    )  # Slurm's warning before the time limit goes to all processes: the parent acts
     with suppress(KeyboardInterrupt):  # the record says so, and the parent knows
         serve(Connection(int(sys.argv[1])))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent's end must not disturb ours

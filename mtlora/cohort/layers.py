@@ -136,7 +136,11 @@ class RunLinear(nn.Module):
         """Return the outputs for x (K n, ..., in)."""
         runs = len(self.weight)
         rows = x.reshape(runs, -1, x.shape[-1])
-        result = torch.bmm(rows, self.weight.mT) if self.bias is None else torch.baddbmm(self.bias[:, None], rows, self.weight.mT)
+        result = (
+            torch.bmm(rows, self.weight.mT)
+            if self.bias is None
+            else torch.baddbmm(self.bias[:, None], rows, self.weight.mT)
+        )
         return result.view(*x.shape[:-1], -1)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import torch
 from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from mtlora.adapter.layer import Linear, MTLoraLayer
 from mtlora.cohort.dropout import RunDropout

@@ -71,6 +71,8 @@ def _train_epoch(
     dropout = RunDropout([(run.config.seed, run.config.adapter.dropout) for run in runs], accelerator.device)
     network = Network([run.model for run in runs], dropout)
     network.model.train()
+    for run in runs:
+        run.start_clock(len(runs))
     failed: dict[int, Exception] = {}
     for step in zip(*(run.groups() for run in runs), strict=True):
         with shielded():

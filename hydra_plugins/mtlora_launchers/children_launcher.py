@@ -1,0 +1,70 @@
+"""The launcher of one machine: this process holds several children, and each trains runs alone or in cohorts.
+
+`hydra/launcher=local` and `hydra/launcher=cohort` are its two configurations.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from mtlora import cli
+from mtlora.cells import Cell, cell_of
+from mtlora.cohort.grouping import cohorts
+from mtlora.errors import UserError
+from mtlora.interrupt import handle_signals
+from mtlora.provenance import threads_allowed
+from mtlora.train import report
+from mtlora.validation import to_run_config
+from mtlora.worker import Answer, train_in_children
+
+log = logging.getLogger("mtlora")
+
+
+class ChildrenLauncher(Launcher):
+    """Composes every job, then trains them; a job that cannot be composed fails alone."""
+
+    def __init__(self, n_jobs: int = 1, max_runs: int = 1) -> None:
+        """Take the number of children at a time, and of runs that one of them may train together."""
+        self.n_jobs, self.max_runs = n_jobs, max_runs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives; the task function, which trains one job, is not needed."""
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Train every job; the order of the answers is that of the jobs."""
+        cli.configure_logging()
+        handle_signals()
+        returns = [JobReturn(overrides=list(overrides), status=JobStatus.FAILED) for overrides in job_overrides]
+        by_sha: dict[str, list[JobReturn]] = {}
+        cells: dict[str, Cell] = {}
+        for job in returns:
+            try:
+                cell = self._cell(job.overrides or ())
+                by_sha.setdefault(cell.sha, []).append(job)
+                cells[cell.sha] = cell
+            except CompactHydraException as error:
+                job.return_value = error
+
+        def note(cell: Cell, answer: Answer) -> None:
+            for job in by_sha[cell.sha]:
+                job.status = JobStatus.COMPLETED if answer.failure is None else JobStatus.FAILED
+                job.return_value = UserError(answer.failure) if answer.failure else None
+            if answer.failure is None:
+                report(cell, answer.record)
+
+        threads = max(1, threads_allowed() // self.n_jobs) if self.n_jobs > 1 else None
+        train_in_children(cohorts(list(cells.values()), self.max_runs, self.n_jobs), self.n_jobs, threads, note)
+        return returns
+
+    def _cell(self, overrides: Sequence[str]) -> Cell:
+        composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        task = list(composed.hydra.overrides.task)
+        with open_dict(composed):
+            del composed["hydra"]
+        return cell_of(to_run_config(composed), task)

@@ -1,0 +1,166 @@
+"""The life of the runs of a cohort: each has its lock, its record and its folder, as a run alone has."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from mtlora.cells import Cell
+from mtlora.cohort.training import train_together
+from mtlora.compute import make_accelerator
+from mtlora.errors import UserError
+from mtlora.evaluation import RunFailed
+from mtlora.files import only_process
+from mtlora.loop import Run
+from mtlora.objectives import batch_loss
+from mtlora.provenance import reset_peak_memory
+from mtlora.record import RunRecord
+from mtlora.run import Prepared, begin, complete, end, execute, finished_record, prepare, progress_bar
+from mtlora.tasks.encoding import collate
+
+log = logging.getLogger(__name__)
+
+# On a CPU larger batches than this gain nothing: the products are efficient, and the activations leave the caches.
+CPU_TOKENS = 5000
+MEMORY_SHARE = 0.5  # of the memory that is free, for what the backward pass needs
+
+
+@dataclass
+class Outcome:
+    """What became of a run: a record, the reason why there is none, or (neither) that it can be tried again alone."""
+
+    record: RunRecord | None = None
+    error: UserError | None = None
+
+
+def execute_together(cells: Sequence[Cell]) -> list[Outcome]:
+    """Train cells in lock-step; the record on disk tells the outcome of each, as after `run.execute`.
+
+    A run that fails leaves the others alone. What hits all of them, such as too little memory, leaves those that have not ended
+    without an outcome: the caller tries them again in smaller groups, where they go on from their checkpoints.
+    """
+    if len(cells) == 1:
+        return [_alone(cells[0])]
+    outcomes = {cell.sha: Outcome() for cell in cells}
+    with ExitStack() as locks:
+        members = []
+        for cell in cells:
+            try:
+                locks.enter_context(
+                    only_process(
+                        cell.lock, f"{cell.run_id} is being trained by another process: wait for it, or end it"
+                    )
+                )
+                outcomes[cell.sha].record = finished_record(cell)
+            except UserError as error:
+                outcomes[cell.sha].error = error
+            if outcomes[cell.sha] == Outcome():
+                members.append(cell)
+        _train_members(sorted(members, key=lambda cell: cell.config.adapter.structure), outcomes)
+    return [outcomes[cell.sha] for cell in cells]
+
+
+def _alone(cell: Cell) -> Outcome:
+    try:
+        return Outcome(record=execute(cell))
+    except UserError as error:
+        return Outcome(error=error)
+
+
+def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
+    if not cells:
+        return
+    accelerator = make_accelerator(cells[0].config)
+    reset_peak_memory(accelerator.device)
+    ready: dict[str, Prepared] = {}  # begun, and not ended
+
+    def finish(cell: Cell, record: RunRecord, error: BaseException | None) -> None:
+        prepared = ready.pop(cell.sha, None)
+        try:
+            if error is None and prepared is not None:
+                prepared.run.close(accelerator)
+                complete(prepared, accelerator)
+        except Exception as late:
+            error = late
+        end(cell, record, error)
+        if prepared is not None:
+            prepared.run.tracker.finish(error is None)
+        outcomes[cell.sha].record = record if error is None else None
+        if error is not None:
+            outcomes[cell.sha].error = UserError(f"{cell.run_id} failed: {record.error}")
+
+    try:
+        for cell in cells:
+            try:
+                record = begin(cell)
+            except UserError as error:
+                outcomes[cell.sha].error = error
+                continue
+            try:
+                prepared = prepare(cell, record, accelerator, shared=True)
+                prepared.run.model.to(accelerator.device)
+                ready[cell.sha] = prepared
+            except (RunFailed, UserError) as error:
+                finish(cell, record, error)
+        by_run = {id(prepared.run): prepared for prepared in ready.values()}
+        runs = [prepared.run for prepared in ready.values()]
+        size = runs_that_fit(runs[0], accelerator.device) if runs else 1
+        for start in range(0, len(runs), size):
+            group = runs[start : start + size]
+            name = _name(group, by_run)
+            for run in group:
+                by_run[id(run)].record.provenance["cohort"] = name
+            with progress_bar(f"{len(group)} runs of {cells[0].config.task.name}") as on_step:
+                train_together(
+                    group,
+                    accelerator,
+                    lambda run, error: finish(by_run[id(run)].cell, by_run[id(run)].record, error),
+                    on_step,
+                )
+    except (KeyboardInterrupt, SystemExit) as stop:
+        for prepared in list(ready.values()):
+            end(prepared.cell, prepared.record, stop)
+            prepared.run.tracker.finish(False)
+        raise
+    except Exception as error:  # of no single run
+        reason = " ".join(str(error).split())[:200]
+        log.info("%d runs go on in smaller groups (%s: %s)", len(ready), type(error).__name__, reason)
+        for prepared in ready.values():
+            prepared.run.tracker.finish(False)
+
+
+def _name(group: Sequence[Run], by_run: dict[int, Prepared]) -> dict[str, object]:
+    members = [by_run[id(run)].cell.run_id for run in group]
+    return {"id": hashlib.sha256(" ".join(members).encode()).hexdigest()[:12], "runs": len(members), "members": members}
+
+
+def runs_that_fit(run: Run, device: torch.device) -> int:
+    """Return how many runs can train together: by memory, and on a CPU by what still makes them faster.
+
+    Measured: the bytes that the forward pass of two of the run's longest rows keeps for the backward pass.
+    """
+    t, data = run.config.train, run.data
+    lengths = data.train.lengths[data.train_rows]
+    longest = data.train_rows[lengths.argsort()[-2:]]
+    batch = collate(data.train, longest, data.pad_token_id, run.config.data.padding, run.config.data.max_length)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    own = {p.untyped_storage().data_ptr() for p in (*run.model.parameters(), *run.model.buffers())}
+    run.model.train()
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        batch_loss(run.config, run.model, {name: tensor.to(device) for name, tensor in batch.items()})
+    needed = sum(size for place, size in kept.items() if place not in own) / len(longest) * t.batch_size
+    if device.type == "cuda":
+        return max(1, int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0] / needed))
+    by_memory = MEMORY_SHARE * psutil.virtual_memory().available / needed
+    by_speed = CPU_TOKENS / (t.batch_size * lengths.mean())
+    return max(1, int(min(by_memory, by_speed)))
