@@ -126,7 +126,7 @@ class Cell:
     @property
     def lock(self) -> Path:
         """The file that the process training this cell holds."""
-        return Path(self.config.results) / "cache" / "locks" / self.sha
+        return Path(self.config.results) / "locks" / self.sha
 
     @property
     def folder(self) -> Path:

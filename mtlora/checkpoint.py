@@ -1,6 +1,7 @@
 """Everything a killed run needs to go on: the trainable tensors, the optimizer's state and `Progress`."""
 
 import logging
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,9 @@ def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torc
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch does not look at the checksums that it writes
+                raise ValueError("its content is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["identity"] != identity:
             raise ValueError("it belongs to another configuration")
@@ -63,7 +67,7 @@ def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torc
         progress = Progress(**state["progress"])
         if {name: tensor.shape for name, tensor in state["tensors"].items()} != {n: p.shape for n, p in own.items()}:
             raise ValueError("its tensors are not those of the model")
-        optimizer.load_state_dict(state["optimizer"])  # last of what can fail: nothing is half restored
+        optimizer.load_state_dict(state["optimizer"])
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state["tensors"][name])

@@ -12,8 +12,10 @@ from typing import NoReturn
 from hydra.errors import CompactHydraException, MissingConfigException
 
 from mtlora.config import CONF
+from mtlora.errors import UserError
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it: `run` sets it too
+INTERRUPTED = "interrupted: the same command goes on where it stopped"
 NUMBER_FOR_GROUP = "Config group override must be a string"  # Hydra raises a bare ValueError for `rank=8`
 
 
@@ -78,8 +80,21 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 143:  # SIGTERM
+            print(INTERRUPTED, file=sys.stderr)
+        raise
+    except RuntimeError as error:
+        if not (plugin := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+?)_launcher", str(error))):
+            raise
+        extra = {"submitit": "slurm"}.get(plugin[1], plugin[1])
+        fail(
+            UserError(
+                f"hydra/launcher={extra} needs packages: .venv/bin/pip install -c constraints.txt -e '.[{extra}]'"
+            )
+        )
     except (CompactHydraException, ValueError) as error:
         mistake = isinstance(error, CompactHydraException) or str(error).startswith(NUMBER_FOR_GROUP)
         if not mistake:

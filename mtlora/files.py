@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,8 @@ from typing import IO, Any
 from mtlora.errors import UserError
 
 log = logging.getLogger(__name__)
+
+LOCK_ATTEMPTS = 10  # 20 ms apart
 
 
 class Busy(UserError):
@@ -56,9 +59,14 @@ def only_process(path: Path, busy: str) -> Iterator[None]:
         raise UserError(f"cannot write {path} ({error.strerror}): choose a writable folder with results=DIR") from None
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(busy) from None
+            for attempt in range(LOCK_ATTEMPTS):
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:  # it may be `is_held`, which asks by taking the lock for a moment
+                    if attempt == LOCK_ATTEMPTS - 1:
+                        raise Busy(busy) from None
+                    time.sleep(0.02)
         except OSError:  # a file system without locks: go on, as nothing there can tell
             log.warning("%s cannot be locked: do not train the same run twice at once", path)
         yield
@@ -74,6 +82,23 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder if need be.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    with replacing(folder / ".writable"):
+        pass
+    (folder / ".writable").unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -36,9 +36,9 @@ def shielded() -> Iterator[None]:
         yield
     finally:
         _shielded = False
-    if _pending is not None:
-        number, _pending = _pending, None
-        raise _exception(number)
+        if _pending is not None:
+            number, _pending = _pending, None
+            raise _exception(number)  # also where the block has failed: the signal decides what happens next
 
 
 def _arrived(number: int, frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ Everything a killed run needs to go on with the same losses is in its checkpoint
 batches depend on (seed, epoch) and dropout on (seed, step) alone.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from peft import PeftModel
 from torch import nn
 
 from mtlora.checkpoint import CHECKPOINT, Progress, load_checkpoint, save_checkpoint
 from mtlora.config import RunConfig, TrainConfig
+from mtlora.errors import UserError
 from mtlora.evaluation import RunData, RunFailed, evaluate
 from mtlora.geometry import transform_geometry
 from mtlora.interrupt import shielded
@@ -27,6 +30,8 @@ from mtlora.tasks.batches import epoch_batches
 from mtlora.tasks.encoding import collate
 from mtlora.tracking import Tracker
 
+log = logging.getLogger(__name__)
+
 
 class Run:
     """One run's side of training: its model and optimizer, how far it is, and the files that say so."""
@@ -34,7 +39,7 @@ class Run:
     def __init__(
         self,
         config: RunConfig,
-        model: nn.Module,
+        model: PeftModel,
         data: RunData,
         folder: Path,
         identity: str,
@@ -78,6 +83,13 @@ class Run:
         self._saved_at = time.monotonic()
         if is_first():
             save_checkpoint(self.folder / CHECKPOINT, self.identity, self.model, self.optimizer, self.progress)
+
+    def save_if_possible(self) -> None:
+        """Write a checkpoint; only warn where that fails, as what ends the run matters more."""
+        try:
+            self.save()
+        except UserError as error:
+            log.warning("no checkpoint: %s", error)
 
     def note_time(self) -> None:
         """Enter the wall time over all attempts into the progress."""
@@ -159,7 +171,7 @@ def train(run: Run, accelerator: Accelerator, on_step: Callable[[int, int], None
             with shielded():
                 run.end_epoch(metrics)
     except (KeyboardInterrupt, SystemExit):
-        run.save()
+        run.save_if_possible()
         raise
     run.close(accelerator)
 

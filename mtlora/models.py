@@ -51,8 +51,8 @@ _loaded: dict[str, PreTrainedModel] = {}
 def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrainedModel:
     """Return a backbone of which the head is the caller's own; the weights are read once in a process.
 
-    With `shared`, all other tensors are those of its siblings, for runs that train together. A run alone gets a copy: where tensors
-    lie decides how matrix products round, and a run that is repeated should find the same places.
+    With `shared`, all other tensors are those of its siblings, for runs that train together. A run alone gets a copy: where
+    tensors lie decides how matrix products round, and a run that is repeated should find the same places.
     """
     key = digest([asdict(config.model), config.task.kind, len(config.task.labels), vocabulary])
     if key not in _loaded:

@@ -1,12 +1,14 @@
 """What an experiment still has to do: `python -m mtlora.plan EXPERIMENT [overrides]` lists its cells and the time they need."""
 
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -31,16 +33,20 @@ TOKENS_PER_WORD = {"classification": 1.3, "regression": 1.3, "generation": 2.2}
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of cells: arithmetic, training tokens, seconds of all runs added up, and where the rate comes from."""
+    """The cost of cells: arithmetic, training tokens, seconds of all runs added up, and where the rate comes from.
+
+    `divisible`: runs side by side share the time, as the rate is that of runs which had a share of the machine.
+    """
 
     flops: float
     tokens: float
     seconds: float
     basis: str
+    divisible: bool = True
 
 
 def statuses(plan: Plan) -> dict[str, str]:
-    """Return every cell's state by config_sha, parents included: done, failed, running, interrupted or missing."""
+    """Return every cell's state (see `state_of`) by config_sha, parents included."""
     return {cell.sha: state_of(cell) for stage in plan.stages for cell in stage}
 
 
@@ -120,7 +126,8 @@ def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
             flops, tokens, seconds, f"from {len(timed)} finished run{'s' if len(timed) > 1 else ''}{_error_of(timed)}"
         )
     rate, used = matmul_rate()
-    return Estimate(flops, tokens, flops / (used * rate), f"a guess: {used:.0%} of this machine's matrix-product rate")
+    basis = f"a guess: {used:.0%} of this machine's matrix-product rate"
+    return Estimate(flops, tokens, flops / (used * rate), basis, divisible=False)
 
 
 @dataclass(frozen=True)
@@ -174,9 +181,11 @@ def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _wall_seconds(record: RunRecord) -> float:
-    """Return what a finished run took, loading and scoring included; of a resumed one at least the training of all attempts."""
+    """Return what a run took, loading and scoring included where it was alone; at least the training of all attempts."""
     started, ended = (datetime.fromisoformat(record.provenance[key]) for key in ("started", "ended"))
     trained: float = record.cost["seconds"] + record.cost.get("decode_seconds", 0.0)
+    if "cohort" in record.provenance:
+        return trained  # its share of the time of all
     return max((ended - started).total_seconds(), trained)
 
 
@@ -197,8 +206,8 @@ def matmul_rate() -> tuple[float, float]:
     return 2.0 * n**3 / min(seconds), GPU_UTILISATION if cuda else CPU_UTILISATION
 
 
-def show(plan: Plan, console: Console, jobs: int = 1) -> None:
-    """Print the cells by task and state, and the estimated cost of the rest with so many runs at a time."""
+def show(plan: Plan, console: Console, jobs: int | None) -> None:
+    """Print the cells by state, and the cost of the rest with so many runs at a time (None: as a cluster decides)."""
     state = statuses(plan)
     cells = [cell for stage in plan.stages for cell in stage]
     kinds = ("done", "missing", "stale", "running", "interrupted", "failed")
@@ -211,20 +220,23 @@ def show(plan: Plan, console: Console, jobs: int = 1) -> None:
     console.print(table)
     rest = [cell for cell in cells if state[cell.sha] != "done"]
     cost = estimate(rest, cells)
-    how = f"{jobs} at a time" if jobs > 1 else "one after another"
+    how = {None: "if run one after another", 1: "one after another"}.get(jobs, f"{jobs} at a time")
     console.print(
-        f"{len(rest)} cells to run: {cost.flops:.2g} FLOP, {cost.tokens:.2g} training tokens, "
-        f"about {duration(cost.seconds / jobs)} {how} ({cost.basis})"
+        f"{len(rest)} cell{'s' * (len(rest) != 1)} to run: {cost.flops:.2g} FLOP, {cost.tokens:.2g} training tokens, "
+        f"about {duration(cost.seconds / (jobs if jobs and cost.divisible else 1))} {how} ({cost.basis})"
     )
 
 
 def commands(plan: Plan) -> Iterator[str]:
     """Yield the command of every cell that is not done, in an order in which they can run."""
     state = statuses(plan)
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
     for stage in plan.stages:
         for cell in stage:
             if state[cell.sha] != "done":
-                yield shlex.join(["python", "-m", "mtlora.train", *cell.overrides])
+                yield shlex.join([str(python), "-m", "mtlora.train", *cell.overrides])
 
 
 def duration(seconds: float) -> str:
@@ -234,6 +246,12 @@ def duration(seconds: float) -> str:
     if seconds < 600:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Refuse a number of runs at a time below 1."""
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs} is out of range: it must be at least 1")
 
 
 def default_jobs(profile: str) -> int:
@@ -247,6 +265,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, help="runs at a time (default: as mtlora.reproduce)")
     parser.add_argument("--commands", action="store_true", help="print the commands of the cells that are not done")
     arguments = parser.parse_intermixed_args()
+    check_jobs(arguments.jobs)
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
     if arguments.commands:
         print("\n".join(commands(plan)))

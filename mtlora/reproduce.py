@@ -22,20 +22,26 @@ from mtlora import cli
 from mtlora.analysis.evidence import load_evidence
 from mtlora.analysis.view import View
 from mtlora.cells import Cell
+from mtlora.config import CONF
 from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan
-from mtlora.files import is_held, write_text
-from mtlora.plan import default_jobs, duration, show, state_of, statuses
+from mtlora.files import is_held, require_writable, write_text
+from mtlora.interrupt import handle_signals
+from mtlora.plan import check_jobs, default_jobs, duration, show, state_of, statuses
 from mtlora.provenance import available_cores
 from mtlora.record import RECORD, RunRecord, record_status
 from mtlora.tables import write_tables
+from mtlora.worker import SECONDS_TO_SAVE
 
-LOCAL = ("local", "joblib")
-JOBS = {  # launcher -> the key that says how many runs there are at a time
+LOCAL = ("cohort", "local", "joblib")
+JOBS = {  # launcher -> the key that says how many runs, or cohorts of runs, there are at a time
+    "cohort": "hydra.launcher.n_jobs",
+    "local": "hydra.launcher.n_jobs",
     "joblib": "hydra.launcher.n_jobs",
     "slurm": "hydra.launcher.array_parallelism",
     "ray": "hydra.launcher.ray.init.num_cpus",
 }
+PASSES = 3  # sweeps in succession that settle no cell; then the list of what is not done says why
 PLAIN_SECONDS = 30.0  # between two lines of progress where the output is not a terminal
 
 
@@ -47,7 +53,8 @@ def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -
     if not todo:
         console.print(f"{plan.name}: all {len(plan.cells)} cells are done already")
         return True
-    show(plan, console, jobs or 1)
+    require_writable(Path(plan.cells[0].config.results))
+    show(plan, console, jobs)
     with Monitor(todo, console) as monitor:
         for number, stage in enumerate(stages):
             ready = [cell for cell in stage if cell.parent is None or record_status(cell.parent.folder) == "success"]
@@ -61,16 +68,15 @@ def run_stage(
     """Sweep the cells of a stage until each is done or has failed.
 
     More than one pass is needed where another sweep was training some of them (they are left to it, and waited for) and was
-    killed, or where our own was, for want of memory or by a scheduler.
+    killed, or where our own was, for want of memory or by a scheduler. A failure of an earlier call settles nothing.
     """
-    left = list(cells)
-    while left:
+    left, fruitless = list(cells), 0
+    while left and fruitless < PASSES:
         before = len(left)
         sweep(plan, stage, left, launcher, jobs, monitor)
         monitor.wait_for(left)
-        left = [cell for cell in left if state_of(cell) not in ("done", "failed")]
-        if len(left) == before:
-            return  # nothing moves: the list of what is not done says why
+        left = [cell for cell in left if not monitor.is_settled(cell)]
+        fruitless = fruitless + 1 if len(left) == before else 0
 
 
 def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: "Monitor") -> None:
@@ -82,7 +88,7 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
     command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file='{jobs_file}'"]
     command += [f"hydra/launcher={launcher}", f"results='{plan.cells[0].config.results}'"]
     environment = dict(os.environ)
-    if launcher in LOCAL:  # elsewhere the engine says what a job may use
+    if launcher == "joblib":  # the others know what a job may use
         threads = max(1, available_cores() // (jobs or 1))
         environment["OMP_NUM_THREADS"] = str(threads)
         if "compute.threads" not in plan.axes:
@@ -95,14 +101,14 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
             while child.poll() is None:
                 monitor.look()
                 time.sleep(0.5)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as stop:
+            # It counts the first signal only, so a terminal's Ctrl-C, which has reached it too, does no harm.
+            child.send_signal(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=60)  # the terminal's Ctrl-C has reached the child too
+                child.wait(timeout=SECONDS_TO_SAVE + 10)
             raise
-        finally:
-            child.terminate()  # nothing trains on when this process is ended
     monitor.look()
-    if not any(record_status(cell.folder) for cell in cells):
+    if not any(record_time(cell) != monitor.before[cell.sha] for cell in cells):
         lines = log_file.read_text(encoding="utf-8").strip().splitlines()
         raise UserError(f"the sweep ended before its first run ({lines[-1] if lines else 'no output'}): see {log_file}")
 
@@ -119,7 +125,7 @@ class Monitor:
         self.bar = Progress(
             *columns, TextColumn("{task.fields[left]}"), console=console, disable=not console.is_terminal
         )
-        self.before = {cell.sha: _record_time(cell) for cell in cells}
+        self.before = {cell.sha: record_time(cell) for cell in cells}
 
     def __enter__(self) -> "Monitor":
         self.line = self.bar.add_task("cells", total=len(self.cells), left="")
@@ -137,10 +143,15 @@ class Monitor:
             self.look()
             time.sleep(0.5)
 
+    def is_settled(self, cell: Cell) -> bool:
+        """Tell whether a cell is done, or has failed since this call began."""
+        state = state_of(cell)
+        return state == "done" or (state == "failed" and record_time(cell) != self.before[cell.sha])
+
     def look(self) -> None:
         """Read the records of the cells that were still open, and show the state."""
         for sha, cell in list(self.open.items()):
-            if _record_time(cell) == self.before[sha]:
+            if record_time(cell) == self.before[sha]:
                 continue  # the record is absent, or from an earlier attempt
             status = record_status(cell.folder)
             if status in ("success", "failed", "interrupted"):
@@ -156,7 +167,8 @@ class Monitor:
             self.console.print(f"{done}/{len(self.cells)} cells done{failed}, {duration(elapsed)} so far{left}")
 
 
-def _record_time(cell: Cell) -> int:
+def record_time(cell: Cell) -> int:
+    """Return when a cell's record was written, in nanoseconds; 0 if there is none."""
     try:
         return (cell.folder / RECORD).stat().st_mtime_ns
     except FileNotFoundError:
@@ -184,19 +196,22 @@ def report_failures(cells: Sequence[Cell], console: Console) -> bool:
 def main() -> None:
     """Parse the command line, run what is missing, print the table; exit code 1 if a cell is not done."""
     parser = cli.experiment_parser("mtlora.reproduce", "Run an experiment and print its table.")
-    parser.add_argument("--launcher", help="Hydra launcher (default: joblib if jobs > 1, else local)")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: one per core in the mini profile, else 1)")
+    known = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
+    parser.add_argument("--launcher", default="cohort", help=f"{', '.join(known)} (default: cohort)")
+    parser.add_argument(
+        "--jobs", type=int, help="runs, or cohorts, at a time (default: one per core in the mini profile, else 1)"
+    )
     arguments = parser.parse_intermixed_args()
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise UserError(f"--jobs {arguments.jobs} is out of range: it must be at least 1")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the sweep is ended too
+    check_jobs(arguments.jobs)
+    if arguments.launcher not in known:
+        raise UserError(f"--launcher {arguments.launcher} is not known: choose one of {', '.join(known)}")
+    handle_signals()
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
-    jobs, launcher = arguments.jobs, arguments.launcher
-    if jobs is None and launcher in (None, *LOCAL):
-        jobs = default_jobs(plan.profile) if launcher != "local" else 1
-    launcher = launcher or ("joblib" if jobs and jobs > 1 else "local")
+    jobs = arguments.jobs
+    if jobs is None and arguments.launcher in LOCAL:
+        jobs = default_jobs(plan.profile)
     console = Console(stderr=True)
-    complete = run_missing(plan, launcher, 1 if launcher == "local" else jobs, console)
+    complete = run_missing(plan, arguments.launcher, jobs, console)
     results = Path(plan.cells[0].config.results)
     print(write_tables(View(plan, load_evidence(results / "runs")), results / "tables")[0])
     console.print(f"written to {results / 'tables' / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")

@@ -24,7 +24,7 @@ from mtlora.compute import make_accelerator
 from mtlora.config import TaskConfig, transform_name
 from mtlora.errors import UserError
 from mtlora.evaluation import RunData, RunFailed
-from mtlora.files import only_process
+from mtlora.files import only_process, sync
 from mtlora.loop import Run, train
 from mtlora.metrics import METRICS, baseline, require_text_packages
 from mtlora.models import build_model, count_parameters, load_adapter_tensors, set_output_bias
@@ -171,6 +171,7 @@ def complete(prepared: Prepared, accelerator: Accelerator) -> None:
     cell, record, run = prepared.cell, prepared.record, prepared.run
     if is_first():
         run.model.save_pretrained(str(cell.folder))
+        sync(cell.folder / "adapter_model.safetensors")  # before the record says that it is there
         (cell.folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in
     record.epochs, record.cost = run.progress.epochs, cost(run.progress, accelerator.device)
     if cell.config.task.kind == "generation":

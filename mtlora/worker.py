@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import Pipe
+from multiprocessing import Pipe, current_process
 from multiprocessing.connection import Connection, wait
 
 from mtlora import cli
@@ -48,7 +48,13 @@ class Child:
         self.connection, theirs = Pipe()
         with theirs:
             # Not with -m: what is pickled must know its classes as mtlora.worker's, not as those of __main__.
-            command = [sys.executable, "-c", "from mtlora.worker import main; main()", str(theirs.fileno())]
+            command = [
+                sys.executable,
+                "-c",
+                "from mtlora.worker import main; main()",
+                str(theirs.fileno()),
+                *sys.argv[1:],
+            ]
             # A session of its own: a terminal's Ctrl-C reaches it once, through us. Its standard input ends when we do.
             self.process = subprocess.Popen(
                 command,
@@ -72,6 +78,10 @@ class Child:
             assert isinstance(answers, list)
             return answers
         return None
+
+    def is_dead(self) -> bool:
+        """Tell whether the process has ended by itself, as by a kill while it waited for work."""
+        return self.process.poll() is not None
 
     def end(self, patience: float = 1.0) -> str:
         """End the process and say how it ended; one that has died, or waits for work, ends by itself."""
@@ -103,6 +113,7 @@ def passing_signals(children: Sequence[Child]) -> Iterator[None]:
         until = time.monotonic() + SECONDS_TO_SAVE
         for child in children:
             child.process.send_signal(number)
+            child.connection.close()  # one that has just answered must not wait for more
         for child in children:
             with suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.0, until - time.monotonic()))
@@ -120,7 +131,8 @@ def train_in_child(cell: Cell) -> RunRecord | None:
         UserError: the run failed; its record says the same.
     """
     global _child
-    if _child is None or _child.runs >= RUNS_PER_CHILD:
+    _end_with_loky()
+    if _child is None or _child.runs >= RUNS_PER_CHILD or _child.is_dead():
         if _child is not None:
             _child.end()
         _child = Child()
@@ -151,6 +163,9 @@ def train_in_children(
     with passing_signals(alive):
         while waiting or busy:
             while waiting and len(busy) < children:
+                if idle and idle[-1].is_dead():
+                    alive.remove(idle[-1])
+                    idle.pop().end()
                 if not idle:
                     idle.append(Child(threads))
                     alive.append(idle[-1])
@@ -158,7 +173,7 @@ def train_in_children(
                 busy[child.connection] = (child, waiting.popleft())
                 child.send(busy[child.connection][1])
             for connection in wait(list(busy)):
-                child, cells = busy.pop(connection)  # type: ignore[index]  # only connections are waited for
+                child, cells = busy.pop(connection)  # type: ignore[call-overload]  # only connections are waited for
                 answers = child.receive() or [Answer()] * len(cells)
                 again = [cell for cell, answer in zip(cells, answers, strict=True) if answer == Answer()]
                 if again or child.runs >= RUNS_PER_CHILD or any(answer.failure for answer in answers):
@@ -174,6 +189,20 @@ def train_in_children(
                         on_answer(cell, answer)
     for child in idle:
         child.end()
+
+
+def _end_with_loky() -> None:
+    """In a process of joblib, end when the sweep's process is gone: joblib leaves its processes behind for ever."""
+    if not current_process().name.startswith("Loky") or any(t.name == "end-with-loky" for t in threading.enumerate()):
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)  # the child sees it, saves and ends too
+
+    threading.Thread(target=watch, daemon=True, name="end-with-loky").start()
 
 
 def record_death(cell: Cell, how: str) -> str:
@@ -195,7 +224,7 @@ def serve(connection: Connection) -> None:
     while True:
         try:
             cells = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         training.set()
         answers = attempt(cells)
@@ -226,11 +255,12 @@ def _end_with_parent(training: threading.Event) -> None:
 
 def main() -> None:
     """Serve the parent that gave us the number of a file descriptor."""
+    connection = Connection(int(sys.argv.pop(1)))  # what is left is the sweep's command, for the records
     cli.configure_logging()
     handle_signals()
     signal.signal(
         signal.SIGUSR2, signal.SIG_IGN
     )  # Slurm's warning before the time limit goes to all processes: the parent acts
     with suppress(KeyboardInterrupt):  # the record says so, and the parent knows
-        serve(Connection(int(sys.argv[1])))
+        serve(connection)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent's end must not disturb ours

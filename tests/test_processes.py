@@ -80,6 +80,7 @@ def test_two_processes_go_on_after_a_kill(tmp_path: Path) -> None:
     deadline = time.monotonic() + 90
     while not (cell.folder / CHECKPOINT).exists() and time.monotonic() < deadline:
         time.sleep(0.005)
+    assert (cell.folder / CHECKPOINT).exists()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for number in (*map(int, children), process.pid):
         os.kill(number, 9)

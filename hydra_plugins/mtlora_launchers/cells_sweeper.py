@@ -17,6 +17,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
+from mtlora.interrupt import handle_signals
+
 log = logging.getLogger("mtlora")
 
 
@@ -46,8 +48,10 @@ class CellsSweeper(BasicSweeper):
         """Run every job; then list the failures and raise if there was one.
 
         Raises:
-            CompactHydraException: a job failed, or (before any has begun) its overrides do not compose.
+            CompactHydraException: a job failed, or the launcher did; or, of jobs from the command line and before any has
+                begun, the overrides of one do not compose.
         """
+        handle_signals()  # a launcher's processes end with this one
         assert self.launcher is not None  # set by setup, which Hydra calls first
         assert self.hydra_context is not None
         if self.file is not None:
@@ -56,7 +60,17 @@ class CellsSweeper(BasicSweeper):
             parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
             (jobs,) = self.split_arguments(parser.parse_overrides(arguments), None)
             self.validate_batch_is_legal(jobs)
-        returns = self.launcher.launch(jobs, initial_job_idx=0)
+        try:
+            returns = self.launcher.launch(jobs, initial_job_idx=0)
+        except CompactHydraException:
+            raise
+        except (
+            Exception
+        ) as error:  # a process of joblib, Ray or Slurm died: their results cannot be had, the records can
+            reason = " ".join(str(error).split())[:300]
+            raise CompactHydraException(
+                f"the launcher stopped ({type(error).__name__}: {reason}): the same command trains what is missing"
+            ) from None
         self._report(returns)
         return [returns]
 

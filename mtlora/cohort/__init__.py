@@ -1,5 +1,5 @@
 """Cohorts: runs that share task, model and batch shape, trained in lock-step on one frozen backbone.
 
-Each run stays an ordinary run: a model, an optimizer, a checkpoint and a record of its own. Together they share the steps' forward
-and backward pass, in which the batches of all runs are one batch.
+Each run stays an ordinary run: a model, an optimizer, a checkpoint and a record of its own. What they share is the forward and
+backward pass of each step, in which the batches of all runs are one batch.
 """

@@ -15,6 +15,9 @@ from mtlora.adapter.transforms import STRUCTURES
 from mtlora.cohort.dropout import RunDropout
 from mtlora.models import ADAPTER
 
+# Where a run's parameter lies: the parameter, the stack, the index in the stack, and the shape there.
+Place = tuple[Tensor, nn.Parameter, Any, tuple[int, ...]]
+
 
 class CohortUnsupported(Exception):
     """These runs cannot train in lock-step; the message says why. Alone they can."""
@@ -25,6 +28,9 @@ class CohortLinear(nn.Module):
 
     Runs of smaller rank are padded with zeros, which stay zero: each of their gradients has a factor of zero. LoRA has T = I.
     """
+
+    scaling: Tensor
+    identity: Tensor
 
     def __init__(self, layers: Sequence[Linear], dropout: RunDropout) -> None:
         """Stack the adapters of `layers`, one a run; runs of one structure must be neighbours.
@@ -62,8 +68,8 @@ class CohortLinear(nn.Module):
         self.register_buffer("identity", torch.eye(r, dtype=like.dtype, device=like.device).expand(s, r, r))
         self.rates = [getattr(layer.mtlora_dropout[ADAPTER], "p", 0.0) for layer in layers]
 
-    def places(self, run: int, layer: Linear) -> list[tuple[nn.Parameter, nn.Parameter, Any, tuple[int, ...]]]:
-        """Say where the parameters of a run lie: (its parameter, the stack, the index in it, the shape there)."""
+    def places(self, run: int, layer: Linear) -> list[Place]:
+        """Say where the parameters of a run lie."""
         s, r = self.A.shape[1], self.ranks[run]
         structure, place = self.targets[run]
         matrix = (place, slice(None), slice(r), slice(r))
@@ -125,9 +131,9 @@ class RunLinear(nn.Module):
         if layers[0].bias is not None:
             self.bias = nn.Parameter(torch.zeros_like(torch.stack([layer.bias for layer in layers])))
 
-    def places(self, run: int, layer: nn.Linear) -> list[tuple[nn.Parameter, nn.Parameter, Any, tuple[int, ...]]]:
+    def places(self, run: int, layer: nn.Linear) -> list[Place]:
         """Say where the parameters of a run lie; as `CohortLinear.places`."""
-        found: list[Any] = [(layer.weight, self.weight, (run,), tuple(layer.weight.shape))]
+        found: list[Place] = [(layer.weight, self.weight, (run,), tuple(layer.weight.shape))]
         if self.bias is not None:
             found.append((layer.bias, self.bias, (run,), tuple(layer.bias.shape)))
         return found

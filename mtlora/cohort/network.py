@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -10,15 +11,15 @@ from torch import nn
 
 from mtlora.adapter.layer import Linear, MTLoraLayer
 from mtlora.cohort.dropout import RunDropout
-from mtlora.cohort.layers import CohortLinear, CohortUnsupported, RunLinear
+from mtlora.cohort.layers import CohortLinear, CohortUnsupported, Place, RunLinear
 from mtlora.models import ADAPTER
 
 
 class Network:
     """A model for the batches of all runs at once.
 
-    The runs' own models keep the parameters that their optimizers update. `load` copies those into the stacks, `share_gradients` the
-    gradients of the stacks to them.
+    The runs' own models keep the parameters that their optimizers update. `load` copies those into the stacks, `share_gradients`
+    the gradients of the stacks to them.
     """
 
     def __init__(self, models: Sequence[PeftModel], dropout: RunDropout) -> None:
@@ -32,33 +33,35 @@ class Network:
         shared = {id(t): t for t in (*first.parameters(), *first.buffers()) if not t.requires_grad}
         self.model: nn.Module = copy.deepcopy(first, shared)
         self.dropout = dropout
-        places = []
+        places: list[Place] = []
         parts = [dict(model.get_base_model().named_modules()) for model in models]
         for name, module in parts[0].items():
             if isinstance(module, MTLoraLayer):
-                layers = [part[name] for part in parts]
-                if not all(isinstance(layer, Linear) for layer in layers):
+                layers = [layer for part in parts if isinstance(layer := part[name], Linear)]
+                if len(layers) < len(parts):
                     raise CohortUnsupported("an embedding is adapted")
-                stack = CohortLinear(layers, dropout)
-                self.model.set_submodule(name, stack)
-                places += [place for run, layer in enumerate(layers) for place in stack.places(run, layer)]
+                together = CohortLinear(layers, dropout)
+                self.model.set_submodule(name, together)
+                places += [place for run, layer in enumerate(layers) for place in together.places(run, layer)]
             elif isinstance(module, ModulesToSaveWrapper):
-                heads = [part[name].modules_to_save[ADAPTER] for part in parts]
+                heads = [cast(ModulesToSaveWrapper, part[name]).modules_to_save[ADAPTER] for part in parts]
                 head, found = _stacked_head(heads)
                 self.model.set_submodule(name, head)
                 places += found
-        for _, stack, _, _ in places:
-            stack.grad = torch.zeros_like(stack)  # kept: the views below are of it
+        stacks = {id(stack): stack for _, stack, _, _ in places}.values()
+        self._gradients = [torch.zeros_like(stack) for stack in stacks]
+        for stack, gradient in zip(stacks, self._gradients, strict=True):
+            stack.grad = gradient  # kept: the views below are of it
         left = {id(p) for model in models for p in model.parameters() if p.requires_grad} - {id(p[0]) for p in places}
         if left:
             raise CohortUnsupported("something else than adapters and linear heads is trained")
-        for parameter, *_ in places:
+        self._own, self._stacked, self._own_gradients, self._stacked_gradients = [], [], [], []
+        for parameter, stack, index, shape in places:
             parameter.grad = torch.zeros_like(parameter)
-        self._own = [p.detach().view(shape) for p, _, _, shape in places]
-        self._stacked = [stack.detach()[index] for _, stack, index, _ in places]
-        self._own_gradients = [p.grad.view(shape) for p, _, _, shape in places]  # type: ignore[union-attr]
-        self._stacked_gradients = [stack.grad[index] for _, stack, index, _ in places]  # type: ignore[index]
-        self._gradients = list({id(stack.grad): stack.grad for _, stack, _, _ in places}.values())
+            self._own.append(parameter.detach().view(shape))
+            self._stacked.append(stack.detach()[index])
+            self._own_gradients.append(parameter.grad.view(shape))
+            self._stacked_gradients.append(cast(torch.Tensor, stack.grad)[index])
         self.load()
 
     def load(self) -> None:
@@ -71,16 +74,16 @@ class Network:
         torch._foreach_copy_(self._own_gradients, self._stacked_gradients)
 
 
-def _stacked_head(heads: Sequence[nn.Module]) -> tuple[nn.Module, list]:
+def _stacked_head(heads: Sequence[nn.Module]) -> tuple[nn.Module, list[Place]]:
     """Return a head for all runs, and where the parameters of each lie; other modules than linear ones must have none."""
-    if isinstance(heads[0], nn.Linear):
-        stack = RunLinear(heads)
-        return stack, [place for run, head in enumerate(heads) for place in stack.places(run, head)]
-    together, places = copy.deepcopy(heads[0]), []
+    together, places = copy.deepcopy(heads[0]), list[Place]()
     parts = [dict(head.named_modules()) for head in heads]
     for name, module in parts[0].items():
         if isinstance(module, nn.Linear):
-            stack = RunLinear([part[name] for part in parts])
+            layers = [cast(nn.Linear, part[name]) for part in parts]
+            stack = RunLinear(layers)
+            places += [place for run, layer in enumerate(layers) for place in stack.places(run, layer)]
+            if not name:  # the head is one layer
+                return stack, places
             together.set_submodule(name, stack)
-            places += [place for run, part in enumerate(parts) for place in stack.places(run, part[name])]
     return together, places

@@ -49,7 +49,7 @@ def train_together(
     except (KeyboardInterrupt, SystemExit):
         for run in runs:
             if not run.finished:
-                run.save()
+                run.save_if_possible()
         raise
 
 
