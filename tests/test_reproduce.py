@@ -46,7 +46,7 @@ def record_of(cell: Cell) -> RunRecord:
 
 
 @pytest.mark.parametrize(
-    "launcher", [("--launcher", "local"), ("--launcher", "joblib", "--jobs", "2")], ids=lambda x: x[1]
+    "launcher", [("--launcher", "local"), ("--jobs", "2"), ("--launcher", "joblib", "--jobs", "2")], ids=lambda x: x[1]
 )
 def test_from_the_command_to_the_table(launcher: tuple[str, ...], tmp_path: Path) -> None:
     overrides = (*SHORT, "task=rte,stsb", "transform=lora,shim", "init_from=mnli", f"results={tmp_path}/out")
@@ -191,7 +191,7 @@ def test_plan_shows_the_state_of_every_cell(tmp_path: Path) -> None:
     assert [state[cell.sha] for cell in parents] == ["done", "failed", "missing"]
     assert [state[cell.sha] for cell in plan.cells] == ["running", "failed", "missing"]
     console = Console(file=io.StringIO(), width=200)
-    show(plan, console)
+    show(plan, console, 1)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "glue_paper: 6 cells" in text
     assert "5 cells to run" in text
@@ -251,7 +251,7 @@ def test_commands_of_what_is_not_done(tmp_path: Path) -> None:
     assert [re.findall(r"task=(\w+)|transform=(\w+)", line) for line in lines] == [
         re.findall(r"task=(\w+)|transform=(\w+)", " ".join(cell.overrides)) for stage in plan.stages for cell in stage
     ][1:]
-    assert all(line.startswith("python -m mtlora.train ") for line in lines)
+    assert all(re.match(r"\S*python\S* -m mtlora.train ", line) for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_a_run_in_another_process_is_left_alone(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from mtlora.files import only_process\n"
         "with only_process(Path(sys.argv[1]), 'busy'): print('held', flush=True); sys.stdin.read()"
     )
-    lock = tmp_path / "cache" / "locks" / cell.sha
+    lock = tmp_path / "locks" / cell.sha
     command = [sys.executable, "-c", code, str(lock)]
     make_record(cell, {}, status="running").save(cell.folder)
     before = (cell.folder / "record.json").read_bytes()

@@ -131,24 +131,59 @@ def test_a_cell_of_another_process_is_left_to_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("sweep", [False, True], ids=["one run", "sweep"])
+@pytest.mark.parametrize("launcher", [None, "local", "cohort"])
 def test_signals_leave_a_checkpoint_and_an_interrupted_record(
-    number: int, code: int, sweep: bool, tmp_path: Path
+    number: int, code: int, launcher: str | None, tmp_path: Path
 ) -> None:
-    cell = cell_in(tmp_path, *LONG)
-    command = [sys.executable, "-m", "mtlora.train", *(["-m"] if sweep else []), *overrides(tmp_path, *LONG)]
-    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
-    wait_until_running(cell)
+    cells = [cell_in(tmp_path, *LONG, f"seed={seed}") for seed in ([0] if launcher is None else [0, 1])]
+    sweep = [] if launcher is None else ["-m", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2"]
+    sweep += ["hydra.launcher.n_jobs=1"] if launcher == "cohort" else []
+    process = start_sweep(*sweep, *overrides(tmp_path, *LONG, f"seed={','.join(str(c.config.seed) for c in cells)}"))
+    for cell in cells:
+        wait_until_running(cell)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
-    record = record_of(cell)
-    assert record.status == "interrupted"
-    assert record.error == ("stopped by Ctrl-C" if number == signal.SIGINT else "stopped by SIGTERM")
-    assert (cell.folder / CHECKPOINT).exists()
-    assert not is_held(cell.lock)
+    assert "the same command goes on where it stopped" in stderr
+    for cell in cells:
+        record = record_of(cell)
+        assert record.status == "interrupted"
+        assert record.error == ("stopped by Ctrl-C" if number == signal.SIGINT else "stopped by SIGTERM")
+        assert record.provenance["argv"][-1] == process.args[-1]  # type: ignore[index]
+        assert (cell.folder / CHECKPOINT).exists()
+        assert not is_held(cell.lock)
+
+
+def start_sweep(*arguments: str) -> "subprocess.Popen[str]":
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    command = [sys.executable, "-m", "mtlora.train", *arguments]
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_of_joblib_is_left_behind(number: int, tmp_path: Path) -> None:
+    cells = [cell_in(tmp_path, *LONG, f"seed={seed}") for seed in (0, 1)]
+    process = start_sweep(
+        "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *overrides(tmp_path, *LONG, "seed=0,1")
+    )
+    for cell in cells:
+        wait_until_running(cell)
+    process.send_signal(number)
+    process.wait(timeout=60)
+    assert process.returncode == (143 if number == signal.SIGTERM else -number)
+    for cell in cells:
+        wait_until_free(cell)
+
+
+def test_a_dead_idle_child_is_replaced(tmp_path: Path) -> None:
+    worker.train_in_child(cell_in(tmp_path, "train.epochs=1"))
+    assert worker._child is not None
+    worker._child.process.kill()
+    worker._child.process.wait()
+    record = worker.train_in_child(cell_in(tmp_path, "train.epochs=1", "seed=1"))
+    assert record is not None
+    assert record.status == "success"
 
 
 def test_a_child_stops_when_its_parent_is_killed(tmp_path: Path) -> None:

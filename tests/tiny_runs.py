@@ -58,7 +58,9 @@ def record_of(cell: Cell) -> RunRecord:
     return RunRecord.load(cell.folder / "record.json")
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) -> None:
+def stop_at(
+    monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException, where: str = "mtlora.run.progress_bar"
+) -> None:
     """Make the next runs raise `error` after an optimizer step."""
 
     def on_step(done: int, total: int) -> None:
@@ -69,7 +71,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) ->
     def bar(title: str) -> Iterator[Any]:
         yield on_step
 
-    monkeypatch.setattr("mtlora.run.progress_bar", bar)
+    monkeypatch.setattr(where, bar)
 
 
 def start(arguments: list[str]) -> "subprocess.Popen[str]":
