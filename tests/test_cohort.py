@@ -40,7 +40,7 @@ def assert_equal_to_rounding(cell: Cell, alone: Cell) -> None:
     assert record.status == other.status == "success"
     assert record.cost["tokens"] == other.cost["tokens"]
     assert record.cost["steps"] == other.cost["steps"]
-    assert [{**m, "value": pytest.approx(m["value"], rel=1e-4, abs=1e-5)} for m in record.metrics] == other.metrics
+    assert [{**m, "value": pytest.approx(m["value"], rel=1e-4, abs=1e-3)} for m in record.metrics] == other.metrics
     assert losses(cell.folder) == pytest.approx(losses(alone.folder), rel=1e-5)
     norms = [[row["grad_norm"] for row in rows(c.folder) if "grad_norm" in row] for c in (cell, alone)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)

@@ -40,11 +40,12 @@ def command(*arguments: str) -> "subprocess.Popen[str]":
 
 
 def holder(lock: Path) -> int | None:
-    """Return the process that has a file open."""
+    """Return the child that trains a cell: it has the lock's file open. (Its parent may look at it, too.)"""
     for entry in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
-            if os.readlink(entry) == str(lock.resolve()):
-                return int(entry.parts[2])
+            process = Path("/proc", entry.parts[2])
+            if os.readlink(entry) == str(lock.resolve()) and b"mtlora.worker" in (process / "cmdline").read_bytes():
+                return int(process.name)
     return None
 
 
