@@ -31,6 +31,7 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
     epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
     geometry: list[dict[str, Any]] = field(default_factory=list)  # geometry.jsonl so far
+    cohort: dict[str, Any] | None = None  # id, runs, members of the last cohort in which the run trained
 
 
 def save_checkpoint(

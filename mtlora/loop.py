@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ class Run:
         self.folder, self.identity = folder, identity
         self.optimizer: torch.optim.Optimizer = make_optimizer(model, config.train)
         self.progress = Progress()
+        self.cohort: dict[str, Any] | None = None  # of this attempt
         self.predictions: dict[str, np.ndarray] = {}
         steps = math.ceil(len(data.train_rows) / config.train.batch_size)
         self.steps_per_epoch = math.ceil(steps / config.train.accumulation)
@@ -71,6 +73,7 @@ class Run:
         """Go on from the checkpoint, if there is one of this run."""
         saved = load_checkpoint(self.folder / CHECKPOINT, self.identity, self.model, self.optimizer)
         self.progress = saved or Progress(geometry=transform_geometry(self.model, 0))
+        self.progress.cohort = self.cohort or self.progress.cohort
         self.start_clock()
 
     def start_clock(self, runs: int = 1) -> None:

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
 from mtlora.backbones import load_tokenizer
-from mtlora.cells import Cell
+from mtlora.cells import Cell, digest
 from mtlora.checkpoint import CHECKPOINT, Progress
 from mtlora.compute import make_accelerator
-from mtlora.config import TaskConfig, transform_name
+from mtlora.config import RunConfig, TaskConfig, transform_name
 from mtlora.errors import UserError
 from mtlora.evaluation import RunData, RunFailed
 from mtlora.files import only_process, sync
@@ -146,9 +146,8 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
     record.provenance |= provenance(accelerator.device) | {"processes": world_size()}
     if is_first():
         record.save(cell.folder)
-    tokenizer = load_tokenizer(config.model)
     with accelerator.main_process_first():  # it fills the caches
-        data = load_data(cell, tokenizer)
+        tokenizer, data = load_data(cell)
     model = build_model(config, tokenizer, shared)
     if config.train.mean_bias:
         set_output_bias(model, float(data.train.labels[data.train_rows].mean()))
@@ -173,6 +172,8 @@ def complete(prepared: Prepared, accelerator: Accelerator) -> None:
         run.model.save_pretrained(str(cell.folder))
         sync(cell.folder / "adapter_model.safetensors")  # before the record says that it is there
         (cell.folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in
+    if run.progress.cohort is not None:
+        record.provenance["cohort"] = run.progress.cohort
     record.epochs, record.cost = run.progress.epochs, cost(run.progress, accelerator.device)
     if cell.config.task.kind == "generation":
         record.metrics = _decode_and_score(cell, run.model, prepared.tokenizer, prepared.groups, record.cost)
@@ -272,27 +273,39 @@ def new_record(cell: Cell) -> RunRecord:
     )
 
 
-def load_data(cell: Cell, tokenizer: Any) -> RunData:
-    """Load and encode the training split and every evaluation split that the source has."""
+_data: dict[str, tuple[Any, RunData]] = {}
+
+
+def load_data(cell: Cell) -> tuple[Any, RunData]:
+    """Return the tokenizer, and the encoded training split and every evaluation split that the source has.
+
+    Those of the last run of this process are kept for the next.
+    """
     config = cell.config
+    content = cell.identity["data_content"]
+    parts = [asdict(part) for part in (config.model, config.task, config.data)]
+    key = digest([content, parts, config.train.limit_examples, config.results])
+    if key not in _data:
+        _data.clear()
+        _data[key] = _load_data(config, content)
+    return _data[key]
+
+
+def _load_data(config: RunConfig, content: str) -> tuple[Any, RunData]:
     cache = Path(config.results) / "cache"
+    tokenizer = load_tokenizer(config.model)
 
     def encoded(split: str) -> Any:
         dataset = load_split(config.task, config.data, split, cache)
-        key = f"{cell.identity['data_content']}-{split}"
-        return encode(dataset, config.task, tokenizer, config.data.max_length, cache, key)
+        return encode(dataset, config.task, tokenizer, config.data.max_length, cache, f"{content}-{split}")
 
     training = encoded("train")
     splits = evaluation_splits(config.task, config.data)
     if config.task.kind == "generation":
         splits.remove("test")  # decoded at the end; its loss is not looked at
     evaluation = {split: encoded(split) for split in splits}
-    return RunData(
-        training,
-        sample_rows(len(training), config.train.limit_examples, "limit_examples", config.task.name),
-        evaluation,
-        pad_token(tokenizer),
-    )
+    rows = sample_rows(len(training), config.train.limit_examples, "limit_examples", config.task.name)
+    return tokenizer, RunData(training, rows, evaluation, pad_token(tokenizer))
 
 
 def last_and_best(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -131,6 +131,7 @@ def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: p
         assert record_of(cell).status == "interrupted"
         assert (cell.folder / CHECKPOINT).exists()
     execute(cells[0])  # one goes on alone; the other two stay behind it
+    assert record_of(cells[0]).provenance["cohort"]["runs"] == 3, "it has trained in one"
     if then == "together":
         (cells[1].folder / CHECKPOINT).unlink()  # of these two, one begins anew
         assert all(outcome.error is None for outcome in execute_together(cells))

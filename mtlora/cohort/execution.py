@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -114,7 +115,7 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
             group = runs[start : start + size]
             name = _name(group, by_run)
             for run in group:
-                by_run[id(run)].record.provenance["cohort"] = name
+                run.cohort = name
             with progress_bar(f"{len(group)} runs of {cells[0].config.task.name}") as on_step:
                 train_together(
                     group,
@@ -134,7 +135,7 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
             prepared.run.tracker.finish(False)
 
 
-def _name(group: Sequence[Run], by_run: dict[int, Prepared]) -> dict[str, object]:
+def _name(group: Sequence[Run], by_run: dict[int, Prepared]) -> dict[str, Any]:
     members = [by_run[id(run)].cell.run_id for run in group]
     return {"id": hashlib.sha256(" ".join(members).encode()).hexdigest()[:12], "runs": len(members), "members": members}
 
