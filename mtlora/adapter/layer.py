@@ -214,8 +214,27 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             return result
         for adapter in self.active_adapters:
             if adapter in self.mtlora_A:
-                result = result + self.update(x, adapter)
+                result = self.add_update(result, x, adapter)
         return result.to(dtype)
+
+    def add_update(self, result: torch.Tensor, x: torch.Tensor, adapter: str) -> torch.Tensor:
+        """Return ``result + (alpha / r) B T A x``, with B T formed first (r x r work) and added by the product itself.
+
+        Nothing of the size of `result` is made that the backward pass would keep.
+        """
+        h = self.project(x, adapter)
+        if h.dtype != result.dtype:  # the sum of two dtypes is the wider one
+            return self.add_update_plainly(result, x, adapter)
+        b, t = self.get_expanded_b(adapter), self.get_transform(adapter)
+        bt = b if t is None else b @ t
+        out = torch.addmm(
+            result.reshape(-1, bt.shape[0]), h.reshape(-1, h.shape[-1]), bt.mT, alpha=self.scaling[adapter]
+        )
+        return out.view(result.shape)
+
+    def add_update_plainly(self, result: torch.Tensor, x: torch.Tensor, adapter: str) -> torch.Tensor:
+        """Return the same as `add_update`, by the formula: the reference that it is tested against."""
+        return result + self.update(x, adapter)
 
     def update(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
         """Return ``(alpha / r) B T A x`` of shape (..., out) from right to left, without building dW.

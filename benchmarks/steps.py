@@ -1,0 +1,247 @@
+"""One training step of every method over the floor: the frozen backbone's own forward and backward pass.
+
+    python benchmarks/steps.py
+
+Layers as wide as RoBERTa-base's and GPT-2's, random weights, real shapes. The floor trains the head alone, with gradients down to
+the embeddings' output; dropout, batch, optimizer and matrix library are the same on all sides.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import torch
+from common import Entry, interleave, publish, ratio
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, RobertaConfig
+
+from mtlora.adapter import MTLoraConfig
+from mtlora.adapter.layer import MTLoraLayer
+from mtlora.compute import onednn_is_fp32, set_fp32_matmul_precision
+
+STRUCTURES = ("none", "shim", "icfm", "ctcm", "dtsm")
+NAMES = {"none": "LoRA (ours)", "shim": "SHIM", "icfm": "ICFM", "ctcm": "CTCM", "dtsm": "DTSM"}
+QV = r".*\.attention\.self\.(query|value)"
+OFFICIAL = r".*\.layer\.\d+\.(attention\.self\.(query|value)|intermediate\.dense|output\.dense)"
+Step = Callable[[], Tensor]
+
+
+def encoder(layers: int) -> nn.Module:
+    """Return a RoBERTa-base of some layers, with random weights."""
+    torch.manual_seed(0)
+    sizes = {"max_position_embeddings": 514, "vocab_size": 5000, "type_vocab_size": 1}
+    config = RobertaConfig(num_hidden_layers=layers, num_labels=2, **sizes)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def decoder(layers: int) -> nn.Module:
+    """Return a GPT-2 of some layers, without dropout, as data-to-text trains it."""
+    torch.manual_seed(0)
+    quiet = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+    return AutoModelForCausalLM.from_config(GPT2Config(n_layer=layers, vocab_size=5000, **quiet))
+
+
+def floor(model: nn.Module) -> nn.Module:
+    """Freeze all but the head; gradients still flow down to the embeddings' output."""
+    model = copy.deepcopy(model)
+    model.requires_grad_(False)
+    head = getattr(model, "classifier", None)
+    trained = head if head is not None else model.get_decoder().ln_f  # type: ignore[operator]
+    trained.requires_grad_(True)
+    embeddings = model.roberta.embeddings if head is not None else model.transformer.drop  # type: ignore[union-attr]
+    embeddings.register_forward_hook(lambda module, args, output: output.requires_grad_())  # type: ignore[operator]
+    return model
+
+
+def adapted(model: nn.Module, structure: str, modules: str, fused: bool = False, r: int = 8) -> nn.Module:
+    """Return the model with our adapter."""
+    extra: dict[str, Any] = {"fused_modules": {"c_attn": [True, False, True]}} if fused else {}
+    head = None if fused else ["classifier"]
+    config = MTLoraConfig(
+        r=r,
+        mtlora_alpha=16,
+        structure=structure,
+        target_modules=modules,
+        modules_to_save=head,
+        **extra,  # type: ignore[arg-type]
+    )
+    return get_peft_model(copy.deepcopy(model), config)  # type: ignore[arg-type]
+
+
+def peft_lora(model: nn.Module, modules: str, r: int = 8) -> nn.Module:
+    """Return the model with PEFT's LoRA."""
+    config = LoraConfig(r=r, lora_alpha=16, target_modules=modules, modules_to_save=["classifier"])
+    return get_peft_model(copy.deepcopy(model), config)  # type: ignore[arg-type]
+
+
+def step_of(model: nn.Module, batch: dict[str, Tensor]) -> Step:
+    """Return a function that takes one optimizer step and returns the loss."""
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+
+    def step() -> Tensor:
+        torch.manual_seed(0)
+        loss: Tensor = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def batch_of(rows: int, width: int, causal: bool = False) -> dict[str, Tensor]:
+    """Return random tokens."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 5000, (rows, width), generator=generator)
+    return {"input_ids": ids, "labels": ids if causal else torch.randint(2, (rows,), generator=generator)}
+
+
+@contextmanager
+def gradients_kept(model: nn.Module, batch: dict[str, Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Yield the loss and the gradients of the adapters of one step, without updating."""
+    torch.manual_seed(0)
+    loss = model(**batch).loss
+    loss.backward()
+    yield loss.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+
+
+def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
+    """Return the largest relative error of loss and gradients against the plain formula in the same model."""
+    model.train()
+    for name, p in model.named_parameters():
+        if ".mtlora_B" in name:  # zero at the start, where half of the gradients are zero too
+            torch.nn.init.normal_(p.data, std=0.02, generator=torch.Generator().manual_seed(1))
+    with gradients_kept(model, batch) as (loss, gradients):
+        ours = [loss, *(g.clone() for g in gradients)]
+    fast, MTLoraLayer.add_update = MTLoraLayer.add_update, MTLoraLayer.add_update_plainly  # type: ignore[method-assign]
+    try:
+        with gradients_kept(model, batch) as (loss, gradients):
+            plain = [loss, *(g.clone() for g in gradients)]
+    finally:
+        MTLoraLayer.add_update = fast  # type: ignore[method-assign]
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(ours, plain, strict=True))
+
+
+def saved_bytes(model: nn.Module, batch: dict[str, Tensor]) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass, parameters not counted."""
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(**batch).loss
+    total = sum(size for place, size in kept.items() if place not in own)
+    del loss
+    return total
+
+
+def measure(
+    title: str, sides: dict[str, nn.Module], batch: dict[str, Tensor], goal: float, repeats: int
+) -> list[Entry]:
+    """Time all sides against the floor; entries for ours, and for PEFT as a peer without a goal."""
+    seconds = interleave({name: step_of(model, batch) for name, model in sides.items()}, repeats)
+    entries = []
+    for name, model in sides.items():
+        if name == "floor":
+            continue
+        value, spread = ratio(seconds[name], seconds["floor"])
+        ours = any(isinstance(module, MTLoraLayer) for module in model.modules())
+        equal = f"loss and gradients of the plain formula to {reference_error(model, batch):.0e}" if ours else "peer"
+        entries.append(Entry(f"step, {title}, {name}", value, "lower", goal if ours else None, "floor", spread, equal))
+    lora = f"{NAMES['none']}"
+    for name in (NAMES[s] for s in STRUCTURES[1:] if NAMES[s] in sides):
+        value, spread = ratio(seconds[name], seconds[lora])
+        entries.append(Entry(f"step, {title}, {name} over LoRA", value, "lower", 1.02, lora, spread, "as above"))
+    return entries
+
+
+def gemm(batch: dict[str, Tensor], layers: int, repeats: int) -> list[Entry]:
+    """Compare a step with oneDNN's fp32 products and with the stock library, where the start-up check chose oneDNN."""
+    if not onednn_is_fp32():
+        print("fp32 through oneDNN is not used on this CPU (it would not be fp32): nothing to compare")
+        return []
+    model = adapted(encoder(layers), "shim", QV)
+    step = step_of(model, batch)
+
+    def through(precision: str) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            set_fp32_matmul_precision(precision)
+            return step()
+
+        return run
+
+    seconds = interleave({"stock": through("ieee"), "onednn": through("bf16")}, repeats)
+    value, spread = ratio(seconds["stock"], seconds["onednn"])
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2048, 768, generator=generator), torch.randn(768, 3072, generator=generator)
+    exact, errors = a.double() @ b.double(), []
+    for precision in ("bf16", "ieee"):
+        set_fp32_matmul_precision(precision)
+        errors.append(float(((a @ b).double() - exact).norm() / exact.norm()))
+    set_fp32_matmul_precision("bf16")
+    equal = f"relative Frobenius error {errors[0]:.1e} (stock {errors[1]:.1e}) against fp64"
+    return [Entry("fp32 step, stock over oneDNN", value, "higher", 1.7, "stock torch", spread, equal)]
+
+
+def memory(layers: int) -> None:
+    """Print what each method keeps for the backward pass, and its parameters, gradients and optimizer states."""
+    batch, model, rows = batch_of(32, 64), encoder(layers), []
+    full = copy.deepcopy(model)
+    sides = {NAMES[s]: adapted(model, s, QV) for s in STRUCTURES} | {
+        "PEFT LoRA": peft_lora(model, QV),
+        "full fine-tuning": full,
+    }
+    for name, side in sides.items():
+        side.train()
+        trained = sum(p.numel() for p in side.parameters() if p.requires_grad)
+        saved = saved_bytes(side, batch)
+        states = 12 * trained  # gradient and two moments, fp32
+        weights = sum(p.numel() * 4 for p in side.parameters())
+        rows.append([name, trained, saved / 2**20, states / 2**20, (saved + states + weights) / 2**20])
+    columns = [
+        "method",
+        "trained parameters",
+        "saved activations, MiB",
+        "gradients and AdamW, MiB",
+        "with weights, MiB",
+    ]
+    table = pd.DataFrame(rows, columns=columns).round(1)
+    print(
+        f"\n### Memory: {layers} layers as wide as RoBERTa-base's, 32 x 64 tokens, fp32\n\n{table.to_markdown(index=False)}\n"
+    )
+
+
+def main() -> None:
+    """Measure everything and print tables."""
+    parser = argparse.ArgumentParser(description="Steps over the floor, and the memory of a step.")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    set_fp32_matmul_precision("bf16" if onednn_is_fp32() else "ieee")
+    batch, model = batch_of(32, 64), encoder(options.layers)
+    entries = []
+    for title, modules, goal in (("q and v", QV, 1.03), ("official sites", OFFICIAL, 1.05)):
+        sides = {"floor": floor(model)} | {NAMES[s]: adapted(model, s, modules) for s in STRUCTURES}
+        entries += measure(title, sides | {"PEFT LoRA": peft_lora(model, modules)}, batch, goal, options.repeats)
+    causal, text = decoder(options.layers), batch_of(8, 128, causal=True)
+    sides = {"floor": floor(causal)} | {
+        NAMES[s]: adapted(causal, s, r".*\.c_attn", fused=True, r=4) for s in STRUCTURES
+    }
+    entries += measure("fused q and v of GPT-2", sides, text, 1.05, options.repeats)
+    entries += gemm(batch, options.layers, options.repeats)
+    publish(entries, "A training step")
+    memory(options.layers)
+
+
+if __name__ == "__main__":
+    main()
