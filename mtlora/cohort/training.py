@@ -78,7 +78,7 @@ def _train_epoch(
         with shielded():
             started = time.monotonic()
             dropout.seed([run.begin_step() for run in runs])
-            losses, norms = _step(runs, step, network, accelerator)
+            losses, norms = step_together(runs, step, network, accelerator)
             seconds = (time.monotonic() - started) / len(runs)
             for i, (run, group) in enumerate(zip(runs, step, strict=True)):
                 try:
@@ -104,7 +104,7 @@ def _without(runs: list[Run], failed: dict[int, Exception], on_end: Ended) -> li
     return [run for i, run in enumerate(runs) if i not in failed]
 
 
-def _step(
+def step_together(
     runs: Sequence[Run], step: Sequence[list[np.ndarray]], network: Network, accelerator: Accelerator
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Take one optimizer step of all runs; return their losses (K,) and the norms of their gradients."""

@@ -1,0 +1,72 @@
+"""Beam search with ten beams against `generate` of transformers at its best batch size.
+
+    python benchmarks/decode.py
+
+A GPT-2 of random weights, so that no hypothesis ends early on either side.
+"""
+
+import argparse
+
+import torch
+from common import Entry, interleave, publish, ratio
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+
+from mtlora.compute import onednn_is_fp32, set_fp32_matmul_precision
+from mtlora.config import DecodeConfig
+from mtlora.generation import generate
+
+LENGTHS = (24, 31, 38, 45, 27, 52, 33, 41)  # tokens of the prompts: those of WebNLG's contexts are 20 to 60
+BATCHES = (1, 2, 4, 8)
+
+
+def peer(model: GPT2LMHeadModel, prompts: list[list[int]], decode: DecodeConfig, size: int) -> list[list[int]]:
+    """Decode with transformers, left-padded batches."""
+    settings = GenerationConfig(
+        num_beams=decode.beams,
+        max_new_tokens=decode.max_new_tokens,
+        no_repeat_ngram_size=decode.no_repeat_ngram,
+        length_penalty=decode.length_penalty,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    answers = []
+    for start in range(0, len(prompts), size):
+        batch = prompts[start : start + size]
+        width = max(map(len, batch))
+        ids = torch.tensor([[0] * (width - len(p)) + p for p in batch], device=model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
+        with torch.inference_mode():
+            found = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        answers += found[:, width:].tolist()
+    return answers
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Beam search against transformers' generate.")
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=32, help="new tokens a text")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    set_fp32_matmul_precision("bf16" if onednn_is_fp32() else "ieee")
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = GPT2LMHeadModel(GPT2Config(n_layer=options.layers, bos_token_id=None, eos_token_id=None)).eval().to(device)
+    prompts = [torch.randint(5, 50000, (length,)).tolist() for length in LENGTHS]
+    ours = DecodeConfig(max_new_tokens=options.tokens, batch_size=len(prompts))
+    plain = DecodeConfig(max_new_tokens=options.tokens, batch_size=len(prompts), no_repeat_ngram=0)
+    same = generate(model, prompts, plain, [1], 0) == peer(model, prompts, plain, 1)
+    sides = {"ours": lambda: generate(model, prompts, ours, [1], 0)}
+    sides |= {f"generate, {size} a batch": lambda size=size: peer(model, prompts, ours, size) for size in BATCHES}  # type: ignore[misc]
+    seconds = interleave(sides, options.repeats)
+    best = min(
+        (name for name in seconds if name != "ours"), key=lambda name: sorted(seconds[name])[options.repeats // 2]
+    )
+    value, spread = ratio(seconds[best], seconds["ours"])
+    equal = f"all tokens {'identical' if same else 'DIFFERENT'} without the n-gram ban, whose rule differs"
+    publish([Entry("beam search, 10 beams", value, "higher", 2.2, f"transformers, {best}", spread, equal)], "Decoding")
+
+
+if __name__ == "__main__":
+    main()

