@@ -3,8 +3,8 @@
     python benchmarks/grid.py --data-root GLUE_FOLDER
 
 Slices of real RTE, MRPC and CoLA, five methods, three seeds, MiniLM. The peer is a script of one process that pads each batch to
-its longest row; its LoRA is PEFT's, the structures of T are this package's PEFT method. Both sides train the same rows with the same
-batch size, rates, epochs and evaluations.
+its longest row; its LoRA is PEFT's, the structures of T are this package's PEFT method. Both sides train the same rows with the
+same batch size, rates, epochs and evaluations.
 """
 
 import argparse
