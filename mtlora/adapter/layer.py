@@ -202,9 +202,12 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             self._check_adapter_names(x, adapter_names)
         if self.disable_adapters and self.merged:
             self.unmerge()
+        shape = x.shape
+        if in_place := self._owns_result() and adapter_names is None and not args and not kwargs:
+            x = x.reshape(-1, shape[-1])  # the output of a linear layer for two dimensions is no view of anything
         result = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
-            return result
+            return result.view(*shape[:-1], -1) if in_place else result
 
         dtype = result.dtype
         if adapter_names is not None:
@@ -214,25 +217,33 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             return result
         for adapter in self.active_adapters:
             if adapter in self.mtlora_A:
-                result = self.add_update(result, x, adapter)
-        return result.to(dtype)
+                result = self.add_update(result, x, adapter, in_place)
+        return result.to(dtype).view(*shape[:-1], -1) if in_place else result.to(dtype)
 
-    def add_update(self, result: torch.Tensor, x: torch.Tensor, adapter: str) -> torch.Tensor:
+    def _owns_result(self) -> bool:
+        """Whether nobody else can see what the base layer returns: a plain linear layer, which keeps its input for the backward
+        pass and not its output, without hooks."""
+        base = self.base_layer
+        return type(base) is nn.Linear and not base._forward_hooks
+
+    def add_update(self, result: torch.Tensor, x: torch.Tensor, adapter: str, in_place: bool) -> torch.Tensor:
         """Return ``result + (alpha / r) B T A x``, with B T formed first (r x r work) and added by the product itself.
 
-        Nothing of the size of `result` is made that the backward pass would keep.
+        Nothing of the size of `result` is made that the backward pass would keep, and `in_place` nothing at all.
         """
         h = self.project(x, adapter)
         if h.dtype != result.dtype:  # the sum of two dtypes is the wider one
             return self.add_update_plainly(result, x, adapter)
         b, t = self.get_expanded_b(adapter), self.get_transform(adapter)
-        bt = b if t is None else b @ t
-        out = torch.addmm(
-            result.reshape(-1, bt.shape[0]), h.reshape(-1, h.shape[-1]), bt.mT, alpha=self.scaling[adapter]
-        )
-        return out.view(result.shape)
+        bt = (b if t is None else b @ t).to(h.dtype).mT
+        if in_place:
+            return result.addmm_(h, bt, alpha=self.scaling[adapter])
+        flat, width = result.reshape(-1, result.shape[-1]), h.shape[-1]
+        return torch.addmm(flat, h.reshape(-1, width), bt, alpha=self.scaling[adapter]).view(result.shape)
 
-    def add_update_plainly(self, result: torch.Tensor, x: torch.Tensor, adapter: str) -> torch.Tensor:
+    def add_update_plainly(
+        self, result: torch.Tensor, x: torch.Tensor, adapter: str, in_place: bool = False
+    ) -> torch.Tensor:
         """Return the same as `add_update`, by the formula: the reference that it is tested against."""
         return result + self.update(x, adapter)
 

@@ -100,15 +100,15 @@ class CohortLinear(nn.Module):
         runs = len(self.ranks)
         if x.shape[0] % runs:
             raise CohortUnsupported("the model puts what belongs to no run through an adapted layer")
-        result = self.base_layer(x)
+        # The output of a linear layer for such a shape is no view, so that it can be changed in place at no cost later.
+        result = self.base_layer(x.reshape(runs, -1, x.shape[-1]))
         kind = result.dtype  # under autocast the low one
         adapted = self.dropout(x, self.rates) if self.training and any(self.rates) else x
         a = self.A.flatten(1, 2).to(kind)
         bt = self._expanded(self.scaling * (self.B @ self.transforms())).to(kind)
         hidden = torch.bmm(adapted.reshape(runs, -1, x.shape[-1]).to(kind), a.mT)  # (K, rows, s r)
         # In place: a linear layer keeps its input and weight for the backward pass, not its output.
-        result.view(runs, -1, result.shape[-1]).baddbmm_(hidden, bt.mT)
-        return result
+        return result.baddbmm_(hidden, bt.mT).view(*x.shape[:-1], -1)
 
     def _expanded(self, bt: Tensor) -> Tensor:
         """Return (K, out, s r): each slice's rows and columns, 0 elsewhere."""
