@@ -29,7 +29,7 @@ ROWS, BATCH = 96, 16
 
 def data_of(task: str, root: Path | None, results: str) -> tuple[object, RunData, object]:
     """Return a task's configuration, data and tokenizer: GLUE's files below `root`, else built-in texts."""
-    source = [f"data.root={root}", "data.source=local"] if root else []
+    source = [f"data.root={root}", "data.source=local", "data.subset=true"] if root else []
     cell = compose_cell(["model=minilm", f"task={task}", f"results={results}", *source])
     tokenizer, data = load_data(cell)
     return cell.config, data, tokenizer
