@@ -21,7 +21,7 @@ SCALE = $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 
 .DEFAULT_GOAL := help
 REPRODUCE := $(addprefix reproduce-,$(SUITES))
-.PHONY: help setup test test-peft test-slurm test-ray lint $(REPRODUCE) tables report calibration chaos plan download
+.PHONY: help setup test test-peft test-slurm test-ray lint $(REPRODUCE) tables report calibration chaos bench plan download
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -65,6 +65,13 @@ $(REPRODUCE): reproduce-%: $(STAMP)
 
 chaos: $(STAMP) ## kill sweeps, fill their disk, damage their files; check that no record is lost, duplicated or wrong
 	@$(BIN)/python benchmarks/chaos.py
+
+bench: $(STAMP) ## measure speed against named peers; data.root=DIR (GLUE's files) for real lengths and the grid; 20 minutes
+	@$(BIN)/python benchmarks/steps.py
+	@$(BIN)/python benchmarks/cohorts.py
+	@$(BIN)/python benchmarks/decode.py
+	@$(BIN)/python benchmarks/batches.py $(if $(data.root),--data-root '$(data.root)')
+	$(if $(data.root),@$(BIN)/python benchmarks/grid.py --data-root '$(data.root)')
 
 plan: $(STAMP) ## show what reproduce-SUITE would still run, and how long it takes (SUITE=glue, dart, ...)
 	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES) $(if $(JOBS),--jobs $(JOBS))

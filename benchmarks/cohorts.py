@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from common import Entry, interleave, publish, ratio
 
-from mtlora.cells import compose_cell
+from mtlora.backbones import load_tokenizer
+from mtlora.cells import Cell, compose_cell
 from mtlora.cohort.dropout import RunDropout
 from mtlora.cohort.network import Network
 from mtlora.cohort.training import step_together
@@ -20,7 +21,6 @@ from mtlora.evaluation import RunData
 from mtlora.loop import Run, train_step
 from mtlora.models import build_model
 from mtlora.objectives import Objective
-from mtlora.run import load_data
 from mtlora.tasks.encoding import Encoded
 from mtlora.tracking import NullTracker
 
@@ -31,7 +31,7 @@ def random_data(width: int, rows: int) -> RunData:
     """Return random texts of one length."""
     generator = np.random.default_rng(0)
     encoded = Encoded(
-        input_ids=generator.integers(1000, 20000, rows * width).astype(np.int32),
+        input_ids=generator.integers(10, 300, rows * width).astype(np.int32),
         token_type_ids=np.zeros(rows * width, np.int8),
         offsets=np.arange(0, rows * width + 1, width),
         labels=generator.integers(0, 2, rows),
@@ -39,64 +39,72 @@ def random_data(width: int, rows: int) -> RunData:
     return RunData(encoded, np.arange(rows), {}, 0)
 
 
-def measure(rows: int, width: int, goal: float, model: str, repeats: int, folder: Path) -> Entry:
-    """Time steps of ten runs, five methods by two seeds, both ways."""
-    data = random_data(width, rows * (repeats + 3))
-    shared = [f"model={model}", "task=mrpc", f"train.batch_size={rows}", f"results={folder}"]
-    cells = [
-        compose_cell([*shared, f"transform={transform}", f"seed={seed}"])
-        for transform in ("lora", "shim", "icfm", "ctcm", "dtsm")
-        for seed in (0, 1)
-    ]
-    accelerator = make_accelerator(cells[0].config)
-    tokenizer, _ = load_data(cells[0])
+class Sides:
+    """The same runs, five methods by some seeds, ready to take steps alone and together."""
 
-    def run_of(number: int, together: bool) -> Run:
-        config = cells[number].config
-        model = build_model(config, tokenizer, together)
-        return Run(config, model.to(accelerator.device), data, folder, cells[number].sha, NullTracker())
+    def __init__(self, data: RunData, seeds: int, shared: list[str], folder: Path) -> None:
+        """Build the runs twice; `shared` are the overrides of all."""
+        cells = [
+            compose_cell([*shared, f"results={folder}", f"transform={transform}", f"seed={seed}"])
+            for transform in ("lora", "shim", "icfm", "ctcm", "dtsm")
+            for seed in range(seeds)
+        ]
+        self.accelerator = make_accelerator(cells[0].config)
+        tokenizer = load_tokenizer(cells[0].config.model)
 
-    alone = [run_of(i, False) for i in range(len(cells))]
-    together = [run_of(i, True) for i in range(len(cells))]
-    objectives = [Objective(run.config, run.model) for run in alone]
-    dropout = RunDropout([(run.config.seed, 0.0) for run in together], accelerator.device)
-    network = Network([run.model for run in together], dropout)
-    network.model.train()
-    steps = [run.groups() for run in alone]
-    taken = {"alone": 0, "together": 0}
-    losses: dict[str, list[torch.Tensor]] = {"alone": [], "together": []}
+        def run_of(cell: Cell, together: bool) -> Run:
+            model = build_model(cell.config, tokenizer, together).to(self.accelerator.device)
+            run = Run(cell.config, model, data, folder, cell.sha, NullTracker())
+            run.progress.step = run.total // 2  # a learning rate above zero
+            return run
 
-    def solo() -> None:
-        for run, objective, groups in zip(alone, objectives, steps, strict=True):
+        self.runs = [run_of(cell, False) for cell in cells]
+        self.members = [run_of(cell, True) for cell in cells]
+        self.objectives = [Objective(run.config, run.model) for run in self.runs]
+        self.dropout = RunDropout([(run.config.seed, 0.0) for run in self.members], self.accelerator.device)
+        self.network = Network([run.model for run in self.members], self.dropout)
+        self.network.model.train()
+        self.steps = [run.groups() for run in self.runs]
+        self.losses: dict[str, list[torch.Tensor]] = {"alone": [], "together": []}
+        self.taken = {"alone": 0, "together": 0}
+
+    def alone(self) -> None:
+        """Take the next step of every run, one run after another."""
+        for run, objective, groups in zip(self.runs, self.objectives, self.steps, strict=True):
             run.model.train()
             torch.manual_seed(run.begin_step())
-            losses["alone"].append(train_step(run, accelerator, objective, groups[taken["alone"]])[0])
-        taken["alone"] += 1
-        synchronize()
+            self.losses["alone"].append(train_step(run, self.accelerator, objective, groups[self.taken["alone"]])[0])
+        self._done("alone")
 
-    def cohort() -> None:
-        dropout.seed([run.begin_step() for run in together])
-        losses["together"] += step_together(
-            together, [groups[taken["together"]] for groups in steps], network, accelerator
-        )[0]
-        taken["together"] += 1
-        synchronize()
+    def together(self) -> None:
+        """Take the next step of every run in lock-step."""
+        self.dropout.seed([run.begin_step() for run in self.members])
+        rows = [groups[self.taken["together"]] for groups in self.steps]
+        self.losses["together"] += step_together(self.members, rows, self.network, self.accelerator)[0]
+        self._done("together")
 
-    for run in (*alone, *together):
-        run.progress.step = run.total // 2  # a learning rate above zero
-    seconds = interleave({"alone": solo, "together": cohort}, repeats, warm=2)
+    def _done(self, side: str) -> None:
+        self.taken[side] += 1
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def equal(self) -> str:
+        """Say how far the losses of both sides agree."""
+        if self.accelerator.device.type == "cuda":
+            return "dropout draws other masks on a GPU: see tests/test_cohort.py"
+        a, b = (torch.stack(self.losses[side]) for side in ("alone", "together"))
+        return f"losses of {self.taken['alone']} steps to {float(((a - b) / a).abs().max()):.0e}"
+
+
+def measure(rows: int, width: int, goal: float, model: str, repeats: int, folder: Path) -> Entry:
+    """Time steps of ten runs both ways."""
+    shared = [f"model={model}", "task=mrpc", f"train.batch_size={rows}"]
+    sides = Sides(random_data(width, rows * (repeats + 3)), 2, shared, folder)
+    seconds = interleave({"alone": sides.alone, "together": sides.together}, repeats, warm=2)
     value, spread = ratio(seconds["alone"], seconds["together"])
-    a, b = (torch.stack([loss.cpu() for loss in losses[side]]) for side in ("alone", "together"))
-    equal = f"losses of {taken['alone']} steps to {float(((a - b) / a).abs().max()):.0e}"
-    if accelerator.device.type == "cuda":
-        equal = "dropout draws other masks on a GPU: see tests/test_cohort.py"
-    return Entry(f"cohort of 10, {rows} x {width} tokens", value, "higher", goal, "10 runs alone", spread, equal)
-
-
-def synchronize() -> None:
-    """Wait for a GPU."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    return Entry(
+        f"cohort of 10, {rows} x {width} tokens", value, "higher", goal, "10 runs alone", spread, sides.equal()
+    )
 
 
 def main() -> None:

@@ -224,7 +224,7 @@ def memory(layers: int) -> None:
 def main() -> None:
     """Measure everything and print tables."""
     parser = argparse.ArgumentParser(description="Steps over the floor, and the memory of a step.")
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     set_fp32_matmul_precision("bf16" if onednn_is_fp32() else "ieee")

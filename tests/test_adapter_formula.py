@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mtlora.adapter import MTLoraConfig
+from mtlora.adapter import MTLoraConfig, MTLoraLayer
 from mtlora.adapter.transforms import transform
 
 ALL = [(structure, kind) for structure in STRUCTURES for kind in KINDS]
@@ -187,3 +187,35 @@ def test_zero_t_start_can_train_only_sums() -> None:
 def test_config_defaults_are_those_of_lora() -> None:
     ours, lora = MTLoraConfig(), LoraConfig()
     assert (ours.r, ours.mtlora_alpha, ours.mtlora_dropout) == (lora.r, lora.lora_alpha, lora.lora_dropout)
+
+
+@pytest.mark.parametrize(("structure", "kind"), ALL)
+def test_the_fast_sum_equals_the_plain_one(structure: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome() -> list[torch.Tensor]:
+        model = adapted(structure, kind)
+        output = model(ids())
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return [output, *torch.autograd.grad(output.square().sum(), trained)]
+
+    fast = outcome()
+    monkeypatch.setattr(MTLoraLayer, "add_update", MTLoraLayer.add_update_plainly)
+    torch.testing.assert_close(fast, outcome())
+
+
+def test_a_hook_keeps_what_the_base_layer_returned() -> None:
+    model = adapted("shim", "linear")
+    layer, kept = layer_of(model), []
+    layer.base_layer.register_forward_hook(lambda module, args, output: kept.append((output, output.clone())))
+    without = model(ids())
+    ((output, copy),) = kept
+    assert torch.equal(output, copy), "the update is not added in place"
+    torch.testing.assert_close(without, adapted("shim", "linear")(ids()))
+
+
+@pytest.mark.parametrize("width", [(), (3,), (2, 3)])
+def test_inputs_of_any_number_of_dimensions(width: tuple[int, ...]) -> None:
+    layer = layer_of(adapted("dtsm", "linear"))
+    x = torch.randn(*width, layer.in_features, dtype=torch.float64)
+    delta = layer.get_delta_weight("default")
+    expected = F.linear(x, layer.base_layer.weight + delta, layer.base_layer.bias)
+    torch.testing.assert_close(layer(x), expected)
