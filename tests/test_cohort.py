@@ -14,6 +14,7 @@ from mtlora.cohort import execution
 from mtlora.cohort.dropout import RunDropout
 from mtlora.cohort.execution import execute_together
 from mtlora.cohort.grouping import cohort_key, cohorts
+from mtlora.cohort.layers import CohortUnsupported
 from mtlora.errors import UserError
 from mtlora.files import Busy, only_process
 from mtlora.metrics import text
@@ -150,6 +151,23 @@ def test_what_hits_all_leaves_no_outcome(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(execution, "train_together", too_much)
     cells = members(tmp_path)[:2]
     assert execute_together(cells) == [execution.Outcome(), execution.Outcome()]
+
+
+def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise CohortUnsupported("for the test")
+
+    monkeypatch.setattr("mtlora.cohort.training.Network", refuse)
+    cells = [
+        cell_in(tmp_path, "seed=0"),
+        cell_in(tmp_path, "seed=1", "train.learning_rate=1e30"),
+        cell_in(tmp_path, "seed=2"),
+    ]
+    outcomes = execute_together(cells)
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    alone = cell_in(tmp_path / "alone", "seed=2")
+    execute(alone)
+    assert_equal_to_rounding(cells[2], alone)
 
 
 def test_finished_and_busy_cells_are_left_out(tmp_path: Path) -> None:

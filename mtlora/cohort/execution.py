@@ -2,22 +2,24 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
+from accelerate import Accelerator
 from torch.autograd.graph import saved_tensors_hooks
 
 from mtlora.cells import Cell
+from mtlora.cohort.layers import CohortUnsupported
 from mtlora.cohort.training import train_together
 from mtlora.compute import make_accelerator
 from mtlora.errors import UserError
 from mtlora.evaluation import RunFailed
 from mtlora.files import only_process
-from mtlora.loop import Run
+from mtlora.loop import Run, train
 from mtlora.objectives import batch_loss
 from mtlora.provenance import reset_peak_memory
 from mtlora.record import RunRecord
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 # On a CPU larger batches than this gain nothing: the products are efficient, and the activations leave the caches.
 CPU_TOKENS = 5000
 MEMORY_SHARE = 0.5  # of the memory that is free, for what the backward pass needs
+
+Finish = Callable[[Cell, RunRecord, BaseException | None], None]
 
 
 @dataclass
@@ -109,20 +113,17 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
             except (RunFailed, UserError) as error:
                 finish(cell, record, error)
         by_run = {id(prepared.run): prepared for prepared in ready.values()}
-        runs = [prepared.run for prepared in ready.values()]
-        size = runs_that_fit(runs[0], accelerator.device) if runs else 1
-        for start in range(0, len(runs), size):
-            group = runs[start : start + size]
-            name = _name(group, by_run)
-            for run in group:
-                run.cohort = name
-            with progress_bar(f"{len(group)} runs of {cells[0].config.task.name}") as on_step:
-                train_together(
-                    group,
-                    accelerator,
-                    lambda run, error: finish(by_run[id(run)].cell, by_run[id(run)].record, error),
-                    on_step,
-                )
+        try:
+            _train_groups(by_run, accelerator, finish)
+        except CohortUnsupported as unfit:
+            log.info("%d runs train one after another: %s", len(ready), unfit)
+            for prepared in list(ready.values()):
+                failure: Exception | None = None
+                try:
+                    train(prepared.run, accelerator)
+                except (RunFailed, UserError) as error:
+                    failure = error
+                finish(prepared.cell, prepared.record, failure)
     except (KeyboardInterrupt, SystemExit) as stop:
         for prepared in list(ready.values()):
             end(prepared.cell, prepared.record, stop)
@@ -133,6 +134,23 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
         log.info("%d runs go on in smaller groups (%s: %s)", len(ready), type(error).__name__, reason)
         for prepared in ready.values():
             prepared.run.tracker.finish(False)
+
+
+def _train_groups(by_run: dict[int, Prepared], accelerator: Accelerator, finish: Finish) -> None:
+    """Train the runs in cohorts of as many as fit."""
+    runs = [prepared.run for prepared in by_run.values()]
+    size = runs_that_fit(runs[0], accelerator.device) if runs else 1
+
+    def end_of(run: Run, error: Exception | None) -> None:
+        finish(by_run[id(run)].cell, by_run[id(run)].record, error)
+
+    for start in range(0, len(runs), size):
+        group = runs[start : start + size]
+        name = _name(group, by_run)
+        for run in group:
+            run.cohort = name
+        with progress_bar(f"{len(group)} runs of {group[0].config.task.name}") as on_step:
+            train_together(group, accelerator, end_of, on_step)
 
 
 def _name(group: Sequence[Run], by_run: dict[int, Prepared]) -> dict[str, Any]:
