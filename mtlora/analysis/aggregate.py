@@ -139,7 +139,7 @@ def comparable(cell: Cell) -> bool:
 
 
 def cost_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
-    """Return parameters and cost per row and task, means over seeds."""
+    """Return parameters and cost per row and task, means over seeds; speed and memory of runs alone only."""
     rows = []
     for cell in plan.cells:
         record = records.get(cell.sha)
@@ -147,6 +147,8 @@ def cost_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
             values = {f"{key}_parameters": _number(record.parameters, key) for key in ("adapter", "head", "total")}
             values |= {key: _number(record.cost, key) for key in ("seconds", "tokens_per_second", "peak_memory_bytes")}
             values["seconds_per_step"] = _number(record.cost, "train_seconds") / (_number(record.cost, "steps") or nan)
+            if "cohort" in record.provenance:  # its share of what all took says nothing about its method
+                values |= dict.fromkeys(("tokens_per_second", "peak_memory_bytes", "seconds_per_step"), nan)
             rows.append(row_keys(plan, cell) | {"task": cell.config.task.name, "run_ids": record.run_id} | values)
     if not rows:
         return pd.DataFrame(columns=[*ROW, "task", "n", "run_ids"])
