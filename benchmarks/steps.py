@@ -17,12 +17,11 @@ import torch
 from common import Entry, interleave, publish, ratio
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, RobertaConfig
 
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
-from mtlora.compute import onednn_is_fp32, set_fp32_matmul_precision
+from mtlora.compute import onednn_is_fp32, saved_bytes, set_fp32_matmul_precision
 
 STRUCTURES = ("none", "shim", "icfm", "ctcm", "dtsm")
 NAMES = {"none": "LoRA (ours)", "shim": "SHIM", "icfm": "ICFM", "ctcm": "CTCM", "dtsm": "DTSM"}
@@ -129,22 +128,6 @@ def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
     return max(float((a - b).norm() / b.norm()) for a, b in zip(ours, plain, strict=True))
 
 
-def saved_bytes(model: nn.Module, batch: dict[str, Tensor]) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass, parameters not counted."""
-    kept: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = model(**batch).loss
-    total = sum(size for place, size in kept.items() if place not in own)
-    del loss
-    return total
-
-
 def measure(
     title: str, sides: dict[str, nn.Module], batch: dict[str, Tensor], goal: float, repeats: int
 ) -> list[Entry]:
@@ -204,7 +187,7 @@ def memory(layers: int) -> None:
     for name, side in sides.items():
         side.train()
         trained = sum(p.numel() for p in side.parameters() if p.requires_grad)
-        saved = saved_bytes(side, batch)
+        saved = saved_bytes(side, lambda side=side: side(**batch).loss)  # type: ignore[misc]
         states = 12 * trained  # gradient and two moments, fp32
         weights = sum(p.numel() * 4 for p in side.parameters())
         rows.append([name, trained, saved / 2**20, states / 2**20, (saved + states + weights) / 2**20])

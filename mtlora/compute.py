@@ -1,10 +1,13 @@
 """Where and how a run computes: device, threads, and the fastest fp32 matrix product that really is fp32."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from mtlora.config import RunConfig
 from mtlora.errors import UserError
@@ -66,3 +69,18 @@ def fp32_matmul_precision() -> str:
 def set_fp32_matmul_precision(precision: str) -> None:
     """Set what oneDNN may use inside fp32 products; anything but "ieee" also routes the products to oneDNN."""
     torch.backends.mkldnn.matmul.fp32_precision = precision  # type: ignore[attr-defined]
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], torch.Tensor]) -> int:
+    """Return the bytes that a forward pass of a model keeps for the backward pass; parameters and buffers are not counted."""
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = forward()  # held, as the places of freed tensors would be used again
+    del loss
+    return sum(size for place, size in kept.items() if place not in own)

@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,17 @@ def execute(cell: Cell) -> RunRecord:
     """
     if not is_first():
         return _assist(cell)
-    with only_process(cell.lock, f"{cell.run_id} is being trained by another process: wait for it, or end it"):
+    with owned(cell):
         return _execute(cell)
+
+
+def owned(cell: Cell) -> AbstractContextManager[None]:
+    """Hold a cell's lock.
+
+    Raises:
+        Busy: another process is training it.
+    """
+    return only_process(cell.lock, f"{cell.run_id} is being trained by another process: wait for it, or end it")
 
 
 def _assist(cell: Cell) -> RunRecord:

@@ -45,6 +45,7 @@ class WandbTracker:
             config=cell.identity,
             dir=str(folder),
             resume="allow",
+            reinit="create_new",  # the runs of a cohort are open at once; else all but the first would log into it
             settings=wandb.Settings(silent=True),
         )
 

@@ -170,6 +170,14 @@ def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeyp
     assert_equal_to_rounding(cells[2], alone)
 
 
+def test_each_run_of_a_cohort_is_tracked_by_itself(tmp_path: Path) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}", "tracking=wandb", "train.epochs=1") for seed in range(2)]
+    assert all(outcome.error is None for outcome in execute_together(cells))
+    for cell in cells:
+        (tracked,) = cell.folder.rglob("*.wandb")
+        assert cell.run_id in tracked.name
+
+
 def test_finished_and_busy_cells_are_left_out(tmp_path: Path) -> None:
     cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(4)]
     execute(cells[0])

@@ -51,8 +51,6 @@ class RunDropout(TorchFunctionMode):
                 mask.fill_(1.0)
             pads = [(0, widest - shape[d] if d in WIDE[x.dim()] else 0) for d in reversed(range(x.dim()))]
             noise.append(F.pad(mask, [side for pad in pads for side in pad]) if self.widths[run] < widest else mask)
-        if len(noise) == 1 and runs == 1:
-            return x * noise[0]
         factors = torch.stack(noise)[self.stream_of] if len(noise) < runs else torch.stack(noise)
         return (x.view(runs, rows, *x.shape[1:]) * factors).view(x.shape)
 

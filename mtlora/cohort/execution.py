@@ -10,20 +10,18 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
-from torch.autograd.graph import saved_tensors_hooks
 
 from mtlora.cells import Cell
 from mtlora.cohort.layers import CohortUnsupported
 from mtlora.cohort.training import train_together
-from mtlora.compute import make_accelerator
+from mtlora.compute import make_accelerator, saved_bytes
 from mtlora.errors import UserError
 from mtlora.evaluation import RunFailed
-from mtlora.files import only_process
 from mtlora.loop import Run, train
 from mtlora.objectives import batch_loss
 from mtlora.provenance import reset_peak_memory
 from mtlora.record import RunRecord
-from mtlora.run import Prepared, begin, complete, end, execute, finished_record, prepare, progress_bar
+from mtlora.run import Prepared, begin, complete, end, execute, finished_record, owned, prepare, progress_bar
 from mtlora.tasks.encoding import collate
 
 log = logging.getLogger(__name__)
@@ -56,11 +54,7 @@ def execute_together(cells: Sequence[Cell]) -> list[Outcome]:
         members = []
         for cell in cells:
             try:
-                locks.enter_context(
-                    only_process(
-                        cell.lock, f"{cell.run_id} is being trained by another process: wait for it, or end it"
-                    )
-                )
+                locks.enter_context(owned(cell))
                 outcomes[cell.sha].record = finished_record(cell)
             except UserError as error:
                 outcomes[cell.sha].error = error
@@ -85,13 +79,14 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
     ready: dict[str, Prepared] = {}  # begun, and not ended
 
     def finish(cell: Cell, record: RunRecord, error: BaseException | None) -> None:
-        prepared = ready.pop(cell.sha, None)
+        prepared = ready.get(cell.sha)
         try:
             if error is None and prepared is not None:
                 prepared.run.close(accelerator)
                 complete(prepared, accelerator)
         except Exception as late:
             error = late
+        ready.pop(cell.sha, None)  # only now: a signal before marks it as interrupted
         end(cell, record, error)
         if prepared is not None:
             prepared.run.tracker.finish(error is None)
@@ -167,17 +162,10 @@ def runs_that_fit(run: Run, device: torch.device) -> int:
     lengths = data.train.lengths[data.train_rows]
     longest = data.train_rows[lengths.argsort()[-2:]]
     batch = collate(data.train, longest, data.pad_token_id, run.config.data.padding, run.config.data.max_length)
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    own = {p.untyped_storage().data_ptr() for p in (*run.model.parameters(), *run.model.buffers())}
     run.model.train()
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        batch_loss(run.config, run.model, {name: tensor.to(device) for name, tensor in batch.items()})
-    needed = sum(size for place, size in kept.items() if place not in own) / len(longest) * t.batch_size
+    on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+    saved = saved_bytes(run.model, lambda: batch_loss(run.config, run.model, on_device))
+    needed = saved / len(longest) * t.batch_size
     if device.type == "cuda":
         return max(1, int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0] / needed))
     by_memory = MEMORY_SHARE * psutil.virtual_memory().available / needed
