@@ -23,7 +23,7 @@ from mtlora.metrics import METRIC_VERSION
 from mtlora.tasks.sources import fingerprint
 from mtlora.validation import to_run_config
 
-PROTOCOL = 1  # raised when our own code changes what the same configuration computes
+PROTOCOL = 2  # raised when our own code changes what the same configuration computes
 
 # What from_pretrained reads of a local snapshot.
 SNAPSHOT_FILES = (

@@ -7,6 +7,7 @@ from typing import Any
 
 from peft import PeftModel
 
+from mtlora.attention import fastest_attention
 from mtlora.config import DataConfig, RunConfig, TaskConfig
 from mtlora.errors import UserError
 from mtlora.generation import check_positions, generate
@@ -58,9 +59,10 @@ def decode(
     # In fp32 whatever `train.precision` says: in bf16 ties between the scores of hypotheses would decide. The forward of the PEFT
     # model is wrapped in autocast by accelerate, that of the model inside is not.
     try:
-        ids = generate(
-            model.get_base_model(), prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress
-        )
+        with fastest_attention(model.device):
+            ids = generate(
+                model.get_base_model(), prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress
+            )
     finally:
         model.unmerge_adapter()
     texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]

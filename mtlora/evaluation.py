@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from mtlora.attention import fastest_attention
 from mtlora.config import RunConfig
 from mtlora.metrics import compute
 from mtlora.objectives import completion_loss
@@ -50,7 +51,7 @@ def evaluate(
         for rows in share(evaluation_batches(encoded.lengths, config.train.eval_batch_size)):
             batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
             batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"}
-            with torch.no_grad(), accelerator.autocast():
+            with torch.no_grad(), accelerator.autocast(), fastest_attention(accelerator.device):
                 logits = model(**batch).logits.float()
             answer = logits.squeeze(-1) if config.task.kind == "regression" else logits.argmax(-1)
             parts.append((rows, answer.cpu().numpy(), bool(torch.isfinite(logits).all())))
@@ -73,7 +74,7 @@ def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, dat
         rows = chosen[batch_rows]
         batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        with torch.no_grad(), accelerator.autocast():
+        with torch.no_grad(), accelerator.autocast(), fastest_attention(accelerator.device):
             loss, tokens = completion_loss(model, batch)
         parts.append((number, loss.item(), tokens))
     total, count = 0.0, 0

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 from torch import nn
 
+from mtlora.attention import fastest_attention
 from mtlora.checkpoint import CHECKPOINT, Progress, load_checkpoint, save_checkpoint
 from mtlora.config import RunConfig, TrainConfig
 from mtlora.errors import UserError
@@ -189,7 +190,7 @@ def train_step(
     losses = []
     for batch, part in collated(run.config, run.data, group):
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        with accelerator.autocast():
+        with accelerator.autocast(), fastest_attention(accelerator.device):
             loss = objective(batch) * part
         accelerator.backward(loss)
         losses.append(loss.detach().float())

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
-from mtlora.backbones import load_backbone
+from mtlora.backbones import drop_unread_tokens, load_backbone
 from mtlora.cells import digest
 from mtlora.config import RunConfig
 from mtlora.errors import UserError
@@ -58,6 +58,8 @@ def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrain
     if key not in _loaded:
         _loaded.clear()  # the one before belongs to runs that have ended
         _loaded[key] = load_backbone(config, vocabulary)
+        if config.task.kind != "generation":
+            drop_unread_tokens(_loaded[key])
     source = _loaded[key]
     if not shared:
         return copy.deepcopy(source)

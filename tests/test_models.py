@@ -1,5 +1,6 @@
 """Models: what methods share at one seed, what is trained, and how weights are found and refused."""
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -9,10 +10,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_runs import cell_in, finish
-from transformers import AutoModel, BertConfig, DebertaV2Config, PretrainedConfig, RobertaConfig
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, DebertaV2Config, PretrainedConfig, RobertaConfig
 
 from mtlora.adapter import MTLoraLayer
-from mtlora.backbones import builtin_tokenizer, load_backbone, load_tokenizer
+from mtlora.backbones import builtin_tokenizer, drop_unread_tokens, load_backbone, load_tokenizer
 from mtlora.cells import compose_cell
 from mtlora.config import ModelConfig
 from mtlora.errors import UserError
@@ -52,6 +53,49 @@ def test_methods_share_head_and_a() -> None:
 def test_ranks_and_target_sets_share_the_head() -> None:
     small, large = build("rank=r1"), build("rank=r8", "targets=all", "transform=ctcm")
     assert equal(part(small, "classifier"), part(large, "classifier"))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        BertConfig(**SHAPE),
+        RobertaConfig(**SHAPE),
+        DebertaV2Config(
+            **SHAPE,
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            position_buckets=8,
+            conv_kernel_size=3,
+            conv_act="gelu",
+        ),
+    ],
+    ids=lambda architecture: architecture.model_type,
+)
+def test_what_the_head_does_not_read_is_left_out_exactly(architecture: PretrainedConfig) -> None:
+    torch.manual_seed(0)
+    plain = AutoModelForSequenceClassification.from_config(architecture).double().eval()
+    short = copy.deepcopy(plain)
+    drop_unread_tokens(short)
+    ids = torch.randint(5, 100, (3, 7))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0, 1, 1])}
+    batch["attention_mask"][1, 4:] = 0
+    widths, answers = [], []
+    for model in (plain, short):
+        model.base_model.encoder.layer[-1].register_forward_hook(
+            lambda module, args, output: widths.append((output[0] if isinstance(output, tuple) else output).shape[-2])
+        )
+        answers.append(model(**batch))
+        answers[-1].loss.backward()
+    assert widths == [7, 1]
+    assert torch.allclose(answers[0].logits, answers[1].logits, rtol=1e-12)
+    for (name, p), q in zip(plain.named_parameters(), short.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), name
+        assert p.grad is None or torch.allclose(p.grad, q.grad, rtol=1e-9, atol=1e-15), name
+
+
+def test_a_decoder_keeps_all_tokens() -> None:
+    model = build("model=tiny_gpt2", "task=webnlg")
+    assert model(input_ids=torch.ones(2, 5, dtype=torch.long)).logits.shape[:2] == (2, 5)
 
 
 def test_seeds_differ_and_matrices_differ_from_each_other() -> None:

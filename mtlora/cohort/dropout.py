@@ -4,7 +4,6 @@ On the CPU the masks are the same numbers as in a solo run. Runs of one seed dra
 so these are drawn once. (On a GPU a solo run's fused kernels draw other numbers from the same seed.)
 """
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -13,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# Dimensions of a tensor, by their number, that are as wide as the batch: (rows, width, features), (rows, heads, width, width).
+from mtlora.attention import attention
+
+# Dimensions of a tensor, by their number, that can be as wide as the batch: (rows, width, features), (rows, heads, width, width).
 WIDE = {2: (), 3: (1,), 4: (2, 3)}
 
 
@@ -39,19 +40,20 @@ class RunDropout(TorchFunctionMode):
         runs = len(self.widths)
         rows = x.shape[0] // runs
         widest = max(self.widths)
+        wide = [d for d in WIDE[x.dim()] if x.shape[d] == widest]  # not where a layer goes on with the first token alone
         noise = []
         for generator, run in zip(self.generators, self.first, strict=True):
             shape = [rows, *x.shape[1:]]
-            for dimension in WIDE[x.dim()]:
+            for dimension in wide:
                 shape[dimension] = self.widths[run]
             mask = x.new_empty(shape)
             if rates[run]:
                 mask.bernoulli_(1.0 - rates[run], generator=generator).div_(1.0 - rates[run])
             else:
                 mask.fill_(1.0)
-            pads = [(0, widest - shape[d] if d in WIDE[x.dim()] else 0) for d in reversed(range(x.dim()))]
+            pads = [(0, widest - shape[d] if d in wide else 0) for d in reversed(range(x.dim()))]
             noise.append(F.pad(mask, [side for pad in pads for side in pad]) if self.widths[run] < widest else mask)
-        factors = torch.stack(noise)[self.stream_of] if len(noise) < runs else torch.stack(noise)
+        factors = noise[0] if len(noise) == 1 else torch.stack(noise)[self.stream_of]  # of one stream: broadcast, not copied
         return (x.view(runs, rows, *x.shape[1:]) * factors).view(x.shape)
 
     def __torch_function__(
@@ -62,28 +64,8 @@ class RunDropout(TorchFunctionMode):
         if func is F.dropout:
             return self._dropout(*args, **kwargs)
         if func is F.scaled_dot_product_attention and kwargs.get("dropout_p"):
-            return self._attention(*args, **kwargs)
+            return attention(self._dropout, *args, **kwargs)
         return func(*args, **kwargs)
 
     def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         return self(x, [p] * len(self.widths)) if training and p else x
-
-    def _attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        if is_causal or enable_gqa:
-            raise NotImplementedError("attention dropout of decoders: the configurations here have none")
-        weights = query @ key.mT * (scale if scale is not None else 1 / math.sqrt(query.shape[-1]))
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            weights = weights.masked_fill(~attn_mask, -math.inf)
-        elif attn_mask is not None:
-            weights = weights + attn_mask
-        return self(weights.softmax(-1), [dropout_p] * len(self.widths)) @ value

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from mtlora.cells import Cell
+from mtlora.cohort.grouping import parts
 from mtlora.cohort.layers import CohortUnsupported
 from mtlora.cohort.training import train_together
 from mtlora.compute import make_accelerator, saved_bytes
@@ -27,7 +28,7 @@ from mtlora.tasks.encoding import collate
 log = logging.getLogger(__name__)
 
 # On a CPU larger batches than this gain nothing: the products are efficient, and the activations leave the caches.
-CPU_TOKENS = 5000
+CPU_TOKENS = 2500
 MEMORY_SHARE = 0.5  # of the memory that is free, for what the backward pass needs
 
 Finish = Callable[[Cell, RunRecord, BaseException | None], None]
@@ -60,7 +61,7 @@ def execute_together(cells: Sequence[Cell]) -> list[Outcome]:
                 outcomes[cell.sha].error = error
             if outcomes[cell.sha] == Outcome():
                 members.append(cell)
-        _train_members(sorted(members, key=lambda cell: cell.config.adapter.structure), outcomes)
+        _train_members(members, outcomes)
     return [outcomes[cell.sha] for cell in cells]
 
 
@@ -132,15 +133,17 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
 
 
 def _train_groups(by_run: dict[int, Prepared], accelerator: Accelerator, finish: Finish) -> None:
-    """Train the runs in cohorts of as many as fit."""
-    runs = [prepared.run for prepared in by_run.values()]
-    size = runs_that_fit(runs[0], accelerator.device) if runs else 1
+    """Train the runs in cohorts of as many as fit; those of one seed, which draw the same masks, stay together."""
+    runs = sorted((prepared.run for prepared in by_run.values()), key=lambda run: run.config.seed)
+    if not runs:
+        return
+    size = runs_that_fit(runs[0], accelerator.device)
 
     def end_of(run: Run, error: Exception | None) -> None:
         finish(by_run[id(run)].cell, by_run[id(run)].record, error)
 
-    for start in range(0, len(runs), size):
-        group = runs[start : start + size]
+    for part in parts(runs, size):
+        group = sorted(part, key=lambda run: run.config.adapter.structure)  # neighbours, as their layers are stacked
         name = _name(group, by_run)
         for run in group:
             run.cohort = name

@@ -1,10 +1,16 @@
 """Which runs can train in lock-step. Nothing heavy is imported: a sweep's parent process calls this."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
+from typing import TypeVar
 
 from mtlora.cells import Cell
+
+T = TypeVar("T")
+FEWEST = 5  # runs, the methods of one seed: a smaller cohort is much slower a run, and so not made for the sake of balance
 
 # What may differ between the runs of a cohort: each run has its own parameters, optimizer, schedule, dropout and checkpoint.
 OWN = {
@@ -37,18 +43,32 @@ def cohort_key(cell: Cell) -> str:
 
 
 def cohorts(cells: Sequence[Cell], most: int, children: int) -> list[list[Cell]]:
-    """Group cells into cohorts of at most `most` runs, and into at least `children` of them where there are enough cells."""
+    """Group cells into cohorts of at most `most` runs, for so many children at a time.
+
+    Every child gets an equal part of each group, so that all end at about the same time, but of at least `FEWEST` runs; and
+    there are as many cohorts as children where there are enough cells. Runs of one seed, which have the same batches and
+    dropout masks, stay together.
+    """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cohort_key(cell), []).append(cell)
-    found = [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
+    found = []
+    for group in groups.values():
+        size = min(most, max(FEWEST, math.ceil(len(group) / children)))
+        found += parts(sorted(group, key=lambda cell: cell.config.seed), size)
     while len(found) < min(children, len(cells)):
         largest = max(range(len(found)), key=lambda i: len(found[i]))
         found[largest : largest + 1] = halves(found[largest])
     return found
 
 
-def halves(cells: list[Cell]) -> list[list[Cell]]:
-    """Cut a cohort of at least two runs into two."""
-    middle = len(cells) // 2
-    return [cells[:middle], cells[middle:]]
+def parts(runs: Sequence[T], most: int) -> list[list[T]]:
+    """Cut runs into as few parts of at most `most` as there can be, all of about one length."""
+    count = math.ceil(len(runs) / most)
+    bounds = [len(runs) * i // count for i in range(count + 1)]
+    return [list(runs[start:end]) for start, end in pairwise(bounds)]
+
+
+def halves(runs: Sequence[T]) -> list[list[T]]:
+    """Cut at least two runs into two parts."""
+    return parts(runs, math.ceil(len(runs) / 2))

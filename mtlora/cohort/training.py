@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from mtlora.attention import fastest_attention
 from mtlora.cohort.dropout import RunDropout
 from mtlora.cohort.network import Network
 from mtlora.errors import UserError
@@ -118,7 +119,7 @@ def step_together(
         network.dropout.widths = [int(data.train.lengths[own].max()) for own in batches]
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         share = torch.tensor([run_parts[number] for run_parts in parts], device=accelerator.device)
-        with accelerator.autocast(), network.dropout:
+        with accelerator.autocast(), fastest_attention(accelerator.device), network.dropout:
             losses = run_losses(config, network.model, batch, len(runs)) * share
         losses.sum().backward()  # each loss reaches the parameters of its own run only
         total += losses.detach().float()
