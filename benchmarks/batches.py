@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from common import Entry, interleave, publish, ratio
 
+from mtlora.attention import fastest_attention
 from mtlora.cells import compose_cell
 from mtlora.compute import make_accelerator
 from mtlora.errors import UserError
@@ -43,7 +44,9 @@ def epoch(
     def run() -> None:
         for rows in batches:
             batch = collate(data.train, rows, data.pad_token_id, padding, 512)
-            batch_loss(config, model, batch).backward()  # type: ignore[arg-type]
+            with fastest_attention(torch.device("cpu")):
+                loss = batch_loss(config, model, batch)  # type: ignore[arg-type]
+            loss.backward()
             model.zero_grad()
 
     return run

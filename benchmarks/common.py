@@ -17,7 +17,7 @@ from mtlora.files import write_text
 from mtlora.provenance import available_cores, processor
 
 OUT = REPOSITORY / "results" / "benchmarks" / "summary.json"
-PACKAGES = ("torch", "transformers", "peft", "accelerate")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "loralib")
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Entry:
     against: str  # the peer or reference that the ratio is of
     spread: str  # range of the ratio over the repetitions
     equal: str  # how the two sides were checked to compute the same
-    reason: str = ""  # where the goal is missed: why
+    reason: str = ""  # why the goal is missed; dropped where it is not
 
     @property
     def reached(self) -> bool | None:
@@ -75,6 +75,8 @@ def machine() -> dict[str, object]:
 def publish(entries: list[Entry], title: str) -> None:
     """Print a Markdown table and replace the entries of the same names in the summary."""
     known = json.loads(OUT.read_text()) if OUT.exists() else []
+    for entry in entries:
+        entry.reason = "" if entry.reached is not False else entry.reason
     rows = [asdict(entry) | {"reached": entry.reached, "machine": machine()} for entry in entries]
     names = {row["name"] for row in rows}
     write_text(OUT, json.dumps([row for row in known if row["name"] not in names] + rows, indent=1) + "\n")

@@ -22,8 +22,12 @@ from statistics import mean, stdev
 import numpy as np
 from common import Entry, publish
 
+from mtlora.cells import compose_cell
+from mtlora.compute import onednn_is_fp32, set_fp32_matmul_precision
 from mtlora.config import REPOSITORY
+from mtlora.plan import matmul_rate
 from mtlora.provenance import available_cores
+from mtlora.run import load_data
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 SEEDS = (0, 1, 2)
@@ -43,36 +47,42 @@ def cut(root: Path, folder: Path, rows: int) -> None:
             (folder / name / target).write_text("".join(lines), encoding="utf-8")
 
 
-def ours(folder: Path, jobs: int) -> dict[str, list[float]]:
-    """Run the grid with this package; return the main metric of every run by task."""
-    command = [
-        sys.executable,
-        "-m",
-        "mtlora.reproduce",
-        "glue",
-        f"task={','.join(FOLDERS)}",
-        f"transform={','.join(METHODS)}",
-    ]
-    command += [
-        f"seed={','.join(map(str, SEEDS))}",
-        "data.source=local",
-        f"data.root={folder}",
-        f"results={folder}/results",
-    ]
-    command += [
-        f"train.epochs={EPOCHS}",
-        f"train.batch_size={BATCH}",
-        f"train.learning_rate={RATE}",
-        "--jobs",
-        str(jobs),
-    ]
+def overrides(folder: Path) -> list[str]:
+    """Return what the runs of our side have in common."""
+    shared = ["data.source=local", f"data.root={folder}", f"results={folder}/results", f"train.epochs={EPOCHS}"]
+    return [*shared, f"train.batch_size={BATCH}", f"train.learning_rate={RATE}"]
+
+
+def ours(folder: Path, jobs: int) -> tuple[dict[str, list[float]], int]:
+    """Run the grid with this package; return the accuracies of all runs by task, and the tokens that they trained on."""
+    axes = [f"task={','.join(FOLDERS)}", f"transform={','.join(METHODS)}", f"seed={','.join(map(str, SEEDS))}"]
+    command = [sys.executable, "-m", "mtlora.reproduce", "glue", *axes, *overrides(folder), "--jobs", str(jobs)]
     subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     scores: dict[str, list[float]] = {}
+    tokens = 0
     for path in sorted((folder / "results" / "runs").rglob("record.json")):
         record = json.loads(path.read_text())
         values = [m["value"] for m in record["metrics"] if m["name"] == "accuracy" and m["selection"] == "last"]
         scores.setdefault(record["task"], []).append(values[0])
-    return scores
+        tokens += record["cost"]["tokens"]
+    return scores, tokens
+
+
+def seconds_of_products(folder: Path, trained: int) -> tuple[float, float]:
+    """Return what our side's matrix products take at this machine's rate of large ones, and that rate (operations per second).
+
+    Of real tokens, without padding, attention and adapters: two operations per weight and token in each pass, and the part of the
+    last layer that `drop_unread_tokens` leaves out is not counted.
+    """
+    set_fp32_matmul_precision("bf16" if onednn_is_fp32() else "ieee")
+    evaluated, weights, layers = 0, 0.0, 6
+    for task in FOLDERS:
+        cell = compose_cell(["model=minilm", f"task={task}", *overrides(folder)])
+        _, data = load_data(cell)
+        evaluated += sum(int(encoded.lengths.sum()) for encoded in data.evaluation.values()) * EPOCHS
+        weights = cell.config.model.parameters * (1 - 9 / 12 / layers)
+    rate = max(matmul_rate()[0] for _ in range(5))
+    return 2 * weights * (2 * trained + evaluated * len(METHODS) * len(SEEDS)) / rate, rate
 
 
 def peer(folder: Path) -> None:
@@ -167,17 +177,19 @@ def main() -> None:
         folder = Path(name)
         cut(options.data_root, folder, options.rows)
         started = time.monotonic()
-        mine = ours(folder, options.jobs)
+        mine, trained = ours(folder, options.jobs)
         middle = time.monotonic()
         command = [sys.executable, __file__, "--data-root", str(options.data_root), "--peer", str(folder)]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         theirs = json.loads(output.splitlines()[-1])
         seconds = (middle - started, time.monotonic() - middle)
+        products, rate = seconds_of_products(folder, trained)
     parts = []
     for task in FOLDERS:
         a, b = mine[task], theirs[task]
         noise = (stdev(a) ** 2 / len(a) + stdev(b) ** 2 / len(b)) ** 0.5
         parts.append(f"{task} {100 * mean(a):.1f} and {100 * mean(b):.1f} (standard error {100 * noise:.1f})")
+    why = f"the goal is {seconds[1] / 4:.0f} s; the products alone take {products:.0f} s at this CPU's {rate / 1e9:.0f} GFLOP/s"
     entry = Entry(
         "grid of 45 runs, command to table",
         seconds[1] / seconds[0],
@@ -186,6 +198,7 @@ def main() -> None:
         "Trainer + PEFT",
         f"{seconds[0]:.0f} s and {seconds[1]:.0f} s, n = 1",
         "mean accuracy: " + ", ".join(parts),
+        why,
     )
     publish([entry], f"A grid of 3 tasks x 5 methods x 3 seeds, {options.rows} rows a task")
 

@@ -2,25 +2,30 @@
 
     python benchmarks/steps.py
 
-Layers as wide as RoBERTa-base's and GPT-2's, random weights, real shapes. The floor trains the head alone, with gradients down to
-the embeddings' output; dropout, batch, optimizer and matrix library are the same on all sides.
+RoBERTa-base and GPT-2 with random weights, real shapes. The floor trains the head alone, with gradients down to the embeddings'
+output; dropout, batch, optimizer, matrix library and attention are the same on all sides.
 """
 
 import argparse
 import copy
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import loralib
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from common import Entry, interleave, publish, ratio
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, RobertaConfig
+from transformers.pytorch_utils import Conv1D
 
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
+from mtlora.attention import ProductAttention, fastest_attention
 from mtlora.compute import onednn_is_fp32, saved_bytes, set_fp32_matmul_precision
 
 STRUCTURES = ("none", "shim", "icfm", "ctcm", "dtsm")
@@ -78,6 +83,24 @@ def peft_lora(model: nn.Module, modules: str, r: int = 8) -> nn.Module:
     return get_peft_model(copy.deepcopy(model), config)  # type: ignore[arg-type]
 
 
+def loralib_lora(model: nn.Module, modules: str, fused: bool = False, r: int = 8) -> nn.Module:
+    """Return the model with loralib's layers, which also adapt slices of a fused projection."""
+    model = copy.deepcopy(model)
+    for name, base in [(n, m) for n, m in model.named_modules() if re.fullmatch(modules, n)]:
+        settings = {"r": r, "lora_alpha": 16, "merge_weights": False}
+        if isinstance(base, Conv1D):
+            sizes = tuple(base.weight.shape)
+            layer = loralib.MergedLinear(*sizes, enable_lora=[True, False, True], fan_in_fan_out=True, **settings)
+        else:
+            layer = loralib.Linear(base.in_features, base.out_features, **settings)
+        layer.weight, layer.bias = base.weight, base.bias
+        model.set_submodule(name, layer)
+    loralib.mark_only_lora_as_trainable(model)
+    if not fused:
+        model.classifier.requires_grad_(True)  # type: ignore[union-attr]
+    return model
+
+
 def step_of(model: nn.Module, batch: dict[str, Tensor]) -> Step:
     """Return a function that takes one optimizer step and returns the loss."""
     model.train()
@@ -85,7 +108,8 @@ def step_of(model: nn.Module, batch: dict[str, Tensor]) -> Step:
 
     def step() -> Tensor:
         torch.manual_seed(0)
-        loss: Tensor = model(**batch).loss
+        with fastest_attention(torch.device("cpu")):
+            loss: Tensor = model(**batch).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -131,20 +155,54 @@ def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
 def measure(
     title: str, sides: dict[str, nn.Module], batch: dict[str, Tensor], goal: float, repeats: int
 ) -> list[Entry]:
-    """Time all sides against the floor; entries for ours, and for PEFT as a peer without a goal."""
+    """Time all sides against the floor; entries for ours, and without a goal for the peers."""
     seconds = interleave({name: step_of(model, batch) for name, model in sides.items()}, repeats)
     entries = []
     for name, model in sides.items():
         if name == "floor":
             continue
         value, spread = ratio(seconds[name], seconds["floor"])
-        ours = any(isinstance(module, MTLoraLayer) for module in model.modules())
-        equal = f"loss and gradients of the plain formula to {reference_error(model, batch):.0e}" if ours else "peer"
-        entries.append(Entry(f"step, {title}, {name}", value, "lower", goal if ours else None, "floor", spread, equal))
+        layers = [module for module in model.modules() if isinstance(module, MTLoraLayer)]
+        equal, why = "peer", ""
+        if layers:
+            equal = f"loss and gradients of the plain formula to {reference_error(model, batch):.0e}"
+            # forward, and for the gradients of A, of B T and of the input
+            products = 3 * sum(
+                layer.mtlora_A["default"].numel() + layer.mtlora_B["default"].numel() for layer in layers
+            )
+            share = products / (2 * sum(p.numel() for n, p in model.named_parameters() if ".base_layer.weight" in n))
+            why = f"the adapters are {share:.1%} of these layers' arithmetic, but products this thin run at the speed of memory"
+        entries.append(
+            Entry(f"step, {title}, {name}", value, "lower", goal if layers else None, "floor", spread, equal, why)
+        )
     lora = f"{NAMES['none']}"
     for name in (NAMES[s] for s in STRUCTURES[1:] if NAMES[s] in sides):
         value, spread = ratio(seconds[name], seconds[lora])
-        entries.append(Entry(f"step, {title}, {name} over LoRA", value, "lower", 1.02, lora, spread, "as above"))
+        why = f"within the noise: pairs of equal steps range over {spread}"
+        entries.append(Entry(f"step, {title}, {name} over LoRA", value, "lower", 1.02, lora, spread, "as above", why))
+    return entries
+
+
+def attention(repeats: int) -> list[Entry]:
+    """Compare attention as two products with PyTorch's fused kernel, both through the library that the products go through."""
+    entries = []
+    for title, rows, width, size, causal in (("MiniLM", 64, 60, 32, False), ("GPT-2", 8, 64, 64, True)):
+        generator = torch.Generator().manual_seed(0)
+        factors = [torch.randn(rows, 12, width, size, generator=generator).requires_grad_() for _ in range(3)]
+
+        def step(factors: list[Tensor] = factors, causal: bool = causal) -> Tensor:
+            answer = F.scaled_dot_product_attention(*factors, is_causal=causal)
+            answer.square().sum().backward()
+            return answer.detach()
+
+        def products(step: Step = step) -> Tensor:
+            with ProductAttention():
+                return step()
+
+        value, spread = ratio(*interleave({"fused": step, "products": products}, 3 * repeats).values())
+        equal = f"answers to {float((step() - products()).norm() / step().norm()):.0e}"
+        name = f"attention, {title}, forward and backward"
+        entries.append(Entry(name, value, "higher", None, "PyTorch's fused kernel", spread, equal))
     return entries
 
 
@@ -156,10 +214,10 @@ def gemm(batch: dict[str, Tensor], layers: int, repeats: int) -> list[Entry]:
     model = adapted(encoder(layers), "shim", QV)
     step = step_of(model, batch)
 
-    def through(precision: str) -> Callable[[], Tensor]:
+    def through(precision: str, function: Step = step) -> Step:
         def run() -> Tensor:
             set_fp32_matmul_precision(precision)
-            return step()
+            return function()
 
         return run
 
@@ -171,14 +229,17 @@ def gemm(batch: dict[str, Tensor], layers: int, repeats: int) -> list[Entry]:
     for precision in ("bf16", "ieee"):
         set_fp32_matmul_precision(precision)
         errors.append(float(((a @ b).double() - exact).norm() / exact.norm()))
+    rates = interleave({p: through(p, lambda: a @ b) for p in ("ieee", "bf16")}, repeats)
+    stock, onednn = (2 * 2048 * 768 * 3072 / min(rates[p]) / 1e9 for p in ("ieee", "bf16"))
     set_fp32_matmul_precision("bf16")
     equal = f"relative Frobenius error {errors[0]:.1e} (stock {errors[1]:.1e}) against fp64"
-    return [Entry("fp32 step, stock over oneDNN", value, "higher", 1.7, "stock torch", spread, equal)]
+    why = f"on this CPU the stock library multiplies at {stock:.0f} GFLOP/s, oneDNN at {onednn:.0f}"
+    return [Entry("fp32 step, stock over oneDNN", value, "higher", 1.7, "stock torch", spread, equal, why)]
 
 
 def memory(layers: int) -> None:
     """Print what each method keeps for the backward pass, and its parameters, gradients and optimizer states."""
-    batch, model, rows = batch_of(32, 64), encoder(layers), []
+    batch, model, rows = batch_of(16, 64), encoder(layers), []
     full = copy.deepcopy(model)
     sides = {NAMES[s]: adapted(model, s, QV) for s in STRUCTURES} | {
         "PEFT LoRA": peft_lora(model, QV),
@@ -199,29 +260,31 @@ def memory(layers: int) -> None:
         "with weights, MiB",
     ]
     table = pd.DataFrame(rows, columns=columns).round(1)
-    print(
-        f"\n### Memory: {layers} layers as wide as RoBERTa-base's, 32 x 64 tokens, fp32\n\n{table.to_markdown(index=False)}\n"
-    )
+    print(f"\n### Memory: {layers} layers of RoBERTa-base, 16 x 64 tokens, fp32\n\n{table.to_markdown(index=False)}\n")
 
 
 def main() -> None:
     """Measure everything and print tables."""
     parser = argparse.ArgumentParser(description="Steps over the floor, and the memory of a step.")
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     set_fp32_matmul_precision("bf16" if onednn_is_fp32() else "ieee")
-    batch, model = batch_of(32, 64), encoder(options.layers)
+    batch, model = batch_of(16, 64), encoder(options.layers)
     entries = []
     for title, modules, goal in (("q and v", QV, 1.03), ("official sites", OFFICIAL, 1.05)):
         sides = {"floor": floor(model)} | {NAMES[s]: adapted(model, s, modules) for s in STRUCTURES}
-        entries += measure(title, sides | {"PEFT LoRA": peft_lora(model, modules)}, batch, goal, options.repeats)
-    causal, text = decoder(options.layers), batch_of(8, 128, causal=True)
+        sides |= {"PEFT LoRA": peft_lora(model, modules), "loralib": loralib_lora(model, modules)}
+        if modules == QV:
+            sides["full fine-tuning"] = copy.deepcopy(model)
+        entries += measure(title, sides, batch, goal, options.repeats)
+    causal, text = decoder(options.layers), batch_of(8, 64, causal=True)
     sides = {"floor": floor(causal)} | {
         NAMES[s]: adapted(causal, s, r".*\.c_attn", fused=True, r=4) for s in STRUCTURES
     }
+    sides["loralib"] = loralib_lora(causal, r".*\.c_attn", fused=True, r=4)
     entries += measure("fused q and v of GPT-2", sides, text, 1.05, options.repeats)
-    entries += gemm(batch, options.layers, options.repeats)
+    entries += gemm(batch, options.layers, options.repeats) + attention(options.repeats)
     publish(entries, "A training step")
     memory(options.layers)
 

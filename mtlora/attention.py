@@ -16,8 +16,8 @@ from mtlora.compute import fp32_matmul_precision
 def fastest_attention(device: torch.device) -> AbstractContextManager[Any]:
     """Return what to compute attention in on a device.
 
-    PyTorch's fused kernel for the CPU multiplies small blocks, and through oneDNN each of those products is set up anew: attention
-    then takes three to five times as long as in two plain products (2 cores, heads of 32 and 64, texts of 12 to 128 tokens).
+    PyTorch's fused kernel for the CPU multiplies small blocks, and through oneDNN each of those products is set up anew: it then
+    takes two to five times as long as two plain products (benchmarks/attention.py).
     """
     return ProductAttention() if device.type == "cpu" and fp32_matmul_precision() == "bf16" else nullcontext()
 

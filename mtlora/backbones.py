@@ -139,8 +139,11 @@ def drop_unread_tokens(backbone: PreTrainedModel) -> None:
     What the head gets, and every gradient, stay what they were: in that layer the other tokens only serve as keys and values.
     It saves the layer's output projection and feed-forward part, 9/12 of its products in both passes.
     """
-    if backbone.config.model_type in FIRST_TOKEN_HEADS and len(layers := backbone.base_model.encoder.layer) > 1:
-        attention = layers[-1].attention  # the first layer may have more behind it (DeBERTa's convolution)
+    base: Any = backbone.base_model
+    if (
+        backbone.config.model_type in FIRST_TOKEN_HEADS and len(base.encoder.layer) > 1
+    ):  # DeBERTa's first layer has more behind it
+        attention = base.encoder.layer[-1].attention
         attention.self.register_forward_hook(lambda module, args, output: (output[0][:, :1], *output[1:]))
         attention.output.register_forward_pre_hook(lambda module, args: (args[0], args[1][:, :1]))
 

@@ -31,6 +31,13 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu" or not torch.cuda.is_available())
 
 
+def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Copy a batch to a device; to a GPU from pinned memory, so that nobody waits for the copy."""
+    if device.type == "cuda":
+        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
 def onednn_wins(config: RunConfig) -> bool:
     """Tell whether fp32 products go through oneDNN instead of the default BLAS.
 

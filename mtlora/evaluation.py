@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mtlora.attention import fastest_attention
+from mtlora.compute import to_device
 from mtlora.config import RunConfig
 from mtlora.metrics import compute
 from mtlora.objectives import completion_loss
@@ -50,7 +51,8 @@ def evaluate(
         parts = []
         for rows in share(evaluation_batches(encoded.lengths, config.train.eval_batch_size)):
             batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
-            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items() if name != "labels"}
+            del batch["labels"]
+            batch = to_device(batch, accelerator.device)
             with torch.no_grad(), accelerator.autocast(), fastest_attention(accelerator.device):
                 logits = model(**batch).logits.float()
             answer = logits.squeeze(-1) if config.task.kind == "regression" else logits.argmax(-1)
@@ -73,7 +75,7 @@ def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, dat
     for number, batch_rows in share(batches):
         rows = chosen[batch_rows]
         batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        batch = to_device(batch, accelerator.device)
         with torch.no_grad(), accelerator.autocast(), fastest_attention(accelerator.device):
             loss, tokens = completion_loss(model, batch)
         parts.append((number, loss.item(), tokens))

@@ -19,6 +19,7 @@ from torch import nn
 
 from mtlora.attention import fastest_attention
 from mtlora.checkpoint import CHECKPOINT, Progress, load_checkpoint, save_checkpoint
+from mtlora.compute import to_device
 from mtlora.config import RunConfig, TrainConfig
 from mtlora.errors import UserError
 from mtlora.evaluation import RunData, RunFailed, evaluate
@@ -188,10 +189,10 @@ def train_step(
     Each batch comes with its share of the group's loss, so accumulation equals one large batch.
     """
     losses = []
-    for batch, part in collated(run.config, run.data, group):
-        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+    batches = collated(run.config, run.data, group)
+    for batch, part in zip(batches, loss_shares(run.config, run.data, group), strict=True):
         with accelerator.autocast(), fastest_attention(accelerator.device):
-            loss = objective(batch) * part
+            loss = objective(to_device(batch, accelerator.device)) * part
         accelerator.backward(loss)
         losses.append(loss.detach().float())
     mean = accelerator.reduce(torch.stack(losses).sum(), "mean")  # over the processes
@@ -215,10 +216,16 @@ def groups(config: RunConfig, data: RunData, epoch: int) -> list[list[np.ndarray
     return [rows[i : i + t.accumulation] for i in range(0, len(rows), t.accumulation)]
 
 
-def collated(
-    config: RunConfig, data: RunData, group: list[np.ndarray]
-) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
-    """Yield this process's part of each batch of a group with its share of the group's examples, or of its target tokens.
+def collated(config: RunConfig, data: RunData, group: list[np.ndarray]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield this process's part of each batch of a group."""
+    for rows in group:
+        own = share(rows)
+        used = own if len(own) else rows[:1]  # every process takes part in every batch, if with no weight
+        yield collate(data.train, used, data.pad_token_id, config.data.padding, config.data.max_length)
+
+
+def loss_shares(config: RunConfig, data: RunData, group: list[np.ndarray]) -> list[float]:
+    """Return the share of this process's part of each batch in the group's examples, or in its target tokens.
 
     Processes average their gradients, so each share is multiplied by their number.
     """
@@ -229,11 +236,7 @@ def collated(
         return len(rows)
 
     whole = max(1, sum(map(weight, group)))
-    for rows in group:
-        own = share(rows)
-        part = weight(own) * world_size() / whole
-        used = own if len(own) else rows[:1]  # every process takes part in every batch, if with no weight
-        yield collate(data.train, used, data.pad_token_id, config.data.padding, config.data.max_length), part
+    return [weight(share(rows)) * world_size() / whole for rows in group]
 
 
 def dropout_seed(seed: int, step: int) -> int:

@@ -1,5 +1,7 @@
 """Batches: a partition of the examples, repeatable, of seed-independent lengths, with little padding."""
 
+from itertools import zip_longest
+
 import numpy as np
 import pytest
 from glue_files import REAL, TASKS, option
@@ -107,7 +109,12 @@ def test_equal_lengths_are_a_plain_shuffle_across_buckets() -> None:
 @given(lengths_lists, batch_sizes)
 def test_evaluation(lengths: np.ndarray, batch_size: int) -> None:
     batches = evaluation_batches(lengths, batch_size)
-    check_partition(batches, len(lengths), batch_size)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    for batch, following in zip_longest(batches, batches[1:]):
+        longest = lengths[batch].max()
+        assert len(batch) <= batch_size
+        assert lengths[batch].min() >= 0.8 * longest
+        assert following is None or len(batch) == batch_size or lengths[following].max() < 0.8 * longest
     assert lengths[np.concatenate(batches)].tolist() == sorted(lengths.tolist(), reverse=True)
     assert as_lists(batches) == as_lists(evaluation_batches(lengths, batch_size))
 

@@ -227,32 +227,52 @@ def test_which_runs_train_together(override: str, same: bool) -> None:
     assert (cohort_key(one) == cohort_key(other)) == same
 
 
-def test_cohorts_are_bounded_and_enough_for_the_children() -> None:
+def task_and_seed(cohort: list[Cell]) -> list[tuple[str, int]]:
+    return [(cell.config.task.name, cell.config.seed) for cell in cohort]
+
+
+def test_cohorts_are_bounded_shared_evenly_and_enough_for_the_children() -> None:
     cells = [
-        compose_cell(["model=tiny", f"task={task}", f"seed={seed}"]) for seed in range(5) for task in ("cola", "rte")
+        compose_cell(["model=tiny", f"task={task}", f"transform={transform}", f"seed={seed}"])
+        for transform in ("lora", "shim", "dtsm")
+        for seed in range(4)
+        for task in ("cola", "rte")
     ]
-    assert [[c.config.task.name for c in cohort] for cohort in cohorts(cells, 4, 1)] == [
-        ["cola"] * 4,
-        ["cola"],
-        ["rte"] * 4,
-        ["rte"],
+    one = {task: [(task, seed) for seed in range(4) for _ in range(3)] for task in ("cola", "rte")}
+    assert [task_and_seed(c) for c in cohorts(cells, 25, 1)] == [one["cola"], one["rte"]], (
+        "runs of one seed are neighbours"
+    )
+    assert [task_and_seed(c) for c in cohorts(cells, 6, 1)] == [
+        half for task in ("cola", "rte") for half in (one[task][:6], one[task][6:])
     ]
-    assert sorted(map(len, cohorts(cells[::2], 25, 4))) == [1, 1, 1, 2]
-    assert [len(cohort) for cohort in cohorts(cells[:2], 25, 4)] == [1, 1]
+    assert list(map(len, cohorts(cells, 8, 1))) == [6, 6, 6, 6], "of about one length"
+    assert list(map(len, cohorts(cells, 25, 2))) == [6, 6, 6, 6], "every child gets a part of every group"
+    assert list(map(len, cohorts(cells, 25, 6))) == [4] * 6, "of five runs at least, but so that no child is idle"
+    assert list(map(len, cohorts(cells[:2], 25, 4))) == [1, 1]
+    assert sum(map(len, cohorts(cells, 25, 7))) == len(cells)
 
 
-def test_attention_with_dropout_equals_the_formula_of_pytorch() -> None:
+def test_attention_draws_the_masks_of_a_run_alone() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.double) for _ in range(3))
-    mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)
-    mask[1, ..., 3:] = False
     dropout = RunDropout([0], torch.device("cpu"))
     dropout.widths = [5]
     dropout.seed([7])
     with dropout:
-        ours = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.5)
+        ours = F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
     torch.manual_seed(7)
-    assert torch.allclose(ours, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.5))
+    assert torch.allclose(ours, F.scaled_dot_product_attention(q, k, v, dropout_p=0.5))
+
+
+def test_a_state_cut_to_the_first_token_has_masks_of_its_own_width() -> None:
+    dropout = RunDropout([0, 1], torch.device("cpu"))
+    dropout.widths = [4, 3]
+    dropout.seed([11, 12])
+    first, second = dropout(torch.ones(4, 1, 8), [0.5] * 2).view(2, 2, 1, 8)
+    torch.manual_seed(11)
+    assert torch.equal(first, F.dropout(torch.ones(2, 1, 8), 0.5))
+    torch.manual_seed(12)
+    assert torch.equal(second, F.dropout(torch.ones(2, 1, 8), 0.5))
 
 
 def test_runs_of_one_seed_draw_the_same_masks_and_others_do_not() -> None:

@@ -10,7 +10,14 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_runs import cell_in, finish
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, DebertaV2Config, PretrainedConfig, RobertaConfig
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    PretrainedConfig,
+    RobertaConfig,
+)
 
 from mtlora.adapter import MTLoraLayer
 from mtlora.backbones import builtin_tokenizer, drop_unread_tokens, load_backbone, load_tokenizer

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from mtlora.backbones import byte_tokenizer
 from mtlora.cells import compose_cell
 from mtlora.evaluation import RunData
-from mtlora.loop import collated
+from mtlora.loop import collated, loss_shares
 from mtlora.models import build_model
 from mtlora.objectives import batch_loss, completion_loss
 from mtlora.tasks.encoding import Encoded, collate
@@ -94,9 +94,10 @@ def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
     config = compose_cell(["task=dart", "model=tiny_gpt2", "train.accumulation=2", f"results={tmp_path}"]).config
     model = build_model(config, byte_tokenizer()).double().eval()
     data = RunData(encoded(*PAIRS), np.arange(3), {}, pad_token_id=7)
+    group = [np.asarray([0, 2]), np.asarray([1])]
     halves = [
         batch_loss(config, model, batch) * share
-        for batch, share in collated(config, data, [np.asarray([0, 2]), np.asarray([1])])
+        for batch, share in zip(collated(config, data, group), loss_shares(config, data, group), strict=True)
     ]
     whole = batch_loss(config, model, batch_of(data.train, [0, 1, 2]))
     assert sum(halves).item() == pytest.approx(whole.item(), rel=1e-6)

@@ -10,7 +10,9 @@ from typing import TypeVar
 from mtlora.cells import Cell
 
 T = TypeVar("T")
-FEWEST = 5  # runs, the methods of one seed: a smaller cohort is much slower a run, and so not made for the sake of balance
+FEWEST = (
+    5  # runs, the methods of one seed: a smaller cohort is much slower a run, and so not made for the sake of balance
+)
 
 # What may differ between the runs of a cohort: each run has its own parameters, optimizer, schedule, dropout and checkpoint.
 OWN = {

@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from mtlora.attention import fastest_attention
 from mtlora.cohort.dropout import RunDropout
 from mtlora.cohort.network import Network
+from mtlora.compute import to_device
 from mtlora.errors import UserError
 from mtlora.evaluation import RunFailed
 from mtlora.interrupt import shielded
-from mtlora.loop import Run, collated, trained
+from mtlora.loop import Run, loss_shares, trained
 from mtlora.objectives import run_losses
 from mtlora.tasks.encoding import collate
 
@@ -110,15 +111,16 @@ def step_together(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Take one optimizer step of all runs; return their losses (K,) and the norms of their gradients."""
     config, data = runs[0].config, runs[0].data
-    parts = [[part for _, part in collated(run.config, run.data, group)] for run, group in zip(runs, step, strict=True)]
+    shares = [loss_shares(run.config, run.data, group) for run, group in zip(runs, step, strict=True)]
     network.load()
     total = torch.zeros(len(runs), device=accelerator.device)
     for number, batches in enumerate(zip(*step, strict=True)):
         rows = np.concatenate(batches)
         batch = collate(data.train, rows, data.pad_token_id, config.data.padding, config.data.max_length)
         network.dropout.widths = [int(data.train.lengths[own].max()) for own in batches]
-        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        share = torch.tensor([run_parts[number] for run_parts in parts], device=accelerator.device)
+        batch |= {"share": torch.tensor([of_run[number] for of_run in shares])}
+        batch = to_device(batch, accelerator.device)
+        share = batch.pop("share")
         with accelerator.autocast(), fastest_attention(accelerator.device), network.dropout:
             losses = run_losses(config, network.model, batch, len(runs)) * share
         losses.sum().backward()  # each loss reaches the parameters of its own run only
