@@ -1,12 +1,14 @@
 """The end of a data-to-text run: decode the test contexts with the trained adapter merged, and score the texts."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
+from mtlora.adapter.layer import MTLoraLayer
 from mtlora.attention import fastest_attention
 from mtlora.config import DataConfig, RunConfig, TaskConfig
 from mtlora.errors import UserError
@@ -55,18 +57,32 @@ def decode(
     numbers = share(range(len(contexts)))
     prompts = encode_prompts([contexts[number] for number in numbers], tokenizer)
     model.eval()
-    model.merge_adapter()
     # In fp32 whatever `train.precision` says: in bf16 ties between the scores of hypotheses would decide. The forward of the PEFT
     # model is wrapped in autocast by accelerate, that of the model inside is not.
-    try:
-        with fastest_attention(model.device):
-            ids = generate(
-                model.get_base_model(), prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress
-            )
-    finally:
-        model.unmerge_adapter()
+    with merged(model), fastest_attention(model.device):
+        ids = generate(
+            model.get_base_model(), prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress
+        )
     texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     return [text for _, text in sorted(gather(zip(numbers, texts, strict=True)))]
+
+
+@contextmanager
+def merged(model: PeftModel) -> Iterator[None]:
+    """Merge the adapter for a while. Afterwards the base weights, which other runs may share, are what they were bit for bit."""
+    layers = [layer for layer in model.modules() if isinstance(layer, MTLoraLayer)]
+    weights = [layer.get_base_layer().weight for layer in layers]
+    kept = [weight.data for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = weight.data.clone()
+        model.merge_adapter()
+        yield
+    finally:
+        for weight, data in zip(weights, kept, strict=True):
+            weight.data = data
+        for layer in layers:
+            layer.merged_adapters.clear()
 
 
 def score(

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
 from mtlora.backbones import drop_unread_tokens, load_backbone
-from mtlora.cells import digest
+from mtlora.cells import digest, model_content
 from mtlora.config import RunConfig
 from mtlora.errors import UserError
 from mtlora.streams import torch_stream
@@ -54,7 +54,7 @@ def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrain
     With `shared`, all other tensors are those of its siblings, for runs that train together. A run alone gets a copy: where
     tensors lie decides how matrix products round, and a run that is repeated should find the same places.
     """
-    key = digest([asdict(config.model), config.task.kind, len(config.task.labels), vocabulary])
+    key = digest([asdict(config.model), model_content(config), config.task.kind, len(config.task.labels), vocabulary])
     if key not in _loaded:
         _loaded.clear()  # the one before belongs to runs that have ended
         _loaded[key] = load_backbone(config, vocabulary)

@@ -212,6 +212,13 @@ def test_a_hook_keeps_what_the_base_layer_returned() -> None:
     torch.testing.assert_close(without, adapted("shim", "linear")(ids()))
 
 
+def test_a_backward_hook_sees_the_gradient_of_the_base_layer() -> None:
+    layer, seen = layer_of(adapted("shim", "linear")), []
+    layer.base_layer.register_full_backward_hook(lambda module, before, after: seen.append(after))
+    layer(torch.randn(3, layer.in_features, dtype=torch.float64, requires_grad=True)).square().sum().backward()
+    assert seen[0][0].any()
+
+
 @pytest.mark.parametrize("width", [(), (3,), (2, 3)])
 def test_inputs_of_any_number_of_dimensions(width: tuple[int, ...]) -> None:
     layer = layer_of(adapted("dtsm", "linear"))

@@ -43,11 +43,23 @@ def test_products_equal_pytorch(arguments: dict[str, object]) -> None:
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-14)
 
 
-def test_grouped_queries_are_left_to_pytorch() -> None:
-    query, key = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 3, 8)
+def test_grouped_queries() -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(1, 4, 3, 8, dtype=torch.double), torch.randn(1, 2, 3, 8, dtype=torch.double)
     expected = F.scaled_dot_product_attention(query, key, key, enable_gqa=True)
     with ProductAttention():
-        assert torch.equal(F.scaled_dot_product_attention(query, key, key, enable_gqa=True), expected)
+        assert torch.allclose(F.scaled_dot_product_attention(query, key, key, enable_gqa=True), expected)
+
+
+def test_a_query_that_may_see_no_key_hurts_nobody() -> None:
+    mask = SEEN.expand(2, 1, 5, 5).clone()
+    mask[0, :, 0] = False  # padding on the left
+    expected = answer_and_gradients(attn_mask=mask)[0]
+    with ProductAttention():
+        ours = answer_and_gradients(attn_mask=mask)
+    assert all(torch.isfinite(tensor).all() for tensor in ours)
+    assert torch.allclose(ours[0][0, :, 1:], expected[0, :, 1:])
+    assert torch.allclose(ours[0][1], expected[1])
 
 
 def test_products_are_used_on_a_cpu_that_multiplies_through_onednn() -> None:

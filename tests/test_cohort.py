@@ -1,5 +1,6 @@
 """Runs in lock-step equal runs alone, keep their own records and checkpoints, and do not hurt each other."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ from mtlora.checkpoint import CHECKPOINT
 from mtlora.cohort import execution
 from mtlora.cohort.dropout import RunDropout
 from mtlora.cohort.execution import execute_together
-from mtlora.cohort.grouping import cohort_key, cohorts
-from mtlora.cohort.layers import CohortUnsupported
+from mtlora.cohort.grouping import CohortUnsupported, cohort_key, cohorts
 from mtlora.errors import UserError
 from mtlora.files import Busy, only_process
 from mtlora.metrics import text
@@ -53,8 +53,13 @@ def assert_equal_to_rounding(cell: Cell, alone: Cell) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [("task=rte",), ("task=stsb", "train.accumulation=2"), ("task=cola", "train.limit_examples=60", "targets=all")],
-    ids=["pairs", "regression, accumulation", "incomplete batch, all modules"],
+    [
+        ("task=rte",),
+        ("task=stsb", "train.accumulation=2"),
+        ("task=cola", "train.limit_examples=60", "targets=all"),
+        ("task=cola", "train.limit_examples=60", "data.padding=max_length", "data.max_length=12"),
+    ],
+    ids=["pairs", "regression, accumulation", "incomplete batch, all modules", "padded to one length"],
 )
 def test_a_cohort_equals_runs_alone(more: tuple[str, ...], tmp_path: Path) -> None:
     together, alone = members(tmp_path / "together", *more), members(tmp_path / "alone", *more)
@@ -93,6 +98,32 @@ def test_a_cohort_of_decoders_equals_runs_alone(tmp_path: Path, monkeypatch: pyt
     for cell, other in zip(*two, strict=True):
         execute(other)
         assert_equal_to_rounding(cell, other)
+
+
+def test_models_that_share_more_than_the_backbone_train_one_after_another(tmp_path: Path) -> None:
+    deberta = [
+        "model.architecture.model_type=deberta-v2",
+        "+model.architecture.relative_attention=true",
+        "+model.architecture.pos_att_type=[p2c,c2p]",
+        "+model.architecture.position_buckets=8",
+        "targets=official",
+    ]
+    cells = [cell_in(tmp_path, *deberta, f"transform={t}") for t in ("lora", "shim", "icfm", "ctcm", "dtsm")]
+    assert [outcome.error for outcome in execute_together(cells)] == [None] * 5
+    alone = cell_in(tmp_path / "alone", *deberta, "transform=dtsm")
+    execute(alone)
+    assert_equal_to_rounding(cells[-1], alone)
+    assert all("cohort" not in record_of(cell).provenance for cell in cells)
+
+
+def test_the_time_of_a_cohort_is_shared_out(tmp_path: Path) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(3)]
+    execute_together(cells[:1])  # imports and caches
+    started = time.monotonic()
+    execute_together(cells)
+    whole = time.monotonic() - started
+    cost = [record_of(cell).cost for cell in cells[1:]]
+    assert sum(c["train_seconds"] for c in cost) <= sum(c["seconds"] for c in cost) <= whole
 
 
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
@@ -165,6 +196,7 @@ def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeyp
     ]
     outcomes = execute_together(cells)
     assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    assert all("cohort" not in record_of(cell).provenance for cell in cells)
     alone = cell_in(tmp_path / "alone", "seed=2")
     execute(alone)
     assert_equal_to_rounding(cells[2], alone)
@@ -256,7 +288,7 @@ def test_attention_draws_the_masks_of_a_run_alone() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.double) for _ in range(3))
     dropout = RunDropout([0], torch.device("cpu"))
-    dropout.widths = [5]
+    dropout.rows, dropout.widths = 2, [5]
     dropout.seed([7])
     with dropout:
         ours = F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
@@ -266,7 +298,7 @@ def test_attention_draws_the_masks_of_a_run_alone() -> None:
 
 def test_a_state_cut_to_the_first_token_has_masks_of_its_own_width() -> None:
     dropout = RunDropout([0, 1], torch.device("cpu"))
-    dropout.widths = [4, 3]
+    dropout.rows, dropout.widths = 4, [4, 3]
     dropout.seed([11, 12])
     first, second = dropout(torch.ones(4, 1, 8), [0.5] * 2).view(2, 2, 1, 8)
     torch.manual_seed(11)
@@ -277,10 +309,12 @@ def test_a_state_cut_to_the_first_token_has_masks_of_its_own_width() -> None:
 
 def test_runs_of_one_seed_draw_the_same_masks_and_others_do_not() -> None:
     dropout = RunDropout([0, 1, 0], torch.device("cpu"))
-    dropout.widths = [4, 3, 4]
+    dropout.rows, dropout.widths = 6, [4, 3, 4]
     dropout.seed([11, 12, 11])
     first, second, third = dropout(torch.ones(6, 4, 8), [0.5] * 3).view(3, 2, 4, 8)
     assert torch.equal(first, third)
     assert not torch.equal(first, second)
     torch.manual_seed(12)
     assert torch.equal(second[:, :3], F.dropout(torch.ones(2, 3, 8), 0.5)), "as wide as its own batch"
+    with pytest.raises(CohortUnsupported):
+        dropout(torch.ones(9, 8), [0.5] * 3)

@@ -224,7 +224,8 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         """Whether nobody else can see what the base layer returns: a plain linear layer, which keeps its input for the backward
         pass and not its output, without hooks."""
         base = self.base_layer
-        return type(base) is nn.Linear and not base._forward_hooks
+        hooked = base._forward_hooks or base._backward_hooks or base._backward_pre_hooks
+        return type(base) is nn.Linear and not hooked
 
     def add_update(self, result: torch.Tensor, x: torch.Tensor, adapter: str, in_place: bool) -> torch.Tensor:
         """Return ``result + (alpha / r) B T A x``, with B T formed first (r x r work) and added by the product itself.

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mtlora.attention import attention
+from mtlora.cohort.grouping import CohortUnsupported
 
 # Dimensions of a tensor, by their number, that can be as wide as the batch: (rows, width, features), (rows, heads, width, width).
 WIDE = {2: (), 3: (1,), 4: (2, 3)}
@@ -28,7 +29,8 @@ class RunDropout(TorchFunctionMode):
         self.stream_of = torch.tensor([self.order.index(stream) for stream in streams], device=device)
         self.first = [streams.index(stream) for stream in self.order]  # a run of each stream
         self.generators = [torch.Generator(device) for _ in self.order]
-        self.widths = [0] * len(streams)
+        self.rows = 0  # of the batch of all runs
+        self.widths = [0] * len(streams)  # of each run's batch alone
 
     def seed(self, seeds: Sequence[int]) -> None:
         """Begin a step: the seed of each run's dropout."""
@@ -36,12 +38,18 @@ class RunDropout(TorchFunctionMode):
             generator.manual_seed(seeds[run])
 
     def __call__(self, x: Tensor, rates: Sequence[float]) -> Tensor:
-        """Return dropout of x, (K n, ...), with a rate for each run."""
+        """Return dropout of x, (K n, ...), with a rate for each run.
+
+        Raises:
+            CohortUnsupported: x has no rows of each run, as position embeddings that all share.
+        """
+        if x.shape[0] != self.rows:
+            raise CohortUnsupported("the model drops from what belongs to no run")
         runs = len(self.widths)
         rows = x.shape[0] // runs
         widest = max(self.widths)
         wide = [
-            d for d in WIDE[x.dim()] if x.shape[d] == widest
+            d for d in WIDE.get(x.dim(), ()) if x.shape[d] == widest
         ]  # not where a layer goes on with the first token alone
         noise = []
         for generator, run in zip(self.generators, self.first, strict=True):
@@ -58,7 +66,7 @@ class RunDropout(TorchFunctionMode):
         factors = (
             noise[0] if len(noise) == 1 else torch.stack(noise)[self.stream_of]
         )  # of one stream: broadcast, not copied
-        return (x.view(runs, rows, *x.shape[1:]) * factors).view(x.shape)
+        return (x.reshape(runs, rows, *x.shape[1:]) * factors).view(x.shape)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -10,9 +10,12 @@ from typing import TypeVar
 from mtlora.cells import Cell
 
 T = TypeVar("T")
-FEWEST = (
-    5  # runs, the methods of one seed: a smaller cohort is much slower a run, and so not made for the sake of balance
-)
+FEWEST = 5  # runs, the methods of one seed, which share batches and dropout masks: not torn apart for balance
+
+
+class CohortUnsupported(Exception):
+    """These runs cannot train in lock-step; the message says why. Alone they can."""
+
 
 # What may differ between the runs of a cohort: each run has its own parameters, optimizer, schedule, dropout and checkpoint.
 OWN = {

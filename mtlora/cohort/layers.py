@@ -4,6 +4,7 @@ Sizes in shapes: K runs, n rows a run, s adapted slices of a fused projection (e
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,14 +14,11 @@ from torch import Tensor, nn
 from mtlora.adapter.layer import Linear
 from mtlora.adapter.transforms import STRUCTURES
 from mtlora.cohort.dropout import RunDropout
+from mtlora.cohort.grouping import CohortUnsupported
 from mtlora.models import ADAPTER
 
 # Where a run's parameter lies: the parameter, the stack, the index in the stack, and the shape there.
 Place = tuple[Tensor, nn.Parameter, Any, tuple[int, ...]]
-
-
-class CohortUnsupported(Exception):
-    """These runs cannot train in lock-step; the message says why. Alone they can."""
 
 
 class CohortLinear(nn.Module):
@@ -31,9 +29,10 @@ class CohortLinear(nn.Module):
 
     scaling: Tensor
     identity: Tensor
+    rows: Tensor
 
     def __init__(self, layers: Sequence[Linear], dropout: RunDropout) -> None:
-        """Stack the adapters of `layers`, one a run; runs of one structure must be neighbours.
+        """Stack the adapters of `layers`, one a run.
 
         Raises:
             CohortUnsupported: the layers differ in what cannot be stacked.
@@ -52,14 +51,15 @@ class CohortLinear(nn.Module):
         self.A = nn.Parameter(like.new_zeros(k, s, r, first.in_features))
         self.B = nn.Parameter(like.new_zeros(k, s, h, r))
         self.factors = nn.ParameterDict()  # "shim.C": (runs of the structure, s, r, r)
-        self.structures: dict[str, int] = {}  # structure -> its number of runs, in the order of the runs
+        self.structures: dict[str, int] = {}  # structure -> its number of runs
         self.targets: list[tuple[str, int]] = []  # of each run: its structure, and its place among the runs of it
         for layer in layers:
             structure = layer.structure[ADAPTER]
-            if structure in self.structures and structure != self.targets[-1][0]:
-                raise ValueError("runs of one structure must be neighbours")
             self.targets.append((structure, self.structures.get(structure, 0)))
             self.structures[structure] = self.targets[-1][1] + 1
+        first_of = dict(zip(self.structures, [0, *accumulate(self.structures.values())], strict=False))
+        rows = torch.tensor([first_of[structure] + place for structure, place in self.targets], device=like.device)
+        self.register_buffer("rows", rows)  # of each run's T, where those of one structure are neighbours
         for structure, count in self.structures.items():
             for letter in STRUCTURES[structure].factors:
                 self.factors[f"{structure}_{letter}"] = nn.Parameter(like.new_zeros(count, s, r, r))
@@ -89,7 +89,7 @@ class CohortLinear(nn.Module):
             factors = [self.factors[f"{structure}_{letter}"] for letter in STRUCTURES[structure].factors]
             matrix = STRUCTURES[structure].matrix(*factors)
             parts.append(self.identity.expand(count, -1, -1, -1) if matrix is None else matrix)
-        return torch.cat(parts)
+        return torch.cat(parts)[self.rows]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs for x (K n, ..., in), each run's rows with its own adapter.
@@ -98,17 +98,15 @@ class CohortLinear(nn.Module):
             CohortUnsupported: x has no rows of each run, as where a model puts shared position embeddings through the layer.
         """
         runs = len(self.ranks)
-        if x.shape[0] % runs:
+        if x.shape[0] != self.dropout.rows:
             raise CohortUnsupported("the model puts what belongs to no run through an adapted layer")
-        # The output of a linear layer for such a shape is no view, so that it can be changed in place at no cost later.
         result = self.base_layer(x.reshape(runs, -1, x.shape[-1]))
         kind = result.dtype  # under autocast the low one
         adapted = self.dropout(x, self.rates) if self.training and any(self.rates) else x
         a = self.A.flatten(1, 2).to(kind)
         bt = self._expanded(self.scaling * (self.B @ self.transforms())).to(kind)
         hidden = torch.bmm(adapted.reshape(runs, -1, x.shape[-1]).to(kind), a.mT)  # (K, rows, s r)
-        # In place: a linear layer keeps its input and weight for the backward pass, not its output.
-        return result.baddbmm_(hidden, bt.mT).view(*x.shape[:-1], -1)
+        return torch.baddbmm(result, hidden, bt.mT).view(*x.shape[:-1], -1)
 
     def _expanded(self, bt: Tensor) -> Tensor:
         """Return (K, out, s r): each slice's rows and columns, 0 elsewhere."""

@@ -11,7 +11,8 @@ from torch import nn
 
 from mtlora.adapter.layer import Linear, MTLoraLayer
 from mtlora.cohort.dropout import RunDropout
-from mtlora.cohort.layers import CohortLinear, CohortUnsupported, Place, RunLinear
+from mtlora.cohort.grouping import CohortUnsupported
+from mtlora.cohort.layers import CohortLinear, Place, RunLinear
 from mtlora.models import ADAPTER
 
 

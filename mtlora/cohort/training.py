@@ -40,6 +40,12 @@ def train_together(
     Raises:
         CohortUnsupported: these models cannot train in lock-step; nothing has been trained.
     """
+    ended: set[int] = set()
+
+    def end(run: Run, error: Exception | None) -> None:
+        ended.add(id(run))
+        on_end(run, error)
+
     for run in runs:
         run.restore()
     groups: dict[int, list[Run]] = {}
@@ -47,15 +53,17 @@ def train_together(
         groups.setdefault(run.progress.step, []).append(run)
     try:
         for step in sorted(groups):
-            _train(groups[step], accelerator, on_end, on_step)
+            _train(groups[step], accelerator, end, on_step)
     except (KeyboardInterrupt, SystemExit):
         for run in runs:
-            if not run.finished:
+            if not run.finished and id(run) not in ended:
                 run.save_if_possible()
         raise
 
 
 def _train(active: list[Run], accelerator: Accelerator, on_end: Ended, on_step: Callable[[int, int], None]) -> None:
+    for run in active:
+        run.start_clock(len(active))
     while active:
         # Anew for every epoch, and without a run that has left: stacking costs less than a step.
         finished = [run for run in active if run.finished]
@@ -74,12 +82,15 @@ def _train_epoch(
     network = Network([run.model for run in runs], dropout)
     network.model.train()
     for run in runs:
+        run.note_time()  # while the cohort was as large as before
         run.start_clock(len(runs))
     failed: dict[int, Exception] = {}
     for step in zip(*(run.groups() for run in runs), strict=True):
         with shielded():
             started = time.monotonic()
-            dropout.seed([run.begin_step() for run in runs])
+            seeds = [run.begin_step() for run in runs]
+            dropout.seed(seeds)
+            torch.manual_seed(seeds[0])  # for what draws otherwise than by dropout, if a model does
             losses, norms = step_together(runs, step, network, accelerator)
             seconds = (time.monotonic() - started) / len(runs)
             for i, (run, group) in enumerate(zip(runs, step, strict=True)):
@@ -117,7 +128,11 @@ def step_together(
     for number, batches in enumerate(zip(*step, strict=True)):
         rows = np.concatenate(batches)
         batch = collate(data.train, rows, data.pad_token_id, config.data.padding, config.data.max_length)
-        network.dropout.widths = [int(data.train.lengths[own].max()) for own in batches]
+        network.dropout.rows = len(rows)
+        network.dropout.widths = [
+            config.data.max_length if config.data.padding == "max_length" else int(data.train.lengths[own].max())
+            for own in batches
+        ]
         batch |= {"share": torch.tensor([of_run[number] for of_run in shares])}
         batch = to_device(batch, accelerator.device)
         share = batch.pop("share")
