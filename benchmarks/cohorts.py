@@ -52,14 +52,14 @@ class Sides:
         self.accelerator = make_accelerator(cells[0].config)
         tokenizer = load_tokenizer(cells[0].config.model)
 
-        def run_of(cell: Cell, together: bool) -> Run:
-            model = build_model(cell.config, tokenizer, together).to(self.accelerator.device)
+        def run_of(cell: Cell) -> Run:
+            # Both sides on one backbone: a run alone would find its weights in the caches too.
+            model = build_model(cell.config, tokenizer, shared=True).to(self.accelerator.device)
             run = Run(cell.config, model, data, folder, cell.sha, NullTracker())
             run.progress.step = run.total // 2  # a learning rate above zero
             return run
 
-        self.runs = [run_of(cell, False) for cell in cells]
-        self.members = [run_of(cell, True) for cell in cells]
+        self.runs, self.members = ([run_of(cell) for cell in cells] for _ in range(2))
         self.objectives = [Objective(run.config, run.model) for run in self.runs]
         self.dropout = RunDropout([(run.config.seed, 0.0) for run in self.members], self.accelerator.device)
         self.network = Network([run.model for run in self.members], self.dropout)

@@ -15,7 +15,7 @@ from statistics import median
 import pandas as pd
 import torch
 from cohorts import Sides, random_data
-from common import interleave, machine
+from common import interleave, machine, multiplied
 
 from mtlora.cells import compose_cell
 from mtlora.plan import matmul_rate
@@ -52,7 +52,8 @@ def main() -> None:
     for task in options.tasks:
         recipe = compose_cell(["model=roberta_base", f"task={task}", "profile=paper"]).config
         t, width = recipe.train, round(recipe.task.mean_tokens)
-        parameters = 12 * architecture["num_hidden_layers"] * architecture.get("hidden_size", 768) ** 2  # type: ignore[operator]
+        layers = architecture["num_hidden_layers"]
+        parameters = 12 * layers * architecture.get("hidden_size", 768) ** 2 * multiplied(layers)  # type: ignore[operator,arg-type]
         work = 4.0 * parameters * t.batch_size * width  # forward, and backward to the activations
         steps = t.epochs * recipe.task.sizes["train"] / t.batch_size * METHODS_AND_SEEDS
         row = {"task": task, "batch": f"{t.batch_size} x {width}"}
