@@ -306,7 +306,7 @@ def main() -> None:
     """Measure everything and print tables."""
     parser = argparse.ArgumentParser(description="Steps over the floor, and the memory of a step.")
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=6)
     options = parser.parse_args()
     set_fp32_matmul_precision("bf16" if onednn_is_fp32() else "ieee")
     batch, model = batch_of(16, 64), encoder(options.layers)
