@@ -185,7 +185,7 @@ def main() -> None:
         products, rate = seconds_of_products(folder, trained)
     parts = []
     for task in FOLDERS:
-        # The methods of one seed share head, batches and dropout: the seeds are what is independent. Both lists are by method, seed.
+        # By method, then seed; methods of one seed share head and batches: the seeds are what is independent.
         a, b = (np.reshape(side[task], (len(METHODS), len(SEEDS))).mean(0) for side in (mine, theirs))
         noise = np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
         parts.append(f"{task} {100 * a.mean():.1f} and {100 * b.mean():.1f} (standard error {100 * noise:.1f})")
