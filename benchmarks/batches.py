@@ -103,6 +103,8 @@ def main() -> None:
         "--data-root", type=Path, help="GLUE's files (default: built-in texts, whose lengths are not GLUE's)"
     )
     options = parser.parse_args()
+    if options.data_root is not None and not options.data_root.is_dir():
+        parser.error(f"--data-root {options.data_root} is not a folder: name the one that holds GLUE's files")
     with tempfile.TemporaryDirectory() as results:
         entries = [entry for task in GOALS for entry in measure(task, options.data_root, results)]
         publish(

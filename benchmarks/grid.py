@@ -169,6 +169,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's own process: the folder of the slices
     options = parser.parse_args()
+    if not options.data_root.is_dir():
+        parser.error(f"--data-root {options.data_root} is not a folder: name the one that holds GLUE's files")
     if options.peer:
         peer(options.peer)
         return
@@ -196,8 +198,8 @@ def main() -> None:
         "higher",
         4.0,
         "Trainer + PEFT, stock torch",
-        f"{seconds[0]:.0f} s and {seconds[1]:.0f} s, n = 1",
-        "mean accuracy: " + ", ".join(parts),
+        f"ours {seconds[0]:.0f} s, theirs {seconds[1]:.0f} s, n = 1",
+        "mean accuracy, ours and theirs: " + ", ".join(parts),
         why,
     )
     publish([entry], f"A grid of 3 tasks x 5 methods x 3 seeds, {options.rows} rows a task")
