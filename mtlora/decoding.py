@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftModel
 
@@ -76,7 +76,7 @@ def merged(model: PeftModel) -> Iterator[None]:
     try:
         for weight in weights:
             weight.data = weight.data.clone()
-        model.merge_adapter()
+        cast(Any, model).merge_adapter()
         yield
     finally:
         for weight, data in zip(weights, kept, strict=True):
