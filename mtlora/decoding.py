@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from peft import PeftModel
 
@@ -71,12 +71,12 @@ def decode(
 def merged(model: PeftModel) -> Iterator[None]:
     """Merge the adapter for a while. Afterwards the base weights, which other runs may share, are what they were bit for bit."""
     layers = [layer for layer in model.modules() if isinstance(layer, MTLoraLayer)]
-    weights = [layer.get_base_layer().weight for layer in layers]
+    weights: list[Any] = [layer.get_base_layer().weight for layer in layers]
     kept = [weight.data for weight in weights]
     try:
         for weight in weights:
             weight.data = weight.data.clone()
-        cast(Any, model).merge_adapter()
+        model.merge_adapter()
         yield
     finally:
         for weight, data in zip(weights, kept, strict=True):
