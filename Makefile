@@ -66,7 +66,7 @@ $(REPRODUCE): reproduce-%: $(STAMP)
 chaos: $(STAMP) ## kill sweeps, fill their disk, damage their files; check that no record is lost, duplicated or wrong
 	@$(BIN)/python benchmarks/chaos.py
 
-bench: $(STAMP) ## measure speed against named peers; data.root=DIR (GLUE's files) for real lengths and the grid; 15 to 25 minutes
+bench: $(STAMP) ## measure speed against named peers; data.root=DIR (GLUE's files) for real lengths and the grid; about 20 minutes
 	$(if $(data.root),@test -d '$(data.root)' || { echo "error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files"; exit 1; })
 	@$(BIN)/python benchmarks/steps.py
 	@$(BIN)/python benchmarks/cohorts.py

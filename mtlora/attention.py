@@ -17,7 +17,7 @@ def fastest_attention(device: torch.device) -> AbstractContextManager[Any]:
     """Return what to compute attention in on a device.
 
     PyTorch's fused kernel for the CPU multiplies small blocks, and through oneDNN each of those products is set up anew: it then
-    takes two to five times as long as two plain products (measured by benchmarks/steps.py).
+    takes four to six times as long as two plain products (measured by benchmarks/steps.py).
     """
     return ProductAttention() if device.type == "cpu" and fp32_matmul_precision() == "bf16" else nullcontext()
 

@@ -140,9 +140,8 @@ def drop_unread_tokens(backbone: PreTrainedModel) -> None:
     It saves the layer's output projection and feed-forward part, 9/12 of its products in both passes.
     """
     base: Any = backbone.base_model
-    if (
-        backbone.config.model_type in FIRST_TOKEN_HEADS and len(base.encoder.layer) > 1
-    ):  # DeBERTa's first layer has more behind it
+    # Not where the last layer is the first too, as DeBERTa may have a convolution behind that.
+    if backbone.config.model_type in FIRST_TOKEN_HEADS and len(base.encoder.layer) > 1:
         attention = base.encoder.layer[-1].attention
         attention.self.register_forward_hook(lambda module, args, output: (output[0][:, :1], *output[1:]))
         attention.output.register_forward_pre_hook(lambda module, args: (args[0], args[1][:, :1]))

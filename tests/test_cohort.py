@@ -280,6 +280,7 @@ def test_cohorts_are_bounded_shared_evenly_and_enough_for_the_children() -> None
     assert list(map(len, cohorts(cells, 8, 1))) == [6, 6, 6, 6], "of about one length"
     assert list(map(len, cohorts(cells, 25, 2))) == [6, 6, 6, 6], "every child gets a part of every group"
     assert list(map(len, cohorts(cells, 25, 6))) == [4] * 6, "of five runs at least, but so that no child is idle"
+    assert sorted(map(len, cohorts(cells[:10:2], 25, 4))) == [1, 1, 1, 2]
     assert list(map(len, cohorts(cells[:2], 25, 4))) == [1, 1]
     assert sum(map(len, cohorts(cells, 25, 7))) == len(cells)
 
@@ -287,13 +288,15 @@ def test_cohorts_are_bounded_shared_evenly_and_enough_for_the_children() -> None
 def test_attention_draws_the_masks_of_a_run_alone() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.double) for _ in range(3))
+    mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)
+    mask[1, ..., 3:] = False
     dropout = RunDropout([0], torch.device("cpu"))
     dropout.rows, dropout.widths = 2, [5]
     dropout.seed([7])
     with dropout:
-        ours = F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+        ours = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.5)
     torch.manual_seed(7)
-    assert torch.allclose(ours, F.scaled_dot_product_attention(q, k, v, dropout_p=0.5))
+    assert torch.allclose(ours, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.5))
 
 
 def test_a_state_cut_to_the_first_token_has_masks_of_its_own_width() -> None:

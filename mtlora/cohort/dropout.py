@@ -48,9 +48,8 @@ class RunDropout(TorchFunctionMode):
         runs = len(self.widths)
         rows = x.shape[0] // runs
         widest = max(self.widths)
-        wide = [
-            d for d in WIDE.get(x.dim(), ()) if x.shape[d] == widest
-        ]  # not where a layer goes on with the first token alone
+        # Not where a layer goes on with the first token alone.
+        wide = [d for d in WIDE.get(x.dim(), ()) if x.shape[d] == widest]
         noise = []
         for generator, run in zip(self.generators, self.first, strict=True):
             shape = [rows, *x.shape[1:]]
@@ -63,9 +62,8 @@ class RunDropout(TorchFunctionMode):
                 mask.fill_(1.0)
             pads = [(0, widest - shape[d] if d in wide else 0) for d in reversed(range(x.dim()))]
             noise.append(F.pad(mask, [side for pad in pads for side in pad]) if self.widths[run] < widest else mask)
-        factors = (
-            noise[0] if len(noise) == 1 else torch.stack(noise)[self.stream_of]
-        )  # of one stream: broadcast, not copied
+        # Masks of one stream are broadcast to its runs, not copied.
+        factors = noise[0] if len(noise) == 1 else torch.stack(noise)[self.stream_of]
         return (x.reshape(runs, rows, *x.shape[1:]) * factors).view(x.shape)
 
     def __torch_function__(
