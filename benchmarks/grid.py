@@ -22,7 +22,7 @@ import numpy as np
 from common import Entry, multiplied, publish
 
 from mtlora.cells import compose_cell
-from mtlora.compute import onednn_is_fp32, set_fp32_matmul_precision
+from mtlora.compute import use_fastest_products
 from mtlora.config import REPOSITORY
 from mtlora.plan import matmul_rate
 from mtlora.provenance import available_cores
@@ -73,13 +73,13 @@ def seconds_of_products(folder: Path, trained: int) -> tuple[float, float]:
     Of real tokens, without padding, attention and adapters: two operations per weight and token in each pass, and the part of the
     last layer that `drop_unread_tokens` leaves out is not counted.
     """
-    set_fp32_matmul_precision("bf16" if onednn_is_fp32() else "ieee")
     evaluated, weights = 0, 0.0
     for task in FOLDERS:
         cell = compose_cell(["model=minilm", f"task={task}", *overrides(folder)])
         _, data = load_data(cell)
         evaluated += sum(int(encoded.lengths.sum()) for encoded in data.evaluation.values()) * EPOCHS
         weights = cell.config.model.parameters * multiplied(layers=6)
+        use_fastest_products(cell.config)
     rate = max(matmul_rate()[0] for _ in range(5))
     return 2 * weights * (2 * trained + evaluated * len(METHODS) * len(SEEDS)) / rate, rate
 

@@ -25,7 +25,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     if config.compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device=cuda: this PyTorch sees no CUDA device: use compute.device=cpu or auto")
     torch.set_num_threads(config.compute.threads or threads_allowed())
-    set_fp32_matmul_precision("bf16" if onednn_wins(config) else "ieee")
+    use_fastest_products(config)
     AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "bf16" if config.train.precision == "bf16" else "no"
     return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu" or not torch.cuda.is_available())
@@ -38,13 +38,14 @@ def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
-def onednn_wins(config: RunConfig) -> bool:
-    """Tell whether fp32 products go through oneDNN instead of the default BLAS.
+def use_fastest_products(config: RunConfig) -> None:
+    """Choose the library of fp32 matrix products on the CPU for this process: oneDNN where that is permitted and exact.
 
     On CPUs without AMX the setting that permits bf16 only changes the library: oneDNN still multiplies in fp32, on AMD about
     twice as fast as MKL. On a CPU with AMX it would really round to bf16, so it is used only where it measures as fp32.
     """
-    return config.compute.cpu_gemm == "auto" and not torch.cuda.is_available() and onednn_is_fp32()
+    onednn = config.compute.cpu_gemm == "auto" and not torch.cuda.is_available() and onednn_is_fp32()
+    set_fp32_matmul_precision("bf16" if onednn else "ieee")
 
 
 @lru_cache(maxsize=1)

@@ -125,6 +125,9 @@ def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
         return Estimate(
             flops, tokens, seconds, f"from {len(timed)} finished run{'s' if len(timed) > 1 else ''}{_error_of(timed)}"
         )
+    from mtlora.compute import use_fastest_products  # imports accelerate, which takes seconds
+
+    use_fastest_products(cells[0].config)
     rate, used = matmul_rate()
     basis = f"a guess: {used:.0%} of this machine's matrix-product rate"
     return Estimate(flops, tokens, flops / (used * rate), basis, divisible=False)
@@ -190,7 +193,10 @@ def _wall_seconds(record: RunRecord) -> float:
 
 
 def matmul_rate() -> tuple[float, float]:
-    """Measure this machine's matrix-product rate (operations per second) and tell the share of it that a run reaches."""
+    """Measure this machine's matrix-product rate (operations per second) and tell the share of it that a run reaches.
+
+    On a CPU that of fp32, in the library that this process uses: see `compute.use_fastest_products`.
+    """
     import time
 
     import torch

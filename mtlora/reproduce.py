@@ -28,6 +28,7 @@ from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.files import is_held, require_writable, write_text
 from mtlora.interrupt import handle_signals
 from mtlora.plan import check_jobs, default_jobs, duration, show, state_of, statuses
+from mtlora.progress import PLAIN_SECONDS
 from mtlora.provenance import available_cores
 from mtlora.record import RECORD, RunRecord, record_status
 from mtlora.tables import write_tables
@@ -42,7 +43,6 @@ JOBS = {  # launcher -> the key that says how many runs, or cohorts of runs, the
     "ray": "hydra.launcher.ray.init.num_cpus",
 }
 PASSES = 3  # sweeps in succession that settle no cell; then the list of what is not done says why
-PLAIN_SECONDS = 30.0  # between two lines of progress where the output is not a terminal
 
 
 def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -> bool:
@@ -95,6 +95,7 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
             command.append(f"compute.threads={threads}")
     if jobs is not None and launcher in JOBS:
         command.append(f"{JOBS[launcher]}={jobs}")
+    monitor.console.print(f"{len(cells)} runs begin; log: {log_file}", markup=False, soft_wrap=True)
     with log_file.open("w", encoding="utf-8") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:

@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import Progress as ProgressBar
 
 from mtlora.backbones import load_tokenizer
 from mtlora.cells import Cell, digest
@@ -29,6 +27,7 @@ from mtlora.loop import Run, train
 from mtlora.metrics import METRICS, baseline, require_text_packages
 from mtlora.models import build_model, count_parameters, load_adapter_tensors, set_output_bias
 from mtlora.processes import is_first, rank, world_size
+from mtlora.progress import progress_bar
 from mtlora.provenance import now, peak_memory_bytes, provenance, reset_peak_memory
 from mtlora.record import RECORD, RunRecord, record_status, write_jsonl
 from mtlora.tasks.batches import sample_rows
@@ -376,12 +375,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception is the device's or the host's lack of memory."""
     host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return host or isinstance(error, (MemoryError, torch.OutOfMemoryError))
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Any]:
-    """Show the steps of a run on a terminal; elsewhere show nothing."""
-    console = Console(stderr=True)
-    with ProgressBar(console=console, disable=not console.is_terminal, transient=True) as bar:
-        line = bar.add_task(title, total=None)
-        yield lambda step, total: bar.update(line, completed=step, total=total)

@@ -146,6 +146,8 @@ def test_items_are_compared_by_sacrebleu(tmp_path: Path) -> None:
     assert randomisation_p(TEXTS["shim"], one_word, REFERENCES) == 1.0, (
         "one item that differs can be swapped in one way"
     )
+    junk = [["a b c", "d e f", "g h i"], ["j k l", "m n o", "p q r"]]
+    assert randomisation_p(*junk, [["s t u v w"]] * 3) == 1.0, "two systems of BLEU 0 do not differ"
     assert any(table.name == "dart-items" for table in all_tables(view))
 
 

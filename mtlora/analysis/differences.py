@@ -70,8 +70,8 @@ def _reach(heads: Sequence[Comparison]) -> list[str]:
     notes = []
     if few.difference and few.difference.attainable_p * few.family > ALPHA:
         notes.append(
-            f"{few.difference.pairs} pairs cannot decide: no p below {few.difference.attainable_p:.2g} is possible; after Holm "
-            f"over {few.family}, {pairs_needed(few.family)} pairs are the fewest that can be significant."
+            f"The number of pairs ({few.difference.pairs}) cannot decide: no p below {few.difference.attainable_p:.2g} is "
+            f"possible; after Holm over {few.family}, {pairs_needed(few.family)} pairs are the fewest that can be significant."
         )
     for c in found:
         if c.verdict == "undecided" and c.margin is not None:

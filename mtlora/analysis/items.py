@@ -78,13 +78,16 @@ def _compare(ours: list[tuple[Group, str]], theirs: list[tuple[Group, str]], sco
 def randomisation_p(base: list[str], other: list[str], references: Sequence[Sequence[str]]) -> float:
     """Return the two-sided p of two systems' BLEU on the same n items: items are swapped at random, with a fixed seed.
 
-    Of the 2^k ways to swap the k items that differ, two at least are as extreme as what was seen; sacrebleu counts only more
-    extreme ones, which would make equal systems look different.
+    sacrebleu counts only swaps that are more extreme than what was seen, and none is where both scores are 0: equal scores have
+    p = 1. Else, of the 2^k ways to swap the k items that differ, two at least are as extreme as what was seen.
     """
     from sacrebleu.significance import PairedTest
 
     metric = bleu_metric(references=reference_streams(references))
     systems: list[tuple[str, Sequence[str]]] = [("base", base), ("other", other)]
     _, scores = PairedTest(systems, {"BLEU": metric}, references=None, test_type="ar", n_samples=TRIALS)()
+    first, second = scores["BLEU"]
+    if first.score == second.score:  # type: ignore[union-attr]
+        return 1.0
     differing = sum(a != b for a, b in zip(base, other, strict=True))
-    return min(1.0, max(float(scores["BLEU"][1].p_value), 2.0 ** (1 - differing)))  # type: ignore[union-attr,arg-type]
+    return max(float(second.p_value), 2.0 ** (1 - differing))  # type: ignore[union-attr,arg-type]

@@ -121,8 +121,8 @@ def cost(view: View) -> TextTable | None:
     all_tasks = list(dict.fromkeys(cell.config.task.name for cell in view.plan.cells))
     over = "tasks" if len(tasks) == len(all_tasks) else ", ".join(task for task in all_tasks if task in tasks)
     text = (
-        f"means over {over} and seeds of the runs as they were made, maybe several at once: no benchmark; no speed or memory of "
-        "runs that trained in cohorts (LAUNCHER=local)"
+        f"means over {over} and seeds of the runs as they were made, maybe several at once: no benchmark; speed and memory "
+        "are of runs that trained alone (as with LAUNCHER=local), not in cohorts"
     )
     return text_table(
         f"{view.plan.name}-cost", f"{view.plan.experiment.title}: cost", text, row_labels(view.rows), body

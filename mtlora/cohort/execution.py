@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
@@ -20,9 +19,10 @@ from mtlora.errors import UserError
 from mtlora.evaluation import RunFailed
 from mtlora.loop import Run, train
 from mtlora.objectives import batch_loss
+from mtlora.progress import progress_bar
 from mtlora.provenance import reset_peak_memory
 from mtlora.record import RunRecord
-from mtlora.run import Prepared, begin, complete, end, execute, finished_record, owned, prepare, progress_bar
+from mtlora.run import Prepared, begin, complete, end, execute, finished_record, owned, prepare
 from mtlora.tasks.encoding import collate
 
 log = logging.getLogger(__name__)
@@ -112,9 +112,8 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
                 ready[cell.sha] = prepared
             except (RunFailed, UserError) as error:
                 finish(cell, record, error)
-        by_run = {id(prepared.run): prepared for prepared in ready.values()}
         try:
-            _train_groups(by_run, accelerator, finish)
+            _train_groups(list(ready.values()), accelerator, finish)
         except CohortUnsupported as unfit:
             log.info("%d runs train one after another: %s", len(ready), unfit)
             for prepared in list(ready.values()):
@@ -138,27 +137,29 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
             prepared.run.tracker.finish(False)
 
 
-def _train_groups(by_run: dict[int, Prepared], accelerator: Accelerator, finish: Finish) -> None:
+def _train_groups(members: Sequence[Prepared], accelerator: Accelerator, finish: Finish) -> None:
     """Train the runs in cohorts of as many as fit; those of one seed, which draw the same masks, stay together."""
-    runs = sorted((prepared.run for prepared in by_run.values()), key=lambda run: run.config.seed)
-    if not runs:
-        return
-    size = runs_that_fit(runs[0], accelerator)
+    if members:
+        in_order = sorted(members, key=lambda prepared: prepared.run.config.seed)
+        for part in parts(in_order, runs_that_fit(in_order[0].run, accelerator)):
+            _train_cohort(part, accelerator, finish)
+
+
+def _train_cohort(members: Sequence[Prepared], accelerator: Accelerator, finish: Finish) -> None:
+    runs = [prepared.run for prepared in members]
+    ids = [prepared.cell.run_id for prepared in members]
+    for run in runs:
+        name = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:12]
+        run.cohort = {"id": name, "runs": len(ids), "members": ids}
 
     def end_of(run: Run, error: Exception | None) -> None:
-        finish(by_run[id(run)].cell, by_run[id(run)].record, error)
+        prepared = members[runs.index(run)]
+        finish(prepared.cell, prepared.record, error)
 
-    for part in parts(runs, size):
-        name = _name(part, by_run)
-        for run in part:
-            run.cohort = name
-        with progress_bar(f"{len(part)} runs of {part[0].config.task.name}") as on_step:
-            train_together(part, accelerator, end_of, on_step)
-
-
-def _name(group: Sequence[Run], by_run: dict[int, Prepared]) -> dict[str, Any]:
-    members = [by_run[id(run)].cell.run_id for run in group]
-    return {"id": hashlib.sha256(" ".join(members).encode()).hexdigest()[:12], "runs": len(members), "members": members}
+    title = ids[0] if len(ids) == 1 else f"{len(ids)} runs of {members[0].cell.config.task.name} together"
+    log.info("training %s", title)
+    with progress_bar(title) as on_step:
+        train_together(runs, accelerator, end_of, on_step)
 
 
 def runs_that_fit(run: Run, accelerator: Accelerator) -> int:
