@@ -159,7 +159,7 @@ def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
 
 
 def measure(
-    title: str, sides: dict[str, nn.Module], batch: dict[str, Tensor], goal: float, repeats: int
+    title: str, sides: dict[str, nn.Module], batch: dict[str, Tensor], goal: float | None, repeats: int
 ) -> list[Entry]:
     """Time all sides against the floor; entries for ours, and without a goal for the peers."""
     seconds = interleave({name: step_of(model, batch) for name, model in sides.items()}, repeats)
@@ -182,7 +182,7 @@ def measure(
         entries.append(
             Entry(f"step, {title}, {name}", value, "lower", goal if layers else None, "floor", spread, equal, why)
         )
-    lora = f"{NAMES['none']}"
+    lora = NAMES["none"]
     for name in (NAMES[s] for s in STRUCTURES[1:] if NAMES[s] in sides):
         value, spread = ratio(seconds[name], seconds[lora])
         why = f"The ratio of single steps ranges over {spread}"
@@ -325,7 +325,7 @@ def main() -> None:
     """Measure everything and print tables."""
     parser = argparse.ArgumentParser(description="Steps over the floor, and the memory of a step.")
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--peak", help=argparse.SUPPRESS)  # the method of a process that measures its own memory
     options = parser.parse_args()
     set_fp32_matmul_precision("bf16" if onednn_is_fp32() else "ieee")
@@ -337,9 +337,10 @@ def main() -> None:
     for title, modules, goal in (("q and v", QV, 1.03), ("official sites", OFFICIAL, 1.05)):
         sides = {"floor": floor(model)} | {NAMES[s]: adapted(model, s, modules) for s in STRUCTURES}
         sides |= {"PEFT LoRA": peft_lora(model, modules), "loralib": loralib_lora(model, modules)}
-        if modules == QV:
-            sides["full fine-tuning"] = copy.deepcopy(model)
         entries += measure(title, sides, batch, goal, options.repeats)
+    # By itself: the memory that it takes and gives back would slow whatever comes next in the turns.
+    sides = {"floor": floor(model), "full fine-tuning": copy.deepcopy(model)}
+    entries += measure("all weights", sides, batch, None, options.repeats)
     causal, text = decoder(options.layers), batch_of(8, 64, causal=True)
     sides = {"floor": floor(causal)} | {
         NAMES[s]: adapted(causal, s, r".*\.c_attn", fused=True, r=4) for s in STRUCTURES
