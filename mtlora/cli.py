@@ -58,9 +58,17 @@ def configure_logging() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def experiment_parser(module: str, description: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with an argument in one line, as everything else does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a UserError instead of printing the usage."""
+        raise UserError(f"{message} ({self.prog} --help shows what is possible)")
+
+
+def experiment_parser(module: str, description: str) -> Parser:
     """Return a parser of EXPERIMENT and its overrides, which every command about an experiment takes."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser = Parser(prog=f"python -m {module}", description=description)
     parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
     parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
     return parser

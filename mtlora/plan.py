@@ -163,7 +163,7 @@ def _error_of(timed: Sequence[_Timed]) -> str:
     for i, run in enumerate(timed):
         others = [*timed[:i], *timed[i + 1 :]]
         errors.append(abs(_predict(run.cell, run.flops, others) / run.seconds - 1))
-    return f", of which each is predicted from the others to {median(errors):.0%} (median)"
+    return f"; a finished one, predicted from the others, is off by {median(errors):.0%} in the median"
 
 
 def _finished_runs(cells: Sequence[Cell]) -> list[_Timed]:

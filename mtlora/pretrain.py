@@ -121,7 +121,7 @@ def save(
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(prog="python -m mtlora.pretrain", description="Train the decoder gpt2_mini.")
+    parser = cli.Parser(prog="python -m mtlora.pretrain", description="Train the decoder gpt2_mini.")
     parser.add_argument("--out", required=True, help="folder for weights, tokenizer and README")
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--batch", type=int, default=8, help="rows of 512 tokens per step")

@@ -66,7 +66,7 @@ def groups_of(config: RunConfig) -> list[Group]:
 
 def parse() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m mtlora.score", description="Score texts for DART, WebNLG or E2E.")
+    parser = cli.Parser(prog="python -m mtlora.score", description="Score texts for DART, WebNLG or E2E.")
     parser.add_argument("task", choices=["dart", "webnlg", "e2e"])
     parser.add_argument("predictions", nargs="?", type=Path, help="one text a line, or a run's predictions.jsonl")
     parser.add_argument("--data-root", help="folder with the task's files (data.source=local)")

@@ -186,6 +186,14 @@ def test_interruption_and_bugs_are_told_apart(capsys: pytest.CaptureFixture[str]
         cli.run(bug)
 
 
+def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli.experiment_parser("mtlora.reproduce", "")
+    parser.add_argument("--jobs", type=int)
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda: print(parser.parse_intermixed_args(["glue", "--jobs", "x"])))
+    assert "--jobs" in check_error_line(exit_.value.code, capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("more", "part"),
     [
