@@ -68,6 +68,7 @@ chaos: $(STAMP) ## kill sweeps, fill their disk, damage their files; check that 
 
 bench: $(STAMP) ## measure speed against named peers; data.root=DIR (GLUE's files) for real lengths and the grid; about 20 minutes
 	$(if $(data.root),@test -d '$(data.root)' || { echo "error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files"; exit 1; })
+	@rm -f results/benchmarks/summary.json
 	@$(BIN)/python benchmarks/steps.py
 	@$(BIN)/python benchmarks/cohorts.py
 	@$(BIN)/python benchmarks/decode.py

@@ -109,7 +109,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         {
             "what": row["name"],
             "against": row["against"],
-            "ratio": f"{row['ratio']:.2f}",
+            "ratio": f"{row['ratio']:.3f}",  # two digits would show what just misses a goal as the goal
             "better": row["better"],
             "range": row["spread"],
             "goal": "" if row["goal"] is None else f"{sign[row['better']]} {row['goal']:g}",

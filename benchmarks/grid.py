@@ -23,7 +23,6 @@ import pandas as pd
 from common import Entry, multiplied, publish
 
 from mtlora.cells import compose_cell
-from mtlora.compute import use_fastest_products
 from mtlora.config import REPOSITORY
 from mtlora.plan import matmul_rate
 from mtlora.provenance import available_cores
@@ -86,8 +85,7 @@ def seconds_of_products(folder: Path, trained: int, runs: int) -> tuple[float, f
         _, data = load_data(cell)
         evaluated += sum(int(encoded.lengths.sum()) for encoded in data.evaluation.values()) * EPOCHS
         weights = cell.config.model.parameters * multiplied(layers=6)
-        use_fastest_products(cell.config)
-    rate = max(matmul_rate()[0] for _ in range(5))
+    rate = max(matmul_rate(cell.config)[0] for _ in range(5))
     return 2 * weights * (2 * trained + evaluated * runs) / rate, rate
 
 
@@ -179,6 +177,8 @@ def main() -> None:
     options = parser.parse_args()
     if not options.data_root.is_dir():
         parser.error(f"--data-root {options.data_root} is not a folder: name the one that holds GLUE's files")
+    if options.seeds < 2:
+        parser.error("--seeds must be at least 2: the standard error is that between seeds")
     if options.peer:
         peer(options.peer, options.methods, options.seeds)
         return
@@ -203,7 +203,7 @@ def main() -> None:
     print(pd.DataFrame(by_method, index=options.methods).round(1).to_markdown())
     why = f"The goal is {seconds[1] / 4:.0f} s; the products alone take {products:.0f} s at this CPU's {rate / 1e9:.0f} GFLOP/s"
     entry = Entry(
-        f"grid of {len(FOLDERS) * len(options.methods) * options.seeds} runs, command to table",
+        f"grid of {len(FOLDERS)} tasks x {len(options.methods)} methods x {options.seeds} seeds, {options.rows} rows a task",
         seconds[1] / seconds[0],
         "higher",
         4.0,
@@ -212,7 +212,7 @@ def main() -> None:
         "mean accuracy, ours and theirs: " + ", ".join(parts),
         why,
     )
-    publish([entry], f"{entry.name}, {options.seeds} seeds, {options.rows} rows a task")
+    publish([entry], "A grid, from the command to the table")
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def measure(
     """Time all sides against the floor; entries for ours, and without a goal for the peers."""
     seconds = interleave({name: step_of(model, batch) for name, model in sides.items()}, repeats)
     entries = []
-    thin, large = (rate_of(rank) / 1e9 for rank in (8, 768))
+    thin, large = (rate_of(rank) / 1e9 for rank in (8, 768)) if goal else (0.0, 0.0)
     for name, model in sides.items():
         if name == "floor":
             continue

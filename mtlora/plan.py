@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mtlora import cli
 from mtlora.cells import Cell, metric_values
+from mtlora.config import RunConfig
 from mtlora.errors import UserError
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.files import is_held
@@ -125,10 +126,7 @@ def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
         return Estimate(
             flops, tokens, seconds, f"from {len(timed)} finished run{'s' if len(timed) > 1 else ''}{_error_of(timed)}"
         )
-    from mtlora.compute import use_fastest_products  # imports accelerate, which takes seconds
-
-    use_fastest_products(cells[0].config)
-    rate, used = matmul_rate()
+    rate, used = matmul_rate(cells[0].config)
     basis = f"a guess: {used:.0%} of this machine's matrix-product rate"
     return Estimate(flops, tokens, flops / (used * rate), basis, divisible=False)
 
@@ -192,15 +190,18 @@ def _wall_seconds(record: RunRecord) -> float:
     return max((ended - started).total_seconds(), trained)
 
 
-def matmul_rate() -> tuple[float, float]:
-    """Measure this machine's matrix-product rate (operations per second) and tell the share of it that a run reaches.
+def matmul_rate(config: RunConfig) -> tuple[float, float]:
+    """Measure the rate of matrix products (operations per second) that a run finds here; tell the share of it that it reaches.
 
-    On a CPU that of fp32, in the library that this process uses: see `compute.use_fastest_products`.
+    On a CPU that of fp32, through the library that the run would choose; this process uses it from now on.
     """
     import time
 
     import torch
 
+    from mtlora.compute import use_fastest_products
+
+    use_fastest_products(config)
     cuda = torch.cuda.is_available()
     n, kind, device = (8192, torch.bfloat16, "cuda") if cuda else (1024, torch.float32, "cpu")
     a = torch.ones(n, n, dtype=kind, device=device)

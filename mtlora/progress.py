@@ -8,26 +8,31 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress
 
+from mtlora.processes import is_first
+
 PLAIN_SECONDS = 30.0  # between two lines
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows (steps done, steps in all) of the work called `title`."""
+def show_progress(title: str, unit: str = "steps") -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows (units done, units in all) of the work called `title`; of a run's processes the first does."""
     console = Console(stderr=True)
-    spoken = time.monotonic()
+    logged = time.monotonic()
 
-    def say(step: int, total: int) -> None:
-        nonlocal spoken
-        if time.monotonic() - spoken > PLAIN_SECONDS:
-            spoken = time.monotonic()
-            log.info("%s: %d of %d", title, step, total)
+    def line(done: int, total: int) -> None:
+        nonlocal logged
+        now = time.monotonic()
+        if now - logged > PLAIN_SECONDS:
+            logged = now
+            log.info("%s: %d of %d %s", title, done, total, unit)
 
-    if not console.is_terminal:
-        yield say
-        return
-    with Progress(console=console, transient=True) as bar:
-        line = bar.add_task(title, total=None)
-        yield lambda step, total: bar.update(line, completed=step, total=total)
+    if not is_first():
+        yield lambda done, total: None
+    elif not console.is_terminal:
+        yield line
+    else:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)

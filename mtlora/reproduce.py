@@ -95,7 +95,9 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
             command.append(f"compute.threads={threads}")
     if jobs is not None and launcher in JOBS:
         command.append(f"{JOBS[launcher]}={jobs}")
-    monitor.console.print(f"{len(cells)} runs begin; log: {log_file}", markup=False, soft_wrap=True)
+    monitor.console.print(
+        f"sweep of {len(cells)} cell{'s' * (len(cells) != 1)}; log: {log_file}", markup=False, soft_wrap=True
+    )
     with log_file.open("w", encoding="utf-8") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:

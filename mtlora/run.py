@@ -27,7 +27,7 @@ from mtlora.loop import Run, train
 from mtlora.metrics import METRICS, baseline, require_text_packages
 from mtlora.models import build_model, count_parameters, load_adapter_tensors, set_output_bias
 from mtlora.processes import is_first, rank, world_size
-from mtlora.progress import progress_bar
+from mtlora.progress import show_progress
 from mtlora.provenance import now, peak_memory_bytes, provenance, reset_peak_memory
 from mtlora.record import RECORD, RunRecord, record_status, write_jsonl
 from mtlora.tasks.batches import sample_rows
@@ -199,7 +199,7 @@ def _train(cell: Cell, record: RunRecord) -> None:
     prepared = prepare(cell, record, accelerator)
     finished = False
     try:
-        with progress_bar(cell.run_id) as on_step:
+        with show_progress(cell.run_id) as on_step:
             train(prepared.run, accelerator, on_step)
         complete(prepared, accelerator)
         finished = True
@@ -237,7 +237,7 @@ def _decode_and_score(
 
     config = cell.config
     started = time.monotonic()
-    with progress_bar(f"{cell.run_id} decoding") as on_progress:
+    with show_progress(f"{cell.run_id}, decoding", "texts") as on_progress:
         texts = decode(config, model, tokenizer, [group.context for group in groups], on_progress)
     cost["decode_seconds"] = time.monotonic() - started
     if not is_first():

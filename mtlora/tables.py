@@ -57,7 +57,7 @@ def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
     return [e.name for e in experiments if profile in e.profiles and tasks <= {c.task for c in e.columns}]
 
 
-def parser(module: str, description: str) -> argparse.ArgumentParser:
+def parser(module: str, description: str) -> cli.Parser:
     """Return a parser of what the commands that read records share."""
     made = cli.experiment_parser(module, description)
     made.add_argument("--runs", type=Path, help="a runs folder or a records.jsonl (default: RESULTS/runs)")

@@ -3,14 +3,19 @@
 import logging
 
 import pytest
+from rich.console import Console
 
 from mtlora import progress
 
 
-def test_lines_are_rare(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with caplog.at_level(logging.INFO), progress.progress_bar("rte") as on_step:
-        for step in range(1, 5):  # the clock goes on by 20 s a step, and by 20 s with each line
-            on_step(step, 40)
-    assert [record.message for record in caplog.records] == ["rte: 2 of 40", "rte: 4 of 40"]
+@pytest.mark.parametrize(("seconds", "rank", "lines"), [(-1.0, "0", 2), (1e9, "0", 0), (-1.0, "1", 0)])
+def test_lines(
+    seconds: float, rank: str, lines: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", seconds)
+    monkeypatch.setattr(Console, "is_terminal", False)
+    monkeypatch.setenv("RANK", rank)
+    with caplog.at_level(logging.INFO), progress.show_progress("rte") as on_step:
+        on_step(1, 40)
+        on_step(2, 40)
+    assert [record.message for record in caplog.records] == ["rte: 1 of 40 steps", "rte: 2 of 40 steps"][:lines]

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from mtlora import reproduce
 from mtlora.cells import Cell
+from mtlora.compute import fp32_matmul_precision, onednn_is_fp32
 from mtlora.experiment import Plan, load_experiment, make_plan
 from mtlora.files import only_process
 from mtlora.plan import commands, duration, estimate, show, statuses
@@ -232,6 +233,13 @@ def test_estimate_states_its_error(tmp_path: Path) -> None:
     # from the others: (20 + 30) / 2 for 10, (10 + 30) / 2 for 20, (10 + 20) / 2 for 30: off by 150%, 0% and 50%
     basis = estimate(plan.cells[3:], plan.cells).basis
     assert basis == "from 3 finished runs; a finished one, predicted from the others, is off by 50% in the median"
+
+
+def test_guess_is_of_the_library_that_runs_use(tmp_path: Path) -> None:
+    for choice, expected in (("stock", "ieee"), ("auto", "bf16" if onednn_is_fp32() else "ieee")):
+        cells = plan_of(*SHORT, "task=rte", f"compute.cpu_gemm={choice}", f"results={tmp_path}").cells
+        assert estimate(cells).basis.startswith("a guess")
+        assert fp32_matmul_precision() == expected
 
 
 def test_runs_of_other_settings_are_stale_and_no_measure(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def items(view: View) -> TextTable | None:
             for c in cells
         ]
     text = (
-        f"BLEU on {frame['split'].iloc[0]}, {frame['items'].iloc[0]} items; p of sacrebleu's paired approximate "
+        f"BLEU on {frame['split'].iloc[0]}, {frame['items'].iloc[0]} items; p of paired approximate "
         f"randomisation, {TRIALS} trials: whether these two models differ on such texts, not whether the methods do; "
         "not corrected"
     )

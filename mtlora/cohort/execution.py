@@ -19,7 +19,7 @@ from mtlora.errors import UserError
 from mtlora.evaluation import RunFailed
 from mtlora.loop import Run, train
 from mtlora.objectives import batch_loss
-from mtlora.progress import progress_bar
+from mtlora.progress import show_progress
 from mtlora.provenance import reset_peak_memory
 from mtlora.record import RunRecord
 from mtlora.run import Prepared, begin, complete, end, execute, finished_record, owned, prepare
@@ -120,7 +120,8 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
                 prepared.run.cohort = None
                 failure: Exception | None = None
                 try:
-                    train(prepared.run, accelerator)
+                    with show_progress(prepared.cell.run_id) as on_step:
+                        train(prepared.run, accelerator, on_step)
                 except (RunFailed, UserError) as error:
                     failure = error
                 finish(prepared.cell, prepared.record, failure)
@@ -148,9 +149,9 @@ def _train_groups(members: Sequence[Prepared], accelerator: Accelerator, finish:
 def _train_cohort(members: Sequence[Prepared], accelerator: Accelerator, finish: Finish) -> None:
     runs = [prepared.run for prepared in members]
     ids = [prepared.cell.run_id for prepared in members]
+    cohort = {"id": hashlib.sha256(" ".join(ids).encode()).hexdigest()[:12], "runs": len(ids), "members": ids}
     for run in runs:
-        name = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:12]
-        run.cohort = {"id": name, "runs": len(ids), "members": ids}
+        run.cohort = cohort
 
     def end_of(run: Run, error: Exception | None) -> None:
         prepared = members[runs.index(run)]
@@ -158,7 +159,7 @@ def _train_cohort(members: Sequence[Prepared], accelerator: Accelerator, finish:
 
     title = ids[0] if len(ids) == 1 else f"{len(ids)} runs of {members[0].cell.config.task.name} together"
     log.info("training %s", title)
-    with progress_bar(title) as on_step:
+    with show_progress(title) as on_step:
         train_together(runs, accelerator, end_of, on_step)
 
 
