@@ -156,7 +156,7 @@ def test_runs_of_other_lengths_leave_when_they_end(tmp_path: Path) -> None:
 def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = members(tmp_path)[:3]
     with monkeypatch.context() as patch:
-        stop_at(patch, 5, KeyboardInterrupt(), "mtlora.cohort.execution.progress_bar")
+        stop_at(patch, 5, KeyboardInterrupt(), "mtlora.cohort.execution.show_progress")
         with pytest.raises(KeyboardInterrupt):
             execute_together(cells)
     for cell in cells:

@@ -47,7 +47,7 @@ def test_stopped_run_goes_on_with_the_same_numbers(
 
     done = []
     with monkeypatch.context() as patch:
-        patch.setattr("mtlora.run.progress_bar", lambda title: _Bar(done))
+        patch.setattr("mtlora.run.show_progress", lambda title: _Bar(done))
         assert execute(cell).status == "success"
     assert len(done) == 12 - step, "it must go on from the checkpoint, not from the beginning"
     assert_same_outcome(cell.folder, uninterrupted)

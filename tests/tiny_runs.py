@@ -59,7 +59,7 @@ def record_of(cell: Cell) -> RunRecord:
 
 
 def stop_at(
-    monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException, where: str = "mtlora.run.progress_bar"
+    monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException, where: str = "mtlora.run.show_progress"
 ) -> None:
     """Make the next runs raise `error` after an optimizer step."""
 
