@@ -139,9 +139,7 @@ def test_items_are_compared_by_sacrebleu(tmp_path: Path) -> None:
     systems = [("lora", TEXTS["none"]), ("shim", TEXTS["shim"])]
     _, scores = PairedTest(systems, {"BLEU": metric}, None, "ar", n_samples=2000)()
     assert problems == []
-    assert frame["p"].item() == pytest.approx(
-        scores["BLEU"][1].p_value, abs=0.05
-    )  # four standard errors of 2,000 trials
+    assert frame["p"].tolist() == [scores["BLEU"][1].p_value]
     assert 0 < frame["p"].item() < 1
     assert randomisation_p(TEXTS["shim"], TEXTS["shim"], REFERENCES) == 1.0
     one_word = ["the place", *TEXTS["shim"][1:]]

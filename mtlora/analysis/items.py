@@ -84,7 +84,7 @@ def randomisation_p(base: list[str], other: list[str], references: Sequence[Sequ
     """
     metric, streams = bleu_metric(), reference_streams(references)
     a, b = (np.array(metric._extract_corpus_statistics(texts, streams)) for texts in (base, other))  # (n, counts)
-    swapped = np.random.default_rng(0).random((TRIALS, len(a))) < 0.5
+    swapped = np.random.default_rng(12345).integers(2, size=(TRIALS, len(a)), dtype=bool)  # as sacrebleu
     changes = swapped @ (b - a)  # (trials, counts)
 
     def bleu(counts: np.ndarray) -> float:
