@@ -64,16 +64,16 @@ $(REPRODUCE): reproduce-%: $(STAMP)
 	@$(BIN)/python -m mtlora.reproduce $* $(OVERRIDES) $(SCALE)
 
 chaos: $(STAMP) ## kill sweeps, fill their disk, damage their files; check that no record is lost, duplicated or wrong
-	@$(BIN)/python benchmarks/chaos.py
+	@$(BIN)/python tools/benchmarks/chaos.py
 
 bench: $(STAMP) ## measure speed against named peers; data.root=DIR (GLUE's files) for real lengths and the grid; about 20 minutes
 	$(if $(data.root),@test -d '$(data.root)' || { echo "error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files"; exit 1; })
 	@rm -f results/benchmarks/summary.json
-	@$(BIN)/python benchmarks/steps.py
-	@$(BIN)/python benchmarks/cohorts.py
-	@$(BIN)/python benchmarks/decode.py
-	@$(BIN)/python benchmarks/batches.py $(if $(data.root),--data-root '$(data.root)')
-	$(if $(data.root),@$(BIN)/python benchmarks/grid.py --data-root '$(data.root)')
+	@$(BIN)/python tools/benchmarks/steps.py
+	@$(BIN)/python tools/benchmarks/cohorts.py
+	@$(BIN)/python tools/benchmarks/decode.py
+	@$(BIN)/python tools/benchmarks/batches.py $(if $(data.root),--data-root '$(data.root)')
+	$(if $(data.root),@$(BIN)/python tools/benchmarks/grid.py --data-root '$(data.root)')
 
 plan: $(STAMP) ## show what reproduce-SUITE would still run, and how long it takes (SUITE=glue, dart, ...)
 	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES) $(if $(JOBS),--jobs $(JOBS))
@@ -85,7 +85,7 @@ report: $(STAMP) ## write results/report.html (verdicts, tables, figures) from t
 	@$(BIN)/python -m mtlora.report $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
 
 calibration: $(STAMP) ## measure size and coverage of the statistics on 10,000 simulated comparisons
-	@$(BIN)/python benchmarks/calibration.py
+	@$(BIN)/python tools/benchmarks/calibration.py
 
 download: $(STAMP) ## fetch the data of SUITE and the model of a profile ahead, for machines without network
-	@$(BIN)/python -m mtlora.download $(or $(SUITE),glue) $(OVERRIDES)
+	@$(BIN)/python -m mtlora.plan.download $(or $(SUITE),glue) $(OVERRIDES)

@@ -18,21 +18,24 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mtlora import cli
-from mtlora.analysis.evidence import load_evidence
-from mtlora.analysis.view import View
-from mtlora.cells import Cell
-from mtlora.config import CONF
-from mtlora.errors import UserError
-from mtlora.experiment import Plan, load_experiment, make_plan
-from mtlora.files import is_held, require_writable, write_text
-from mtlora.interrupt import handle_signals
-from mtlora.plan import check_jobs, default_jobs, duration, show, state_of, statuses
-from mtlora.progress import PLAIN_SECONDS
-from mtlora.provenance import available_cores
-from mtlora.record import RECORD, RunRecord, record_status
-from mtlora.tables import write_tables
-from mtlora.worker import SECONDS_TO_SAVE
+from mtlora.base import cli
+from mtlora.base.cpu import available_cores
+from mtlora.base.errors import UserError
+from mtlora.base.files import is_held, require_writable, write_text
+from mtlora.base.interrupt import handle_signals
+from mtlora.base.paths import CONF
+from mtlora.base.progress import PLAIN_SECONDS
+from mtlora.plan.cell import Cell
+from mtlora.plan.estimate import duration
+from mtlora.plan.experiment import load_experiment
+from mtlora.plan.grid import Plan, make_plan
+from mtlora.plan.show import check_jobs, default_jobs, show
+from mtlora.plan.status import state_of, statuses
+from mtlora.records.record import RECORD, RunRecord, record_status
+from mtlora.tables.evidence import load_evidence
+from mtlora.tables.view import View
+from mtlora.tables.write import write_tables
+from mtlora.train.worker import SECONDS_TO_SAVE
 
 LOCAL = ("cohort", "local", "joblib")
 JOBS = {  # launcher -> the key that says how many runs, or cohorts of runs, there are at a time

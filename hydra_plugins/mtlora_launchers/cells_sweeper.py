@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
-from mtlora.interrupt import handle_signals
+from mtlora.base.interrupt import handle_signals
 
 log = logging.getLogger("mtlora")
 

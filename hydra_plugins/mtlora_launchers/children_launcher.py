@@ -12,15 +12,15 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from mtlora import cli
-from mtlora.cells import Cell, cell_of
-from mtlora.cohort.grouping import cohorts
-from mtlora.errors import UserError
-from mtlora.interrupt import handle_signals
-from mtlora.provenance import threads_allowed
-from mtlora.train import report
-from mtlora.validation import to_run_config
-from mtlora.worker import Answer, train_in_children
+from mtlora.base import cli
+from mtlora.base.cpu import threads_allowed
+from mtlora.base.errors import UserError
+from mtlora.base.interrupt import handle_signals
+from mtlora.config.checks import to_run_config
+from mtlora.plan.cell import Cell, cell_of
+from mtlora.train.cohort.grouping import cohorts
+from mtlora.train.command import report
+from mtlora.train.worker import Answer, train_in_children
 
 log = logging.getLogger("mtlora")
 

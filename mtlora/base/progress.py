@@ -1,0 +1,38 @@
+"""The progress of long work: a bar on a terminal, now and then a line elsewhere."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress
+
+from mtlora.base.processes import is_first
+
+PLAIN_SECONDS = 30.0  # between two lines
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def show_progress(title: str, unit: str = "steps") -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows (units done, units in all) of the work called `title`; of a run's processes the first does."""
+    console = Console(stderr=True)
+    logged = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal logged
+        now = time.monotonic()
+        if now - logged > PLAIN_SECONDS:
+            logged = now
+            log.info("%s: %d of %d %s", title, done, total, unit)
+
+    if not is_first():
+        yield lambda done, total: None
+    elif not console.is_terminal:
+        yield line
+    else:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,1 @@
+"""A task's rows: where they come from, how they are tokenised, how they become batches."""

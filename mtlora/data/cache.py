@@ -1,0 +1,50 @@
+"""Parquet files that all runs share: written atomically, read with checksums."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from mtlora.base.files import replacing
+
+log = logging.getLogger(__name__)
+
+
+def cache_key(*parts: Any) -> str:
+    """Return 24 hexadecimal digits that stand for `parts` (JSON values), the same in every process."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def store_table(table: Any, path: Path) -> None:
+    """Write a pyarrow table so that other processes, which may write it too, see either nothing or the whole file.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    with replacing(path, "choose another results folder") as stream:
+        pq.write_table(table, stream, write_page_checksum=True)
+
+
+def load_table(path: Path, schema: Any) -> Any:
+    """Read a pyarrow table written by `store_table`; None, after a warning, if it is damaged: the caller makes it again.
+
+    Damaged means that page checksums are wrong, or that the columns are not those of `schema`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        return None
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        table.validate(full=True)
+        readable = table.schema.equals(schema)
+    except (OSError, ValueError, pa.ArrowException):  # ValueError: damaged column names
+        readable = False
+    if not readable:
+        log.warning("the cache file %s is corrupt: it is made again from the data", path)
+        return None
+    return table

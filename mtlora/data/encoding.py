@@ -1,0 +1,190 @@
+"""Tokenised data: computed once per (data, tokenizer, length), kept on disk, shared by all runs."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mtlora.base.errors import UserError
+from mtlora.config.schema import TaskConfig
+from mtlora.data.cache import cache_key, load_table, store_table
+from mtlora.data.prompting import encode_pairs
+
+if TYPE_CHECKING:
+    import datasets
+    import torch
+
+FORMAT_VERSION = 1  # of the cached files: raise it when encoding or layout changes
+CHUNK = 1000  # examples tokenised in one call
+PROGRESS_FROM = 20_000  # examples from which progress is shown (a few seconds)
+
+
+@dataclass
+class Encoded:
+    """A tokenised split of n examples as flat arrays; example i is `input_ids[offsets[i]:offsets[i + 1]]`."""
+
+    input_ids: np.ndarray  # (tokens,) int32
+    token_type_ids: np.ndarray | None  # (tokens,) int8, for models that tell the two texts of a pair apart
+    offsets: np.ndarray  # (n + 1,) int64
+    labels: np.ndarray  # (n,) int64 class indices, float32 scores, or int64 lengths of the prompts (generation)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per example, (n,) int64, special tokens included."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def encode(
+    dataset: "datasets.Dataset", task: TaskConfig, tokenizer: Any, max_length: int, cache: Path, source_key: str
+) -> Encoded:
+    """Tokenise a split, or read it from the cache if an earlier run did.
+
+    Args:
+        dataset: a split from `load_split` (its `split` name is part of the cache key).
+        task: says which columns are encoded, one or two, in which order.
+        tokenizer: a fast Hugging Face tokenizer.
+        max_length: tokens per example, special tokens included; of a pair the longer text is cut first.
+        cache: the folder shared by all runs.
+        source_key: the content hash of the data (`fingerprint` or `split_fingerprint`).
+
+    Raises:
+        UserError: the cache cannot be written, or the tokenizer is not a fast one.
+        ValueError: the dataset is a selection, which the key cannot tell from the whole split.
+    """
+    if dataset._indices is not None:
+        raise ValueError("encode takes a whole split: select examples by their index afterwards")
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"{type(tokenizer).__name__} has no fast version: choose a model with a tokenizer.json")
+    split = str(dataset.split)
+    key = cache_key(
+        FORMAT_VERSION,
+        source_key,
+        split,
+        len(dataset),
+        task.text_columns,
+        task.labels,
+        tokenizer_digest(tokenizer),
+        max_length,
+        *([task.lower_relation] if task.kind == "generation" else []),
+    )
+    path = cache / "tokens" / f"{task.name}-{split}-{key}.parquet"
+    typed = "token_type_ids" in tokenizer.model_input_names and task.kind != "generation"
+    table = load_table(path, _schema(task, typed))
+    if table is None:
+        table = _tokenise(dataset, task, tokenizer, max_length, typed)
+        store_table(table, path)
+    return _from_table(table, typed)
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return a hash of everything that decides a fast tokenizer's output, but not of where it was loaded from."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    # What the last call happened to ask for; it would make the key depend on history.
+    del state["truncation"], state["padding"]
+    parts = [state, sorted(tokenizer.model_input_names), tokenizer.truncation_side]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def collate(
+    encoded: Encoded, indices: np.ndarray, pad_token_id: int, padding: str, max_length: int, multiple: int = 1
+) -> dict[str, "torch.Tensor"]:
+    """Return the examples `indices` as one right-padded batch of shape (batch, width).
+
+    Args:
+        encoded: the tokenised split.
+        indices: (batch,) positions in the split.
+        pad_token_id: fills `input_ids` behind an example's end.
+        padding: `longest`: the width of the longest example, rounded up to `multiple`; `max_length`: always that.
+        max_length: the greatest width, whatever `multiple` says.
+        multiple: some accelerators prefer widths of 8.
+
+    Returns:
+        `input_ids`, `attention_mask` and, for models that use them, `token_type_ids`, int64 (batch, width);
+        `labels` (batch,).
+    """
+    import torch
+
+    lengths = encoded.offsets[indices + 1] - encoded.offsets[indices]
+    longest = int(lengths.max())
+    width = max_length if padding == "max_length" else max(longest, min(-(-longest // multiple) * multiple, max_length))
+    mask = np.arange(width) < lengths[:, None]  # (batch, width)
+    # Position in the flat arrays of every real token, in the order in which the mask lists them.
+    flat = (encoded.offsets[indices][:, None] + np.arange(width))[mask]
+    batch = {"input_ids": np.full(mask.shape, pad_token_id, dtype=np.int64), "attention_mask": mask.astype(np.int64)}
+    batch["input_ids"][mask] = encoded.input_ids[flat]
+    if encoded.token_type_ids is not None:
+        batch["token_type_ids"] = np.zeros(mask.shape, dtype=np.int64)
+        batch["token_type_ids"][mask] = encoded.token_type_ids[flat]
+    return {name: torch.from_numpy(array) for name, array in (batch | {"labels": encoded.labels[indices]}).items()}
+
+
+def _tokenise(dataset: "datasets.Dataset", task: TaskConfig, tokenizer: Any, max_length: int, typed: bool) -> Any:
+    import pyarrow as pa
+
+    lengths: list[int] = []
+    labels: list[int | float] = []
+    columns: dict[str, list[np.ndarray]] = {"input_ids": []}
+    if typed:
+        columns["token_type_ids"] = []
+    for start in _progress(range(0, len(dataset), CHUNK), f"tokenising {task.name}", len(dataset)):
+        rows = dataset[start : start + CHUNK]
+        if task.kind == "generation":
+            ids, prompts = encode_pairs(rows["context"], rows["text"], tokenizer, max_length)
+            encoding: Any = {"input_ids": ids}
+        else:
+            encoding = tokenizer(
+                *(rows[name] for name in task.text_columns),
+                truncation="longest_first",
+                max_length=max_length,
+                return_attention_mask=False,
+                return_token_type_ids=typed,
+            )
+        labels += prompts if task.kind == "generation" else rows["label"]
+        lengths += map(len, encoding["input_ids"])
+        for name, chunks in columns.items():
+            kind = np.int32 if name == "input_ids" else np.int8
+            chunks.append(np.concatenate([np.asarray(ids, dtype=kind) for ids in encoding[name]]))
+    offsets = pa.array(np.cumsum([0, *lengths]))
+    table: dict[str, Any] = {
+        name: pa.LargeListArray.from_arrays(offsets, np.concatenate(chunks)) for name, chunks in columns.items()
+    }
+    return pa.table(table | {"label": labels}, schema=_schema(task, typed))
+
+
+def _schema(task: TaskConfig, typed: bool) -> Any:
+    import pyarrow as pa
+
+    fields = [("input_ids", pa.large_list(pa.int32()))]
+    if typed:
+        fields.append(("token_type_ids", pa.large_list(pa.int8())))
+    return pa.schema([*fields, ("label", pa.float32() if task.kind == "regression" else pa.int64())])
+
+
+def _from_table(table: Any, typed: bool) -> Encoded:
+    import pyarrow as pa
+
+    columns = {name: pa.concat_arrays(table[name].chunks) for name in table.column_names}
+    return Encoded(
+        input_ids=columns["input_ids"].flatten().to_numpy(),
+        token_type_ids=columns["token_type_ids"].flatten().to_numpy() if typed else None,
+        offsets=columns["input_ids"].offsets.to_numpy(),
+        labels=columns["label"].to_numpy(),
+    )
+
+
+def _progress(starts: range, description: str, total: int) -> Iterator[int]:
+    if total < PROGRESS_FROM:
+        yield from starts
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(starts, description, console=console, transient=True, disable=not console.is_terminal)

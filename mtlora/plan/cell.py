@@ -1,0 +1,213 @@
+"""A cell is one run to be made: its composed configuration, its identity and its folder.
+
+The identity (`config_sha`) covers every value that can change a metric, and the content of the data and the weights. It leaves
+out where things are (folders), how they are tracked, and how many processes or threads do the work.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mtlora.base.errors import UserError
+from mtlora.base.paths import CONF
+from mtlora.config.checks import to_run_config
+from mtlora.config.metrics import METRIC_VERSION
+from mtlora.config.schema import RunConfig, transform_name
+from mtlora.data.sources import fingerprint
+
+PROTOCOL = 2  # raised when our own code changes what the same configuration computes
+
+# What from_pretrained reads of a local snapshot.
+SNAPSHOT_FILES = (
+    "*config.json",
+    "token*.json",
+    "*tokens*.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.safetensors",
+    "*.bin",
+)
+
+# What cannot change a metric, or is covered by a content hash.
+NOT_IDENTITY: tuple[str, ...] = (
+    "results",
+    "tracking",
+    "compute",
+    "recipe",
+    "profile",
+    "data.root",
+    "data.subset",
+    "task.hub",
+    "task.local",
+    "task.sizes",
+    "task.mean_tokens",
+    "model.path",
+    "model.hub",
+    "model.revision",
+    "model.package",
+    "model.folder",
+    "model.gguf",
+    "model.install",
+    "model.source",
+    "model.weights_sha256",
+    "model.target_sets",
+    "model.parameters",
+    "decode.batch_size",
+    "train.log_every",
+    "train.checkpoint_seconds",
+)
+
+
+def metric_values(config: dict[str, Any]) -> dict[str, Any]:
+    """Remove from a configuration, in place, what cannot change a metric (`NOT_IDENTITY`); return it."""
+    for key in NOT_IDENTITY:
+        *path, last = key.split(".")
+        node = config
+        for part in path:
+            node = node[part]
+        del node[last]
+    return config
+
+
+def digest(values: Any) -> str:
+    """Return the hexadecimal sha256 of plain values in canonical JSON."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to be made. `parent` is the run whose adapter this one starts from."""
+
+    config: RunConfig
+    overrides: tuple[str, ...]
+    parent: "Cell | None" = None
+
+    @cached_property
+    def sha(self) -> str:
+        """The hexadecimal sha256 of the identity."""
+        return digest(self.identity)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Every value that can change a metric."""
+        values = metric_values(asdict(self.config))
+        values["protocol"] = [PROTOCOL, METRIC_VERSION]
+        values["target_modules"] = asdict(self.config.model.target_sets[self.config.targets])
+        values["data_content"] = fingerprint(self.config.task, self.config.data)
+        values["model_content"] = model_content(self.config)
+        try:
+            values["parent"] = self.parent.sha if self.parent else None
+        except UserError as error:
+            raise UserError(
+                f"init_from={self.config.init_from}, whose run comes first (or init_from=none): {error}"
+            ) from None
+        return values
+
+    @property
+    def adapter(self) -> str:
+        """The adapter in words: `shim-r8-qv`."""
+        return f"{transform_name(self.config)}-r{self.config.adapter.r}-{self.config.targets}"
+
+    @property
+    def run_id(self) -> str:
+        """A readable name without spaces, unique by the first 8 digits of the sha."""
+        c = self.config
+        return f"{c.task.suite}-{c.task.name}-{c.model.name}-{self.adapter}-seed{c.seed}-{self.sha[:8]}"
+
+    @property
+    def lock(self) -> Path:
+        """The file that the process training this cell holds."""
+        return Path(self.config.results) / "locks" / self.sha
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its record."""
+        c = self.config
+        place = Path(c.results) / "runs" / c.task.suite / c.task.name / c.model.name
+        return place / self.adapter / f"seed{c.seed}-{self.sha[:8]}"
+
+
+def compose_cell(overrides: Sequence[str]) -> Cell:
+    """Compose the cell that `python -m mtlora.train OVERRIDES` would run.
+
+    Raises:
+        UserError, hydra.errors.ConfigCompositionException: an unknown key, option, type or value.
+    """
+    # Inside a job (a parent is composed there), Hydra is set up already, and setting it up twice is an error.
+    ready = GlobalHydra.instance().is_initialized()
+    with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=list(overrides))
+    return cell_of(to_run_config(composed), overrides)
+
+
+def with_seed(cell: Cell, seed: int) -> Cell:
+    """Return the cell of another seed: what composing it anew would give, in a thousandth of the time."""
+    overrides = tuple(f"seed={seed}" if override_key(o) == "seed" else o for o in cell.overrides)
+    parent = None if cell.parent is None else with_seed(cell.parent, seed)
+    sibling = Cell(replace(cell.config, seed=seed), overrides, parent)
+    changed = {"seed": seed, "parent": parent.sha if parent else None}
+    sibling.__dict__["identity"] = cell.identity | changed  # where `cached_property` keeps it
+    return sibling
+
+
+def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
+    """Wrap a checked configuration, composing the parent that `init_from` names."""
+    if config.init_from == "none":
+        return Cell(config, tuple(overrides))
+    if config.init_from == config.task.name:
+        raise UserError(f"init_from={config.init_from} is the task itself: name another task, or none")
+    kept = [o for o in overrides if override_key(o) not in ("task", "init_from", "recipe")]
+    return Cell(config, tuple(overrides), _parent((*kept, f"task={config.init_from}", "init_from=none")))
+
+
+@lru_cache(maxsize=4096)
+def _parent(overrides: tuple[str, ...]) -> Cell:
+    return compose_cell(overrides)  # several tasks start from the same parent
+
+
+@lru_cache(maxsize=4096)
+def override_key(override: str) -> str:
+    """Return the key that a command-line override sets."""
+    return str(OverridesParser.create().parse_override(override).key_or_group)
+
+
+def model_content(config: RunConfig) -> str:
+    """Name the weights by content: a pinned revision, a checksum, or (for a local folder) a hash of its files."""
+    model = config.model
+    if model.path is not None:
+        return folder_sha256(Path(model.path))
+    if model.source == "hub":
+        return f"{model.hub}@{model.revision}"
+    if model.source == "package":
+        return str(model.weights_sha256)
+    return "random"
+
+
+def folder_sha256(folder: Path) -> str:
+    """Hash the configuration, tokenizer and weight files of a local snapshot, by name and content."""
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"model.path={folder} holds no config.json: name a folder written by save_pretrained or a snapshot"
+        )
+    files = sorted(file for pattern in SNAPSHOT_FILES for file in folder.glob(pattern))
+    return _files_sha256(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+
+
+@lru_cache(maxsize=64)
+def _files_sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""Fetch an experiment's data and model ahead of time: `python -m mtlora.download EXPERIMENT [overrides]`.
+
+Afterwards the same runs need no network (set HF_HUB_OFFLINE=1 to be sure that none is used).
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from mtlora.base import cli
+from mtlora.base.errors import UserError
+from mtlora.data.sources import evaluation_splits, load_split
+from mtlora.plan.experiment import load_experiment
+from mtlora.plan.grid import make_plan
+
+MODEL_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "pytorch_model.bin"]
+
+
+def main() -> None:
+    """Parse the command line and fetch every split and snapshot that the experiment's cells read."""
+    parser = cli.experiment_parser("mtlora.download", "Fetch data and models ahead of time.")
+    arguments = parser.parse_intermixed_args()
+    plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
+    console = Console(stderr=True)
+    for cell in {cell.config.task.name: cell for stage in plan.stages for cell in stage}.values():
+        task, data = cell.config.task, cell.config.data
+        for split in ["train", *evaluation_splits(task, data)]:
+            rows = len(load_split(task, data, split, Path(cell.config.results) / "cache"))
+            console.print(f"{task.name} {split}: {rows} rows from {data.source}")
+    for model in {cell.config.model.name: cell.config.model for cell in plan.cells}.values():
+        if model.source == "hub" and model.path is None:
+            fetch_snapshot(str(model.hub), str(model.revision))
+            console.print(f"{model.name}: {model.hub} at {model.revision}")
+
+
+def fetch_snapshot(repository: str, revision: str) -> None:
+    """Fetch a model's pinned snapshot into the hub's cache.
+
+    Raises:
+        UserError: the hub cannot be reached or has no such revision.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(repository, revision=revision, allow_patterns=MODEL_FILES)
+    except Exception as error:  # network and repository errors share no base class
+        kind = type(error).__name__
+        raise UserError(
+            f"cannot fetch {repository} at {revision} ({kind}): check the network, or use model.path=DIR"
+        ) from None
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,60 @@
+"""What an experiment still has to do: `python -m mtlora.plan EXPERIMENT [overrides]` lists its cells and the time they need."""
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mtlora.base.cpu import available_cores
+from mtlora.base.errors import UserError
+from mtlora.plan.estimate import duration, estimate
+from mtlora.plan.grid import Plan
+from mtlora.plan.status import statuses
+
+
+def show(plan: Plan, console: Console, jobs: int | None) -> None:
+    """Print the cells by state, and the cost of the rest with so many runs at a time (None: as a cluster decides)."""
+    state = statuses(plan)
+    cells = [cell for stage in plan.stages for cell in stage]
+    kinds = ("done", "missing", "stale", "running", "interrupted", "failed")
+    table = Table(title=f"{plan.name}: {len(cells)} cells", title_justify="left")
+    for heading in ("task", *kinds):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
+    for task in dict.fromkeys(cell.config.task.name for cell in cells):
+        counts = Counter(state[cell.sha] for cell in cells if cell.config.task.name == task)
+        table.add_row(task, *(str(counts[kind] or "") for kind in kinds))
+    console.print(table)
+    rest = [cell for cell in cells if state[cell.sha] != "done"]
+    cost = estimate(rest, cells)
+    how = {None: "if run one after another", 1: "one after another"}.get(jobs, f"{jobs} at a time")
+    console.print(
+        f"{len(rest)} cell{'s' * (len(rest) != 1)} to run: {cost.flops:.2g} FLOP, {cost.tokens:.2g} training tokens, "
+        f"about {duration(cost.seconds / (jobs if jobs and cost.divisible else 1))} {how} ({cost.basis})"
+    )
+
+
+def commands(plan: Plan) -> Iterator[str]:
+    """Yield the command of every cell that is not done, in an order in which they can run."""
+    state = statuses(plan)
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    for stage in plan.stages:
+        for cell in stage:
+            if state[cell.sha] != "done":
+                yield shlex.join([str(python), "-m", "mtlora.train", *cell.overrides])
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Refuse a number of runs at a time below 1."""
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs} is out of range: it must be at least 1")
+
+
+def default_jobs(profile: str) -> int:
+    """Return how many runs at a time `mtlora.reproduce` makes on this machine: one per core in the mini profile."""
+    return available_cores() if profile == "mini" else 1

@@ -1,0 +1,61 @@
+"""Figures from records, as PNG and SVG."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from mtlora.base.files import replacing
+from mtlora.report.plots.curves import curves
+from mtlora.report.plots.differences import forest
+from mtlora.report.plots.geometry import geometry
+from mtlora.report.plots.scores import score_by_parameters, score_by_rank
+from mtlora.report.plots.style import SETTINGS
+from mtlora.tables.view import View
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure's place in the report."""
+
+    name: str  # stem of its files
+    title: str
+    caption: str  # what it shows, in words
+    svg: bytes
+
+
+def draw_all(view: View, folder: Path) -> list[Plot]:
+    """Draw every figure for which a plan has data, and write each as PNG and SVG."""
+    made = []
+    makers: tuple[tuple[str, str, Callable[[View], tuple[Figure, str] | None]], ...] = (
+        ("differences", "Difference to LoRA", forest),
+        ("curves", "Learning curves", curves),
+        ("rank", "Score against rank", score_by_rank),
+        ("parameters", "Score against trainable parameters", score_by_parameters),
+        ("geometry", "The geometry of T", geometry),
+    )
+    with matplotlib.rc_context(SETTINGS):
+        for key, title, make in makers:
+            result = make(view)
+            if result is None:
+                continue
+            figure, caption = result
+            name = f"{view.plan.name}_{key}"
+            images = {kind: _image(figure, kind) for kind in ("png", "svg")}
+            for kind, image in images.items():
+                with replacing(folder / f"{name}.{kind}") as stream:
+                    stream.write(image)
+            made.append(
+                Plot(name, f"{view.plan.experiment.title}: {title[0].lower() + title[1:]}", caption, images["svg"])
+            )
+    return made
+
+
+def _image(figure: Figure, kind: str) -> bytes:
+    stream = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    figure.savefig(stream, format=kind, dpi=150, bbox_inches="tight", metadata=metadata)
+    return stream.getvalue()

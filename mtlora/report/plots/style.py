@@ -1,0 +1,62 @@
+"""The look of all figures: colour-blind safe (Okabe and Ito 2008), and told apart in grey by line and marker."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mtlora.tables.captions import row_labels
+from mtlora.tables.comparison import Row
+from mtlora.tables.view import View
+
+# method -> colour, line style, marker
+STYLES = {
+    "lora": ("#000000", "-", "o"),
+    "shim": ("#0072B2", "--", "s"),
+    "icfm": ("#E69F00", "-.", "^"),
+    "ctcm": ("#009E73", ":", "D"),
+    "dtsm": ("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v"),
+}
+OTHER = ("#999999", "-", "x")
+SETTINGS: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "svg.hashsalt": "mtlora",  # the same records give the same file
+    "svg.fonttype": "path",
+    "legend.frameon": False,
+}
+
+
+def grid(panels: int, width: float = 3.0, height: float = 2.4) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels, at most four in a row."""
+    columns = min(panels, 4)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(panels)]
+    return figure, axes
+
+
+def style(method: str) -> dict[str, Any]:
+    """Return how a method is drawn."""
+    colour, line, marker = STYLES.get(method, OTHER)
+    return {"color": colour, "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.4}
+
+
+def legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Put one legend of all panels below them."""
+    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(5, max(1, len(found))))
+
+
+def settings_of(view: View) -> dict[str, list[Row]]:
+    """Return the rows by setting (everything but the method), under its label; a plain table has one, without a label."""
+    settings: dict[str, list[Row]] = {}
+    labels = row_labels(view.rows)
+    for i, row in enumerate(view.rows):
+        label = ", ".join(f"{title} {values[i]}" for title, values in labels.items() if title != "Method")
+        settings.setdefault(label, []).append(row)
+    return settings

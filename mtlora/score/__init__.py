@@ -1,0 +1,1 @@
+"""The metrics: which text treatment, which numbers."""

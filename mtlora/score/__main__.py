@@ -1,0 +1,121 @@
+"""Score texts that any system wrote for DART, WebNLG or E2E: `python -m mtlora.score TASK PREDICTIONS --data-root DIR`.
+
+PREDICTIONS has one text a line, in the order of `--list-contexts`, or is the `predictions.jsonl` of a run, which carries its
+contexts and references and needs no data. The scores are printed as JSON, by part of the test set.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from mtlora.base import cli
+from mtlora.base.errors import UserError
+from mtlora.config.schema import RunConfig
+from mtlora.data.contexts import Group
+from mtlora.data.files import read_text
+from mtlora.data.sources import load_groups
+from mtlora.plan.cell import compose_cell
+from mtlora.records.predictions import read_records
+from mtlora.records.record import RECORD, RunRecord
+from mtlora.score.generated import score
+
+
+def read_texts(path: Path, groups: list[Group]) -> list[str]:
+    """Read one text a line, in the order of `groups`; an empty line is an empty text.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8, or has another number of lines.
+    """
+    content = read_text(path)
+    if not content:
+        raise UserError(f"{path} is empty: it should have one text for each context")
+    lines = content.removesuffix("\n").split("\n")
+    if len(lines) != len(groups):
+        raise UserError(
+            f"{path} has {len(lines)} lines, but the test set has {len(groups)} contexts: one line for each is needed, "
+            "in the order that --list-contexts prints"
+        )
+    return [line.removesuffix("\r") for line in lines]
+
+
+def check_task(path: Path, task: str) -> None:
+    """Refuse the predictions of a run of another task, where the run's record lies beside them."""
+    record = path.with_name(RECORD)
+    if record.exists() and (found := RunRecord.load(record).task) != task:
+        raise UserError(f"{path} holds texts for {found}, not {task}: give that task")
+
+
+def in_order(groups: list[Group], given: list[Group], texts: list[str], path: Path) -> list[str]:
+    """Return the text of each group, found by its context.
+
+    Raises:
+        UserError: a context has no text.
+    """
+    text_of = {group.context: text for group, text in zip(given, texts, strict=True)}
+    if absent := [group.context for group in groups if group.context not in text_of]:
+        raise UserError(f"{path} has no text for {len(absent)} of {len(groups)} contexts, the first is {absent[0]!r}")
+    return [text_of[group.context] for group in groups]
+
+
+def groups_of(config: RunConfig) -> list[Group]:
+    """Return the test contexts of a task's source, without leaving a cache behind."""
+    with tempfile.TemporaryDirectory() as cache:
+        return load_groups(config.task, config.data, Path(cache))
+
+
+def parse() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = cli.Parser(prog="python -m mtlora.score", description="Score texts for DART, WebNLG or E2E.")
+    parser.add_argument("task", choices=["dart", "webnlg", "e2e"])
+    parser.add_argument("predictions", nargs="?", type=Path, help="one text a line, or a run's predictions.jsonl")
+    parser.add_argument("--data-root", help="folder with the task's files (data.source=local)")
+    parser.add_argument("--source", choices=["local", "hub", "builtin"], help="default: local with --data-root")
+    parser.add_argument("--list-contexts", action="store_true", help="print the contexts, one a line, and end")
+    parser.add_argument(
+        "--official-ter", action="store_true", help="TER as (sum + 1) / (N + 1), as the official script"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print scores, or contexts."""
+    arguments = parse()
+    source = arguments.source or ("local" if arguments.data_root else None)
+    records = arguments.predictions is not None and arguments.predictions.suffix == ".jsonl"
+    if source is None and (arguments.list_contexts or not records):
+        raise UserError(
+            "the contexts and references are needed: add --data-root DIR (or --source hub, --source builtin)"
+        )
+    if source != "local" and arguments.data_root:
+        raise UserError(f"--data-root is not read with --source {source}: leave one of them out")
+    if source == "local" and not arguments.data_root:
+        raise UserError("--source local needs --data-root DIR, the folder with the task's files")
+    if arguments.predictions is None and not arguments.list_contexts:
+        raise UserError("a file of predictions is needed: name it after the task, or use --list-contexts")
+    overrides = [f"task={arguments.task}", "model=tiny_gpt2", f"data.source={source or 'builtin'}"]
+    if arguments.data_root:
+        overrides.append(f"data.root={json.dumps(arguments.data_root, ensure_ascii=False)}")
+    config = compose_cell(overrides).config
+    groups = groups_of(config) if source else []
+    if arguments.list_contexts:
+        print("\n".join(group.context for group in groups), flush=True)
+        return
+    if records:
+        check_task(arguments.predictions, arguments.task)
+        given, texts = read_records(arguments.predictions)
+        texts = in_order(groups, given, texts, arguments.predictions) if source else texts
+        groups = groups or given
+    else:
+        texts = read_texts(arguments.predictions, groups)
+    if empty := sum(not text.strip() for text in texts):
+        Console(stderr=True).print(f"warning: {empty} of {len(texts)} texts are empty")
+    scores = score(config.task, groups, texts, "score", arguments.official_ter)
+    parts = {split.removeprefix("test_") if split != "test" else "all": values for split, values in scores.items()}
+    print(json.dumps(parts, indent=1))
+
+
+if __name__ == "__main__":
+    cli.run(main)

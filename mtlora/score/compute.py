@@ -1,0 +1,108 @@
+"""Which metrics exist and how they are read, without any heavy import; `compute` is what the training loop calls."""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mtlora.base.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+
+
+TEXT_PACKAGES = ("sacrebleu", "pyter", "pycocoevalcap")  # what the extra `metrics` brings
+# scoring: the metrics that see the texts after the PTB tokenizer, which is a Java program
+TOKENISED: dict[str, tuple[str, ...]] = {"triples": (), "e2e": ("meteor", "rouge_l", "cider")}
+
+
+def compute(
+    names: list[str], predictions: "np.ndarray", references: "np.ndarray", experiment_id: str
+) -> dict[str, float]:
+    """Return the named metrics on their raw scale: 0 to 1, correlations and Matthews -1 to 1, always finite.
+
+    Args:
+        names: keys of `METRICS`.
+        predictions: (n,) class indices, or scores of a regression task.
+        references: (n,) of the same kind.
+        experiment_id: one per run, so that runs in parallel never share state.
+
+    Raises:
+        FloatingPointError: a prediction is not finite.
+    """
+    from mtlora.score import evaluators  # imports `evaluate`, which takes seconds
+
+    return evaluators.compute(names, predictions, references, experiment_id)
+
+
+def compute_texts(
+    names: Sequence[str],
+    scoring: str,
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    experiment_id: str,
+    official_ter: bool = False,
+) -> dict[str, float]:
+    """Return the named metrics of generated texts as they are published: BLEU 0 to 100, the others raw.
+
+    Args:
+        names: text metrics of `METRICS`; those that need Java are left out, with a warning, where there is none.
+        scoring: `triples` (DART, WebNLG: both sides are cut, lower-cased and split) or `e2e` (both sides are only cut;
+            METEOR, ROUGE-L and CIDEr come after coco-caption's tokenizer).
+        hypotheses: n texts as they were decoded.
+        references: n lists of texts; empty ones do not count.
+        experiment_id: one per run, so that runs in parallel never share state.
+        official_ter: count the blank last line that the official TER script reads: (sum + 1) / (n + 1).
+
+    Raises:
+        UserError: the extra `metrics` is not installed, or there is nothing to score or to compare with.
+    """
+    require_text_packages()
+    from mtlora.score import text
+
+    treat = text.treat(scoring)
+    if not hypotheses or len(hypotheses) != len(references):
+        raise UserError(f"{len(hypotheses)} texts for {len(references)} lists of references: give one text for each")
+    groups = [[treated for treated in map(treat, group) if treated] for group in references]
+    if lone := [number for number, group in enumerate(groups, 1) if not group]:
+        raise UserError(f"text {lone[0]} has no reference that is not empty: complete the test data or leave it out")
+    needing = [name for name in names if name == "meteor" or name in TOKENISED[scoring]]
+    if needing and not text.java_works():
+        log.warning(
+            "left out %s: Java is missing or does not start; install it (e.g. `apt install default-jre-headless`)",
+            ", ".join(needing),
+        )
+        names = [name for name in names if name not in needing]
+    from mtlora.score import text_evaluators  # imports `evaluate`, which takes seconds
+
+    treated_texts = [treat(hypothesis) for hypothesis in hypotheses]
+    return text_evaluators.compute(
+        names, treated_texts, groups, TOKENISED[scoring], experiment_id, official_ter=official_ter
+    )
+
+
+def require_text_packages() -> None:
+    """Raise a UserError if the extra `metrics` is not installed; cheap, so that a run can ask before it trains."""
+    if missing := [name for name in TEXT_PACKAGES if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"text metrics need {', '.join(missing)}: install them with `pip install 'mtlora[metrics]'` or `make setup`"
+        )
+
+
+def baseline(name: str, references: "np.ndarray") -> float:
+    """Return the score of always answering the most frequent class of `references` (n,); 0 for correlations.
+
+    F1 is that of class 1: 0 unless it is the most frequent one. A tie goes to the lower class.
+    """
+    if name not in ("accuracy", "f1"):
+        return 0.0
+    import numpy as np
+
+    counts = np.bincount(references)
+    majority = int(counts.argmax())
+    share = float(counts[majority] / counts.sum())
+    if name == "accuracy":
+        return share
+    return 2 * share / (1 + share) if majority == 1 else 0.0  # precision = share, recall = 1

@@ -1,0 +1,106 @@
+"""What a reader must know beside the numbers: names, captions, and which tasks say nothing."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mtlora.config.metrics import METRICS
+from mtlora.config.schema import lookup, transform_name
+from mtlora.data.sources import low_resource
+from mtlora.plan.experiment import Column
+from mtlora.plan.grid import Plan
+from mtlora.records.record import RunRecord
+from mtlora.tables.aggregate import entries_of, shown_columns
+from mtlora.tables.comparison import Row, row_of
+
+
+def method_label(method: str) -> str:
+    """Name a method for people."""
+    return "LoRA" if method == "lora" else f"MTLoRA {method.upper()}"
+
+
+def row_labels(rows: Sequence[Row], among: Sequence[Row] = ()) -> dict[str, list[str]]:
+    """Name each row by its method, and by whatever else differs between the rows `among` (default: these)."""
+    labels = {"Method": [method_label(row[1]) for row in rows]}
+    for position, title in ((2, "r"), (0, "Model"), (3, "Targets"), (4, "Variant")):
+        if len({row[position] for row in among or rows}) > 1:
+            labels[title] = [str(row[position]) or "–" for row in rows]
+    return labels
+
+
+def average_column(plan: Plan) -> Column:
+    """Return the column of the suite's average."""
+    shown, every = len(shown_columns(plan)), len(plan.experiment.columns)
+    return Column("average", "", "mean", "Average" if shown == every else f"Average of {shown}")
+
+
+def table_columns(plan: Plan) -> list[Column]:
+    """Return the columns of a plan's tables: those shown, and the average of several."""
+    columns = shown_columns(plan)
+    return [*columns, average_column(plan)] if plan.experiment.average and len(columns) > 1 else columns
+
+
+def caption(plan: Plan, table: pd.DataFrame) -> str:
+    """State what a reader must know: seeds, split, metrics, selection rule, profile, data."""
+    config = plan.cells[0].config
+    counts = sorted({int(n) for n in table["n"]})
+    splits = ", ".join(dict.fromkeys(e.split for column in shown_columns(plan) for e in entries_of(column)))
+    planned = len({cell.config.seed for cell in plan.cells})
+    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}" if counts else "n = 0"
+    single = {key: {lookup(cell.config, key) for cell in plan.cells} for key in ("model.name", "targets", "adapter.r")}
+    fixed = [
+        f"{label} {values.pop()}"
+        for label, values in zip(("model", "targets", "r ="), single.values(), strict=True)
+        if len(values) == 1
+    ]
+    parts = [
+        f"{', '.join(fixed)}; profile {plan.profile}, data: {config.data.source}",
+        f"mean ± sample standard deviation over seeds ({n} of {planned} planned), {plan.experiment.selection} epoch",
+        f"splits: {splits}",
+        _metrics_text(shown_columns(plan)),
+    ]
+    if any(low_resource(cell.config.task, cell.config.data) for cell in plan.cells):
+        parts.append("low-resource: partial training files, not comparable with published figures")
+    if config.train.limit_examples:
+        parts.append(f"trained on at most {config.train.limit_examples} examples")
+    if config.task.kind == "generation" and config.decode.limit_contexts:
+        parts.append(f"scored on at most {config.decode.limit_contexts} contexts of the test set")
+    return "; ".join(parts) + "."
+
+
+def _metrics_text(columns: list[Column]) -> str:
+    """Say which metric each column shows, and which of them are times 100."""
+    if all(column.scale is None and METRICS[column.metric].percent for column in columns):
+        names = [f"{c.label} {' and '.join(dict.fromkeys(e.metric for e in entries_of(c)))}" for c in columns]
+        return "metrics x 100: " + ", ".join(names)
+    scaled = list(dict.fromkeys(column.metric for column in columns if column.scale == 100))
+    lower = list(dict.fromkeys(c.metric for c in columns if not METRICS[c.metric].higher_is_better))
+    text = "metrics: " + ", ".join(dict.fromkeys(column.metric for column in columns))
+    text += f" ({', '.join(scaled)} x 100)" if scaled else ""
+    return text + (f"; lower is better for {', '.join(lower)}" if lower else "")
+
+
+def uninformative(plan: Plan, records: dict[str, RunRecord]) -> dict[str, tuple[list[Row], bool]]:
+    """Return the tasks on which LoRA's mean does not exceed that of the majority answer.
+
+    Returns:
+        By task, LoRA's rows for which this holds, and whether it holds for all of them.
+    """
+    margins: dict[tuple[str, Row], list[float]] = {}
+    for column in shown_columns(plan):
+        for cell in plan.cells:
+            record = records.get(cell.sha)
+            if record is None or (cell.config.task.name, transform_name(cell.config)) != (column.task, "lora"):
+                continue
+            value = record.metric(column.metric, column.split, plan.experiment.selection)
+            majority = [
+                b["value"] for b in record.baselines if (b["name"], b["split"]) == (column.metric, column.split)
+            ]
+            if value is not None and majority:
+                margins.setdefault((column.task, row_of(plan, cell)), []).append(value - majority[0])
+    found: dict[str, tuple[list[Row], bool]] = {}
+    for task in dict.fromkeys(task for task, _ in margins):
+        rows = [row for (t, row), values in margins.items() if t == task and sum(values) / len(values) <= 0]
+        if rows:
+            found[task] = rows, len(rows) == sum(t == task for t, _ in margins)
+    return found

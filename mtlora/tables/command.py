@@ -1,0 +1,49 @@
+"""What the commands that read records share: which plans, which records."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtlora.base import cli
+from mtlora.base.errors import UserError
+from mtlora.base.paths import EXPERIMENTS
+from mtlora.plan.experiment import load_experiment
+from mtlora.plan.grid import Plan, make_plan, parse_overrides
+from mtlora.tables.evidence import Evidence, load_evidence
+
+ALL = "all"
+
+
+def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
+    """Return the experiment itself, or for `all` every one that has the profile, and the tasks, of the overrides."""
+    if name != ALL:
+        return [name]
+    given = parse_overrides(overrides)
+    profile, tasks = given.get("profile", ["mini"])[0], set(given.get("task", []))
+    experiments = [load_experiment(path.stem) for path in EXPERIMENTS.glob("*.yaml")]
+    experiments.sort(key=lambda e: (e.ablation, e.suite != "glue", e.name))
+    return [e.name for e in experiments if profile in e.profiles and tasks <= {c.task for c in e.columns}]
+
+
+def parser(module: str, description: str) -> cli.Parser:
+    """Return a parser of what the commands that read records share."""
+    made = cli.experiment_parser(module, description)
+    made.add_argument("--runs", type=Path, help="a runs folder or a records.jsonl (default: RESULTS/runs)")
+    return made
+
+
+def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
+    """Return the plans that a command line names, the records for them, and the results folder.
+
+    Raises:
+        UserError: an unknown experiment or value, or `--runs` names nothing.
+    """
+    names = experiment_names(arguments.experiment, arguments.overrides)
+    plans = [make_plan(load_experiment(name), arguments.overrides) for name in names]
+    if not plans:
+        raise UserError(f"no experiment has {' '.join(arguments.overrides)}: name one, such as glue")
+    results = Path(plans[0].cells[0].config.results)
+    runs = arguments.runs or results / "runs"
+    if arguments.runs is not None and not runs.exists():
+        raise UserError(f"--runs {runs}: there is no such folder or file")
+    return plans, load_evidence(runs), results

@@ -1,0 +1,109 @@
+"""The tables of paired differences: between methods over seeds, and between two runs over test items."""
+
+from collections.abc import Sequence
+
+from mtlora.tables.aggregate import shown_columns
+from mtlora.tables.captions import average_column, row_labels
+from mtlora.tables.comparison import Comparison, against, needed, runs_of
+from mtlora.tables.items import TRIALS
+from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
+from mtlora.tables.statistics import ALPHA, pairs_needed
+from mtlora.tables.view import View
+
+
+def differences(view: View, contrasts: bool) -> TextTable | None:
+    """Return the paired differences: to LoRA in the same setting, or (contrasts) to the same method in the first setting."""
+    plan = view.plan
+    chosen = [c for c in view.comparisons if bool(c.contrast) == contrasts]
+    heads = [c for c in chosen if c.margin is not None]
+    if not heads:  # nothing to compare, or the headline's task is not among these runs
+        return None
+    digits = {(c.task, c.split, c.metric): c.digits for c in shown_columns(plan)}
+    labels = row_labels([c.row for c in heads], view.rows)
+    if contrasts:
+        labels["Against"] = [against(c) for c in heads]
+    columns: dict[str, list[TableCell]] = {}
+    for c in chosen:
+        label = average_column(plan).label if c.task == "average" else c.label
+        columns.setdefault(label, []).append(_difference_cell(c, digits.get((c.task, c.split, c.metric), 2)))
+    first = average_column(plan).label if heads[0].task == "average" else heads[0].label
+    body = {first: columns.pop(first)}  # what the verdict is about comes first
+    body["p"] = [
+        TableCell(_p_text(c.difference.p), c.difference.p, runs_of(c)) if c.difference else MISSING for c in heads
+    ]
+    body["p, Holm"] = [TableCell(_p_text(c.p_holm), c.p_holm, runs_of(c)) if c.difference else MISSING for c in heads]
+    body["Verdict"] = [TableCell(c.verdict, runs=runs_of(c)) for c in heads]
+    body |= columns
+    base = "the same method in the first setting" if contrasts else "LoRA"
+    h = plan.experiment.headline
+    subject = average_column(plan).label if h.task == "average" else f"{h.metric} on {h.split}"
+    table = text_table(
+        f"{plan.name}-{'contrasts' if contrasts else 'differences'}",
+        f"{plan.experiment.title}: difference to {base}",
+        f"same task and seed, {plan.experiment.selection} epoch; 95% t interval; p (two-sided sign flips) and verdict: {subject}",
+        labels,
+        body,
+    )
+    table.notes += _reach(heads)
+    return table
+
+
+def _difference_cell(c: Comparison, digits: int) -> TableCell:
+    if c.difference is None:
+        return MISSING
+    interval = c.difference.interval()
+    text = number(c.difference.mean, digits, True)
+    text += f" [{number(interval[0], digits)}, {number(interval[1], digits)}]" if interval else " (1 seed)"
+    return TableCell(text, c.difference.mean, runs_of(c))
+
+
+def _p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _reach(heads: Sequence[Comparison]) -> list[str]:
+    """Say what the number of pairs permits, and what would decide."""
+    found = [c for c in heads if c.difference is not None]
+    if not found:
+        return []
+    few = min((c for c in found if c.difference), key=lambda c: c.difference.pairs if c.difference else 0)
+    notes = []
+    if few.difference and few.difference.attainable_p * few.family > ALPHA:
+        notes.append(
+            f"The number of pairs ({few.difference.pairs}) cannot decide: no p below {few.difference.attainable_p:.2g} is "
+            f"possible; after Holm over {few.family}, {pairs_needed(few.family)} pairs are the fewest that can be significant."
+        )
+    for c in found:
+        if c.verdict == "undecided" and c.margin is not None:
+            name = " ".join(values[0] for values in row_labels([c.row], [h.row for h in heads]).values())
+            notes.append(f"{name}: {needed(c, 2 * c.margin)} (0 or {2 * c.margin:g}).")
+    return notes
+
+
+def items(view: View) -> TextTable | None:
+    """Return the paired test over test items, a column per seed."""
+    frame = view.items[0]
+    if frame.empty:
+        return None
+    rows = list(dict.fromkeys(frame["row"]))
+    found = {(item["row"], item["seed"]): item for item in frame.to_dict("records")}
+    body: dict[str, list[TableCell]] = {}
+    for seed in sorted(set(frame["seed"])):
+        cells = [found.get((row, seed)) for row in rows]
+        body[f"seed {seed}"] = [
+            TableCell(
+                f"{number(c['difference'], 2, True)} (p = {_p_text(c['p'])})",
+                c["difference"],
+                tuple(c["run_ids"].split(" ")),
+            )
+            if c
+            else MISSING
+            for c in cells
+        ]
+    text = (
+        f"BLEU on {frame['split'].iloc[0]}, {frame['items'].iloc[0]} items; p of paired approximate "
+        f"randomisation, {TRIALS} trials: whether these two models differ on such texts, not whether the methods do; "
+        "not corrected"
+    )
+    name, title = f"{view.plan.name}-items", f"{view.plan.experiment.title}: one run against one run"
+    return text_table(name, title, text, row_labels(rows, view.rows), body)

@@ -1,0 +1,216 @@
+"""The records behind a table: every record is read from disk, and what cannot be used is named, never mixed in."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from mtlora.base.errors import UserError
+from mtlora.config.schema import transform_name
+from mtlora.plan.cell import Cell, digest, metric_values
+from mtlora.plan.grid import Plan
+from mtlora.records.record import RunRecord, find_records
+
+log = logging.getLogger(__name__)
+
+CONTENT = {
+    "data_content": "other data",
+    "protocol": "another version of the training or metric code",
+    "model_content": "other weights",
+    "parent": "another run as its start",
+}
+
+
+@dataclass
+class Evidence:
+    """All readable records of a runs folder or a JSON-lines file."""
+
+    records: dict[str, RunRecord] = field(default_factory=dict)  # by config_sha; `config` is dropped to save memory
+    folders: dict[str, Path] = field(default_factory=dict)  # config_sha -> the run's folder; none for a JSON-lines file
+    configurations: dict[str, list[str]] = field(default_factory=dict)  # digest of the configuration -> its config_shas
+    problems: list[str] = field(default_factory=list)  # what could not be read, a line each
+    unreadable: set[Path] = field(default_factory=set)  # the folders of such records
+
+
+def load_evidence(runs: Path) -> Evidence:
+    """Load every record of a runs folder or a JSON-lines file; unreadable ones become `problems`, and warnings.
+
+    Raises:
+        UserError: `runs` is a file in which nothing is a record.
+    """
+    evidence = Evidence()
+    for origin, folder, content in _record_contents(runs):
+        try:
+            record = RunRecord.parse(content().decode("utf-8"))
+        except (ValueError, OSError, RecursionError) as error:
+            reason = f"no JSON, cut short or edited ({error})" if isinstance(error, json.JSONDecodeError) else error
+            advice = ": mtlora.reproduce trains the run again" if folder is not None else ""
+            evidence.problems.append(f"{origin} is left out: {reason}{advice}")
+            if folder is not None:
+                evidence.unreadable.add(folder.resolve())
+            continue
+        known = evidence.records.get(record.config_sha)
+        if known is not None and known.status == record.status == "success" and known.metrics != record.metrics:
+            evidence.problems.append(
+                f"{origin} is left out: another record of the same run, {known.run_id}, has other metrics"
+            )
+        if known is None or known.status != "success":  # a failed attempt elsewhere hides no result
+            evidence.records[record.config_sha] = record
+            if folder is not None:
+                evidence.folders[record.config_sha] = folder
+        if known is None and (key := _configuration(record)):
+            evidence.configurations.setdefault(key, []).append(record.config_sha)
+        record.config = {}
+    if not evidence.records and runs.is_file():
+        raise UserError(f"{runs} holds no record: name a runs folder, or a file with one record.json a line")
+    for line in evidence.problems:
+        log.warning("%s", line)
+    return evidence
+
+
+def _record_contents(runs: Path) -> Iterator[tuple[str, Path | None, Callable[[], bytes]]]:
+    if runs.is_file():
+        with runs.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield f"{runs}:{number}", None, partial(bytes, line)
+    elif runs.is_dir():
+        for path in find_records(runs):
+            yield str(path), path.parent, path.read_bytes
+
+
+def _configuration(record: RunRecord) -> str | None:
+    try:
+        return digest(metric_values(record.config))
+    except (KeyError, TypeError, ValueError):
+        return None  # of another version of the schema: certainly another configuration
+
+
+def usable(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
+    """Return the finished records of a plan's cells, by config_sha, less those that `stale_code` names."""
+    stale = stale_code(plan, evidence)
+    return {sha: record for sha, record in _finished(plan, evidence).items() if sha not in stale}
+
+
+def _finished(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
+    found = ((cell, evidence.records.get(cell.sha)) for cell in plan.cells)
+    return {
+        cell.sha: record
+        for cell, record in found
+        if record is not None and record.status == "success" and not _changed(cell, record)
+    }
+
+
+def _changed(cell: Cell, record: RunRecord) -> list[str]:
+    """Say in which contents a record's provenance differs from a cell's identity."""
+    theirs, own = record.provenance, cell.identity
+    return [text for name, text in CONTENT.items() if name in theirs and theirs[name] != own[name]]
+
+
+def stale_code(plan: Plan, evidence: Evidence) -> dict[str, str]:
+    """Return the finished runs of uncommitted code on another commit than most of the plan's runs: config_sha -> commit.
+
+    A commit tells what a clean checkout computes; beside other commits, nothing tells that of a dirty one.
+    """
+    states = {sha: record.provenance.get("git") or {} for sha, record in _finished(plan, evidence).items()}
+    counts = Counter(state.get("commit") for state in states.values())
+    if len(counts) < 2:
+        return {}
+    usual = counts.most_common(1)[0][0]
+    return {
+        sha: str(state.get("commit"))
+        for sha, state in states.items()
+        if state.get("dirty") and state.get("commit") != usual
+    }
+
+
+def problems(plan: Plan, evidence: Evidence) -> list[str]:
+    """Name what a plan's tables lack and why, a line each: failed, killed and missing runs, and those left out."""
+    lines = []
+    missing: Counter[tuple[str, str]] = Counter()
+    for cell in plan.cells:
+        record = evidence.records.get(cell.sha)
+        if record is None and cell.folder.resolve() in evidence.unreadable:
+            continue  # named with the unreadable ones
+        if record is None:
+            twins = _twins(cell, evidence)
+            lines += twins
+            if not twins:
+                missing[cell.config.task.name, cell.adapter] += 1
+        elif record.status != "success":
+            lines.append(f"{record.run_id} {_outcome(record)}")
+        elif changed := _changed(cell, record):
+            lines.append(
+                f"{record.run_id} is left out: its provenance names {' and '.join(changed)} than its config_sha: "
+                "it was edited; delete its folder to train the run again"
+            )
+        elif lacking := _lacking(plan, record):
+            lines.append(f"{record.run_id} has no {lacking}: the same command scores it again")
+    for (task, adapter), count in missing.items():
+        lines.append(f"{task} {adapter}: {count} run{'s' if count > 1 else ''} not made yet")
+    for sha, commit in stale_code(plan, evidence).items():
+        lines.append(
+            f"{evidence.records[sha].run_id} is left out: trained with uncommitted code on commit {commit[:10]}, most runs "
+            "of the table are of another: delete its folder to train it again"
+        )
+    return lines
+
+
+def _outcome(record: RunRecord) -> str:
+    if record.status == "running":
+        return "is running, or was killed: the same command goes on where it stopped"
+    return f"{record.status}: {record.error or 'no reason is known'}"
+
+
+def _twins(cell: Cell, evidence: Evidence) -> list[str]:
+    """Name the finished records of the same configuration whose data, weights or code were others."""
+    key = digest(metric_values(asdict(cell.config)))
+    lines = []
+    for sha in evidence.configurations.get(key, []):
+        record = evidence.records[sha]
+        if sha != cell.sha and record.status == "success":
+            changed = " and ".join(_changed(cell, record)) or "other target modules"
+            lines.append(f"{record.run_id} is left out: the same configuration with {changed}")
+    return lines
+
+
+def outside(plans: Sequence[Plan], evidence: Evidence) -> list[str]:
+    """Name, in one line, the finished runs of the plans' profile that none of them selects, and how they differ."""
+    cells = [cell for plan in plans for stage in plan.stages for cell in stage]
+    selected = {cell.sha for cell in cells}
+    others = [
+        record
+        for sha, record in evidence.records.items()
+        if sha not in selected and record.status == "success" and record.profile == plans[0].profile
+    ]
+    if others:  # those of the same configuration are named as left out
+        twins = {digest(metric_values(asdict(cell.config))) for cell in cells}
+        named = {sha for key, shas in evidence.configurations.items() if key in twins for sha in shas}
+        others = [record for record in others if record.config_sha not in named]
+    if not others:
+        return []
+    axes: dict[str, set[str]] = {"seed": {str(cell.config.seed) for cell in cells}}
+    axes["transform"] = {transform_name(cell.config) for cell in cells}
+    axes["rank"] = {str(cell.config.adapter.r) for cell in cells}
+    axes["targets"] = {cell.config.targets for cell in cells}
+    axes["model"] = {cell.config.model.name for cell in cells}
+    axes["task"] = {cell.config.task.name for cell in cells}
+    new = {axis: sorted({str(getattr(r, axis)) for r in others} - values) for axis, values in axes.items()}
+    how = ", ".join(f"{axis} {', '.join(values)}" for axis, values in new.items() if values) or "other settings"
+    one = len(others) == 1
+    return [
+        f"{len(others)} finished run{'' if one else 's'} of this profile {'is' if one else 'are'} in no table here ({how}): "
+        "give TASKS, METHODS, SEEDS and other values as the sweep had them"
+    ]
+
+
+def _lacking(plan: Plan, record: RunRecord) -> str:
+    wanted = [(c.metric, c.split) for c in plan.experiment.columns if c.task == record.task]
+    return ", ".join(
+        f"{metric} on {split}"
+        for metric, split in wanted
+        if record.metric(metric, split, plan.experiment.selection) is None
+    )

@@ -1,0 +1,119 @@
+"""The formats of a table: Markdown, LaTeX (booktabs) and HTML."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mtlora.tables.layout import TableCell, TextTable
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def markdown(table: TextTable) -> str:
+    """Return the table as Markdown: caption, notes, grid."""
+    texts = [[_marked(cell, _markdown_text, "**", "**") for cell in row] for row in table.rows]
+    header = [_markdown_text(title) for title in table.header]
+    widths = [max(3, *(len(row[i]) for row in [header, *texts])) for i in range(len(header))]
+    left = [i < table.labels for i in range(len(header))]
+    rule = [":" + "-" * (w - 1) if is_left else "-" * (w - 1) + ":" for w, is_left in zip(widths, left, strict=True)]
+    lines = ["| " + " | ".join(_padded(row, widths, left)) + " |" for row in [header, rule, *texts]]
+    title = f"**{table.title}**, {table.caption}" if table.caption else f"**{table.title}**"
+    return "\n\n".join([title, *table.notes, "\n".join(lines)]) + "\n"
+
+
+def _padded(row: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> list[str]:
+    return [text.ljust(w) if flag else text.rjust(w) for text, w, flag in zip(row, widths, left, strict=True)]
+
+
+def _markdown_text(text: str) -> str:
+    return text.replace("|", "\\|").replace("−", "-")  # so that numbers can be read back
+
+
+def _marked(cell: TableCell, escape: Callable[[str], str], before: str, after: str) -> str:
+    """Mark the estimate of a best cell, not its deviation; of a pair of figures, which counts as one, all."""
+    mean, plus, rest = cell.text.partition(" ± ") if " / " not in cell.text else (cell.text, "", "")
+    return f"{before}{escape(mean)}{after}{escape(plus + rest)}" if cell.bold else escape(cell.text)
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "–": "--",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+}
+LATEX |= {character: "\\" + character for character in "&%$#_"} | {
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+LATEX |= {"<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$", "×": r"$\times$", "|": r"$|$", "Δ": r"$\Delta$"}
+
+# A file that LaTeX compiles as it is, and that a paper can \input: inside a document only the tables count.
+PREAMBLE = r"""\makeatletter
+\ifx\@nodocument\relax
+\let\mtloraend\relax
+\else
+\documentclass{article}
+\usepackage[utf8]{inputenc}
+\usepackage{booktabs,graphicx}
+\usepackage[landscape,margin=1.5cm]{geometry}
+\def\mtloraend{\end{document}}
+\begin{document}
+\fi
+\makeatother
+"""
+
+
+def latex(tables: Sequence[TextTable]) -> str:
+    """Return the tables as one LaTeX file; a paper that includes it loads booktabs and graphicx."""
+    return PREAMBLE + "\n".join(map(_latex_table, tables)) + "\n\\mtloraend\n"
+
+
+def _latex_table(table: TextTable) -> str:
+    columns = "l" * table.labels + "r" * (len(table.header) - table.labels)
+    rows = [" & ".join(_marked(c, _latex_text, r"\textbf{", "}") for c in row) + r" \\" for row in table.rows]
+    caption = _latex_text(" ".join([f"{table.title}: {table.caption}" if table.caption else table.title, *table.notes]))
+    lines = [
+        r"\begin{table}[htbp]",
+        r"\centering",
+        rf"\caption{{{caption}}}",
+        rf"\label{{tab:{table.name}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(_latex_text(title) for title in table.header) + r" \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_text(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def html_page(title: str, tables: Sequence[TextTable]) -> str:
+    """Return a self-contained page with the tables: columns sort, a cell shows its runs."""
+    return render("page.html", title=title, tables=tables)
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in a template of `mtlora/tables/templates/`; texts are escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )

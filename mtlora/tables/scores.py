@@ -1,0 +1,129 @@
+"""The tables of scores and of cost, and the literature's convention beside published numbers."""
+
+from dataclasses import replace
+from typing import Any
+
+from mtlora.config.metrics import METRICS
+from mtlora.plan.experiment import Column
+from mtlora.tables.aggregate import ROW, entries_of
+from mtlora.tables.captions import caption, row_labels, table_columns, uninformative
+from mtlora.tables.comparison import Row, row_of
+from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
+from mtlora.tables.view import View
+
+
+def scores(view: View) -> TextTable:
+    """Return the main table: methods x tasks, mean and standard deviation over seeds."""
+    plan = view.plan
+    dull = uninformative(plan, view.records)
+    columns = score_columns(view, plan.experiment.selection, "mean")
+    body = {label + (" †" if dull.get(task, ((), False))[1] else ""): cells for (label, task), cells in columns.items()}
+    parameters: dict[Row, dict[str, float]] = {row: {} for row in view.rows}
+    for cell in plan.cells:
+        if (record := view.records.get(cell.sha)) is not None and "adapter" in record.parameters:
+            parameters[row_of(plan, cell)][record.run_id] = record.parameters["adapter"]
+    body["Adapter parameters"] = [
+        TableCell(f"{max(found.values()):,}", max(found.values()), tuple(found))
+        if (found := parameters[row])
+        else MISSING
+        for row in view.rows
+    ]
+    table = text_table(plan.name, plan.experiment.title, caption(plan, view.summary), row_labels(view.rows), body)
+    everywhere = sorted(task for task, (_, every) in dull.items() if every)
+    if everywhere:
+        table.notes.append(
+            f"† LoRA is not above the majority answer on {', '.join(everywhere)}: that task says nothing here."
+        )
+    for task, (rows, every) in dull.items():
+        if not every:
+            names = [" ".join(values) for values in zip(*row_labels(rows, view.rows).values(), strict=True)]
+            table.notes.append(f"{', '.join(names)}: not above the majority answer on {task}.")
+    return table
+
+
+def score_columns(view: View, selection: str, statistic: str) -> dict[tuple[str, str], list[TableCell]]:
+    """Return (label, task) -> a cell per row: the statistic over seeds, and the deviation beside a mean."""
+    plan = view.plan
+    selected = view.summary[view.summary["selection"] == selection]
+    found = {
+        (tuple(item[key] for key in ROW), item["task"], item["split"], item["metric"]): item
+        for item in selected.to_dict("records")
+    }
+    columns = table_columns(plan)
+    body = {}
+    seeds = max((item["n"] for item in found.values()), default=0)
+    for column in columns:
+        keys = [(column.task, entry.split, entry.metric) for entry in entries_of(column)]
+        items = [[item for key in keys if (item := found.get((row, *key)))] for row in view.rows]
+        full = [len(entry) == len(keys) and all(item["n"] == seeds for item in entry) for entry in items]
+        cells = [_score_cell(entry, column, statistic, len(keys)) for entry in items]
+        cells = [  # a mean of fewer seeds says so, and is not the best of the others
+            cell if is_full or cell == MISSING else replace(cell, text=f"{cell.text} (n = {entry[0]['n']})")
+            for cell, entry, is_full in zip(cells, items, full, strict=True)
+        ]
+        body[column.label, column.task] = _best_marked(cells, full, column)
+    return body
+
+
+def _score_cell(items: list[dict[Any, Any]], column: Column, statistic: str, wanted: int) -> TableCell:
+    if len(items) < wanted:
+        return MISSING
+    texts = []
+    for item in items:
+        text = number(item[statistic], column.digits)
+        if statistic == "mean" and item["n"] > 1:
+            text += f" ± {number(item['std'], column.digits)}"
+        texts.append(text)
+    value = sum(item[statistic] for item in items) / len(items)
+    runs = tuple(dict.fromkeys(run for item in items for run in item["run_ids"].split(" ")))
+    return TableCell(" / ".join(texts), float(value), runs)
+
+
+def _best_marked(cells: list[TableCell], full: list[bool], column: Column) -> list[TableCell]:
+    """Mark the best value of a column, as it is printed, where several cells have all seeds."""
+    values = [
+        round(c.value, column.digits) if ok and c.value is not None else None for c, ok in zip(cells, full, strict=True)
+    ]
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return cells
+    lower = column.metric in METRICS and not METRICS[column.metric].higher_is_better
+    best = min(known) if lower else max(known)
+    return [replace(cell, bold=value == best) for cell, value in zip(cells, values, strict=True)]
+
+
+def cost(view: View) -> TextTable | None:
+    """Return parameters, time and memory per row, means over the tasks that all rows with runs have, and over seeds."""
+    frame = view.cost
+    if frame.empty:
+        return None
+    everywhere = frame.groupby("task")[ROW].apply(lambda part: len(part.drop_duplicates()))
+    tasks = set(everywhere[everywhere == everywhere.max()].index)
+    frame = frame[frame["task"].isin(tasks)]
+    grouped = frame.groupby(ROW, sort=False)
+    means = grouped[[c for c in frame.columns if c not in (*ROW, "task", "n", "run_ids")]].mean()
+    means = means[grouped.size() == len(tasks)]
+    runs = {row: tuple(" ".join(part).split(" ")) for row, part in grouped["run_ids"]}
+    columns = {
+        "Adapter parameters": ("adapter_parameters", 1, 0),
+        "Head parameters": ("head_parameters", 1, 0),
+        "ms per step": ("seconds_per_step", 1e3, 1),
+        "tokens/s": ("tokens_per_second", 1, 0),
+        "Peak memory, MiB": ("peak_memory_bytes", 2**-20, 0),
+    }
+    body = {}
+    for title, (key, factor, digits) in columns.items():
+        values = [means[key].get(row) for row in view.rows]
+        body[title] = [
+            MISSING if v is None or v != v else TableCell(f"{v * factor:,.{digits}f}", v * factor, runs[row])
+            for row, v in zip(view.rows, values, strict=True)
+        ]
+    all_tasks = list(dict.fromkeys(cell.config.task.name for cell in view.plan.cells))
+    over = "tasks" if len(tasks) == len(all_tasks) else ", ".join(task for task in all_tasks if task in tasks)
+    text = (
+        f"means over {over} and seeds of the runs as they were made, maybe several at once: no benchmark; speed and memory "
+        "are of runs that trained alone (as with LAUNCHER=local), not in cohorts"
+    )
+    return text_table(
+        f"{view.plan.name}-cost", f"{view.plan.experiment.title}: cost", text, row_labels(view.rows), body
+    )

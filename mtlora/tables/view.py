@@ -1,0 +1,68 @@
+"""A plan with its records, and what follows from them, each computed once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from mtlora.plan.grid import Plan
+from mtlora.records.record import RunRecord
+from mtlora.tables.aggregate import cost_frame, row_keys, summary
+from mtlora.tables.comparison import Comparison, Row, compare, headlines
+from mtlora.tables.evidence import Evidence, problems, usable
+from mtlora.tables.geometry import read_geometry
+from mtlora.tables.items import compare_items
+
+
+@dataclass(frozen=True)
+class View:
+    """A plan, its usable records, and what follows from them, each computed once."""
+
+    plan: Plan
+    evidence: Evidence
+
+    @cached_property
+    def records(self) -> dict[str, RunRecord]:
+        """Return the usable records by config_sha."""
+        return usable(self.plan, self.evidence)
+
+    @cached_property
+    def problems(self) -> list[str]:
+        """Return what is missing or left out, a line each."""
+        return problems(self.plan, self.evidence) + self.items[1] + self.geometry[1]
+
+    @property
+    def touched(self) -> bool:
+        """Whether any run of the plan was ever started, or left out; else the table has simply not been run."""
+        return bool(self.records) or any(not line.endswith("not made yet") for line in self.problems)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """Return the long table."""
+        return summary(self.plan, self.records)
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """Return all paired comparisons."""
+        return compare(self.plan, self.records)
+
+    @cached_property
+    def cost(self) -> pd.DataFrame:
+        """Return parameters and cost per row and task."""
+        return cost_frame(self.plan, self.records)
+
+    @cached_property
+    def items(self) -> tuple[pd.DataFrame, list[str]]:
+        """Return the headline comparisons item by item, and what could not be compared."""
+        return compare_items(self.plan, headlines(self.plan, self.comparisons), self.evidence)
+
+    @cached_property
+    def geometry(self) -> tuple[pd.DataFrame, list[str]]:
+        """Return the summaries of T that the runs kept, and what could not be read."""
+        return read_geometry(self.plan, self.records, self.evidence)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Return the rows in their order: by model, targets, rank, variant; methods as in the experiment."""
+        rows = list(dict.fromkeys(tuple(row_keys(self.plan, cell).values()) for cell in self.plan.cells))
+        return sorted(rows, key=lambda row: (row[0], row[3], row[2], row[4]))

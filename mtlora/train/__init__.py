@@ -1,0 +1,1 @@
+"""One run from its cell to its record, alone or in a cohort."""

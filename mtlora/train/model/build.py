@@ -1,0 +1,164 @@
+"""Tokenizer + backbone + fresh head + adapter, with every random start drawn from its own named stream."""
+
+import copy
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from peft import PeftModel, TaskType, get_peft_model
+from peft.utils import ModulesToSaveWrapper
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mtlora.adapter import MTLoraConfig
+from mtlora.adapter.layer import MTLoraLayer
+from mtlora.base.errors import UserError
+from mtlora.base.streams import torch_stream
+from mtlora.config.schema import RunConfig
+from mtlora.plan.cell import digest, model_content
+from mtlora.train.model.backbones import drop_unread_tokens, load_backbone
+
+ADAPTER = "default"
+
+
+def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase, shared: bool = False) -> PeftModel:
+    """Build the model of a run: pretrained backbone, fresh head, fresh adapter.
+
+    The head depends on (seed, parameter name) and each adapter matrix on (seed, letter, module name) alone, so at one seed
+    all methods share the head, and all methods of one rank share A. `shared`: see `fresh_backbone`.
+
+    Raises:
+        UserError: the weights cannot be loaded or differ from their checksum; the target set matches no module.
+    """
+    backbone = fresh_backbone(config, len(tokenizer), shared)
+    reset_head(backbone, config.model.head, config.seed)
+    try:
+        model = get_peft_model(backbone, adapter_config(config))
+    except ValueError as error:
+        pattern = config.model.target_sets[config.targets].modules
+        raise UserError(
+            f"targets={config.targets} ({pattern}) of model {config.model.name} cannot be adapted: {error}"
+        ) from None
+    reset_adapter(model, config)
+    return model
+
+
+_loaded: dict[str, PreTrainedModel] = {}
+
+
+def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrainedModel:
+    """Return a backbone of which the head is the caller's own; the weights are read once in a process.
+
+    With `shared`, all other tensors are those of its siblings, for runs that train together. A run alone gets a copy: where
+    tensors lie decides how matrix products round, and a run that is repeated should find the same places.
+    """
+    key = digest([asdict(config.model), model_content(config), config.task.kind, len(config.task.labels), vocabulary])
+    if key not in _loaded:
+        _loaded.clear()  # the one before belongs to runs that have ended
+        _loaded[key] = load_backbone(config, vocabulary)
+        if config.task.kind != "generation":
+            drop_unread_tokens(_loaded[key])
+    source = _loaded[key]
+    if not shared:
+        return copy.deepcopy(source)
+    own = {id(p) for name, p in source.named_parameters() if set(name.split(".")) & set(config.model.head)}
+    return copy.deepcopy(source, {id(t): t for t in (*source.parameters(), *source.buffers()) if id(t) not in own})
+
+
+def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:
+    """Draw the head anew: weights from N(0, initializer_range) by stream (seed, "head", name), biases 0 (as in BERT)."""
+    parameters = [(name, p) for name, p in backbone.named_parameters() if set(name.split(".")) & set(head)]
+    if head and not parameters:
+        raise UserError(f"model.head={head} matches no module of {type(backbone).__name__}: correct conf/model/")
+    for name, parameter in parameters:
+        if parameter.dim() == 1:
+            nn.init.zeros_(parameter)
+        else:
+            std = backbone.config.initializer_range
+            nn.init.normal_(parameter, std=std, generator=torch_stream(seed, "head", name))
+
+
+def set_output_bias(model: nn.Module, value: float) -> None:
+    """Start a regression head's output bias, its only bias of one element, at `value` instead of 0."""
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias") and p.requires_grad and p.numel() == 1]
+    if len(biases) != 1:
+        raise UserError("train.mean_bias=true needs a regression head with one output bias: set it to false")
+    nn.init.constant_(biases[0], value)
+
+
+def adapter_config(config: RunConfig) -> MTLoraConfig:
+    """Return the PEFT configuration of a run; `structure="none"` is LoRA."""
+    a, chosen = config.adapter, config.model.target_sets[config.targets]
+    transform = chosen.fused_transform if a.fused_transform == "auto" else a.fused_transform
+    return MTLoraConfig(
+        task_type=TaskType.CAUSAL_LM if config.task.kind == "generation" else TaskType.SEQ_CLS,
+        r=a.r,
+        mtlora_alpha=a.alpha,
+        mtlora_dropout=a.dropout,
+        use_rslora=a.use_rslora,
+        structure=a.structure,  # type: ignore[arg-type]  # validate() has checked these three
+        init_weights=a.init_weights,  # type: ignore[arg-type]
+        fused_modules=dict(chosen.fused) or None,
+        fused_transform=transform,  # type: ignore[arg-type]
+        target_modules=chosen.modules,
+        modules_to_save=list(config.model.head) or None,
+    )
+
+
+def reset_adapter(model: PeftModel, config: RunConfig) -> None:
+    """Draw A, B, C, D of every adapted layer from the streams (seed, letter, module name)."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, MTLoraLayer):
+            layer.reset_mtlora_parameters(
+                ADAPTER,
+                config.adapter.init_weights,
+                generators=partial(_matrix_stream, config.seed, name),
+            )
+
+
+def _matrix_stream(seed: int, module: str, letter: str) -> torch.Generator:
+    return torch_stream(seed, letter, module)
+
+
+def load_adapter_tensors(model: PeftModel, folder: Path) -> None:
+    """Copy the adapter tensors (not the head) of a finished run into a fresh model of the same method and rank.
+
+    Raises:
+        UserError: the file is missing or unreadable, or its adapter tensors are not exactly those of the model.
+    """
+    path = folder / "adapter_model.safetensors"
+    try:
+        saved = load_file(path)
+    except Exception as error:  # safetensors raises its own error type for a damaged file
+        raise UserError(f"init_from: cannot read {path} ({error}): train that run again") from None
+    saved = {name: tensor for name, tensor in saved.items() if ".mtlora_" in name}
+    own = {
+        name.replace(f".{ADAPTER}", ""): parameter for name, parameter in model.named_parameters() if ".mtlora_" in name
+    }
+    if differing := sorted(set(saved) ^ set(own)):
+        raise UserError(f"init_from: {path} does not fit this adapter: {differing[0]} is on one side only")
+    for name, parameter in own.items():
+        if parameter.shape != saved[name].shape:
+            raise UserError(f"init_from: {path} does not fit this adapter: {name} has another shape")
+        with torch.no_grad():
+            parameter.copy_(saved[name])
+
+
+def count_parameters(model: PeftModel) -> dict[str, int]:
+    """Count parameters: `adapter` and `head` are trained, `total` is all the model holds while it trains."""
+    head = sum(
+        p.numel()
+        for m in model.modules()
+        if isinstance(m, ModulesToSaveWrapper)
+        for p in m.modules_to_save.parameters()
+    )
+    adapter = sum(p.numel() for name, p in model.named_parameters() if ".mtlora_" in name)
+    frozen = sum(
+        p.numel()
+        for m in model.modules()
+        if isinstance(m, ModulesToSaveWrapper)
+        for p in m.original_module.parameters()
+    )
+    return {"adapter": adapter, "head": head, "total": sum(p.numel() for p in model.parameters()) - frozen}

@@ -1,0 +1,80 @@
+"""Everything a killed run needs to go on: the trainable tensors, the optimizer's state and `Progress`."""
+
+import logging
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtlora.base.files import replacing
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved in every checkpoint."""
+
+    epoch: int = 0  # epochs finished
+    group: int = 0  # optimizer steps done in the current epoch
+    step: int = 0  # optimizer steps done in all
+    epoch_loss: float = 0.0  # sum of the current epoch's training losses, a term per step
+    tokens: int = 0  # real (unpadded) training tokens seen
+    seconds: float = 0.0  # wall time over all attempts
+    train_seconds: float = 0.0  # of it, time in training steps
+    window: list[torch.Tensor] = field(default_factory=list)  # losses since the last row of metrics.jsonl
+    rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
+    epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
+    geometry: list[dict[str, Any]] = field(default_factory=list)  # geometry.jsonl so far
+    cohort: dict[str, Any] | None = None  # id, runs, members of the last cohort in which the run trained
+
+
+def save_checkpoint(
+    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write a checkpoint, all of it or nothing."""
+    tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    state = {
+        "identity": identity,
+        "tensors": tensors,
+        "optimizer": optimizer.state_dict(),
+        "progress": asdict(progress),
+    }
+    with replacing(path) as stream:
+        torch.save(state, stream)
+
+
+def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+    """Restore a checkpoint into model and optimizer; None if there is none, or none that belongs to this run.
+
+    A damaged file, or one of another configuration or kind of device, costs time and nothing else: the run starts from its
+    beginning, where all randomness is a function of the seed.
+    """
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch does not look at the checksums that it writes
+                raise ValueError("its content is damaged")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["identity"] != identity:
+            raise ValueError("it belongs to another configuration")
+        own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        progress = Progress(**state["progress"])
+        if {name: tensor.shape for name, tensor in state["tensors"].items()} != {n: p.shape for n, p in own.items()}:
+            raise ValueError("its tensors are not those of the model")
+        optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state["tensors"][name])
+        progress.window = [loss.to(next(iter(own.values())).device) for loss in progress.window]
+        return progress
+    except Exception as error:  # a damaged file can raise anything
+        reason = str(error).split("\n")[0][:200]
+        log.warning("the checkpoint %s cannot be used (%s): this run starts from its beginning", path, reason)
+        return None

@@ -1,0 +1,225 @@
+"""Mistakes on the command line and in the input of a run: one line, exit code 1, no half-written record."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from helpers.glue_files import write_official
+from helpers.tiny_runs import overrides, start
+
+from mtlora.base import cli
+from mtlora.base.paths import REPOSITORY
+from mtlora.plan.cell import compose_cell
+from mtlora.records.record import RunRecord, find_records
+from mtlora.train.run import execute
+
+
+def check_error_line(code: object, stderr: str) -> str:
+    assert code == 1
+    assert "Traceback" not in stderr
+    (line,) = stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def check_records(results: Path) -> list[RunRecord]:
+    """Every record is whole, none is left `running`, and no temporary file stays."""
+    if not results.is_dir():
+        return []
+    records = [RunRecord.load(path) for path in find_records(results)]
+    assert not [path for path in results.rglob("*") if path.suffix == ".tmp"]
+    assert {record.status for record in records} <= {"failed", "success"}
+    return records
+
+
+class Mistake:
+    """Runs a command in this process as the entry point would, and returns its one line."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, arguments: list[str]) -> str:
+        self.monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(lambda: void(execute(compose_cell(arguments))))
+        return check_error_line(exit_.value.code, self.capsys.readouterr().err)
+
+
+def void(value: Any) -> None:
+    """Drop a value: an entry point returns nothing."""
+
+
+@pytest.fixture
+def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mistake:
+    return Mistake(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("task=nothing", ["task=nothing is not known", "mnli, mrpc"]),
+        ("model=huge", ["model=huge is not known", "roberta_base"]),
+        ("transform=abc", ["transform=abc is not known", "ctcm, dtsm, icfm, lora, shim"]),
+        ("rank=r3", ["rank=r3 is not known", "r16"]),
+        ("profile=big", ["profile=big is not known", "mini, paper"]),
+        ("recipe=tiny/nothing", ["no recipe", "conf/recipe/tiny/nothing.yaml"]),
+        ("train.lr=1", ["train.lr is not a known key"]),
+        ("trian.epochs=1", ["trian.epochs is not a known key"]),
+        ("+train.lr=1", ["train.lr is not a known key"]),
+        ("+extra=1", ["extra is not a known key"]),
+        ("train.epochs=two", ["train.epochs=two", "Integer"]),
+        ("seed=abc", ["seed=abc", "Integer"]),
+        ("seed=null", ["seed=null"]),
+        ("train.learning_rate=fast", ["train.learning_rate=fast"]),
+        ("train=3", ["train=3"]),
+        ("rank=0", ["rank=0", "rank=r8"]),
+        ("rank=8", ["rank=8", "rank=r8"]),
+        ("adapter.r=0", ["adapter.r=0", "at least 1"]),
+        ("adapter.r=-2", ["adapter.r=-2", "at least 1"]),
+        ("adapter.r=2.5", ["adapter.r=2.5"]),
+        ("adapter.dropout=1", ["adapter.dropout=1", "below 1"]),
+        ("adapter.structure=foo", ["adapter.structure=foo", "shim"]),
+        ("adapter.init_weights=zero_t", ["adapter.init_weights=zero_t", "none"]),
+        ("train.learning_rate=0", ["train.learning_rate=0", "above 0"]),
+        ("train.learning_rate=nan", ["train.learning_rate=nan", "above 0"]),
+        ("train.epochs=0", ["train.epochs=0", "at least 1"]),
+        ("data.order=sorted", ["data.order=sorted", "length, random"]),
+        ("targets=most", ["targets=most", "qv, official, all"]),
+        ("init_from=cola", ["init_from=cola", "the task itself"]),
+        ("init_from=nothing", ["task=nothing is not known"]),
+        ("data.source=local", ["data.root=DIR"]),
+        ("data.root=/some/where", ["data.root=/some/where", "add data.source=local"]),
+        ("task.metrics.validation=[accuray]", ["accuray is not known", "accuracy, f1"]),
+        ("decode.beams=0", ["decode.beams=0", "at least 1"]),
+        ("task=rte,mrpc", ["task=rte,mrpc", "multirun"]),
+        ("task=(", ["task=("]),
+    ],
+)
+def test_mistakes_found_before_anything_runs(override: str, parts: list[str], mistake: Mistake, tmp_path: Path) -> None:
+    line = mistake([*overrides(tmp_path), override])
+    for part in parts:
+        assert part in line, line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_targets_that_match_nothing(mistake: Mistake, tmp_path: Path) -> None:
+    line = mistake([*overrides(tmp_path), "model.target_sets.qv.modules=nothing_here"])
+    assert "targets=qv" in line
+    assert "nothing_here" in line
+    (record,) = check_records(tmp_path)
+    assert record.error is not None
+    assert record.error in line
+
+
+def test_missing_data_files(mistake: Mistake, tmp_path: Path) -> None:
+    results, root = tmp_path / "results", write_official(tmp_path / "glue")
+    (root / "CoLA/train.tsv").unlink()
+    local = [*overrides(results), "data.source=local"]
+    line = mistake([*local, f"data.root={root}"])
+    assert "CoLA/train.tsv" in line
+    assert str(root) in line
+    assert "is not a folder" in mistake([*local, f"data.root={root / 'nowhere'}"])
+    assert not results.exists()
+
+
+def test_broken_row_names_its_place(mistake: Mistake, tmp_path: Path) -> None:
+    results, root = tmp_path / "results", write_official(tmp_path / "glue")
+    with (root / "CoLA/train.tsv").open("a") as stream:
+        stream.write("aa05\t7\t\tDogs sleep.\n")
+    line = mistake([*overrides(results), "data.source=local", f"data.root={root}"])
+    assert "CoLA/train.tsv:3: label '7' is unknown" in line
+    assert [record.status for record in check_records(results)] == ["failed"]
+
+
+def test_hub_without_network(mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("Couldn't reach the Hub\n(Connection refused)")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    line = mistake([*overrides(tmp_path), "data.source=hub"])
+    assert "nyu-mll/glue" in line
+    assert "check the network" in line
+    assert [record.status for record in check_records(tmp_path)] == ["failed"]
+
+
+def test_hub_model_without_network(mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("We couldn't connect to the hub\nto load the files")
+
+    monkeypatch.setattr("mtlora.train.model.backbones.AutoTokenizer.from_pretrained", offline)
+    line = mistake([*overrides(tmp_path), "model=roberta_base", "data.source=builtin"])
+    assert "roberta_base" in line
+    assert "model.path=DIR" in line
+
+
+def test_results_that_is_a_file(mistake: Mistake, tmp_path: Path) -> None:
+    file = tmp_path / "results"
+    file.write_text("mine")
+    assert str(file) in (line := mistake(overrides(file)))
+    assert "results=DIR" in line
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_missing_device(mistake: Mistake, tmp_path: Path) -> None:
+    assert "compute.device=cuda: this PyTorch sees no CUDA device" in mistake(
+        [*overrides(tmp_path), "compute.device=cuda"]
+    )
+
+
+def test_interruption_and_bugs_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    def bug() -> None:
+        raise ValueError("not the user's mistake")
+
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(interrupted)
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ValueError, match="not the user's mistake"):
+        cli.run(bug)
+
+
+def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli.experiment_parser("mtlora.reproduce", "")
+    parser.add_argument("--jobs", type=int)
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(lambda: print(parser.parse_intermixed_args(["glue", "--jobs", "x"])))
+    assert "--jobs" in check_error_line(exit_.value.code, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (["task=nothing"], "task=nothing is not known"),
+        (["rank=0"], "rank=0"),
+        (["model.target_sets.qv.modules=nothing_here"], "nothing_here"),
+    ],
+)
+def test_real_command(more: list[str], part: str, tmp_path: Path) -> None:
+    process = start([*overrides(tmp_path), *more])
+    _, stderr = process.communicate(timeout=120)
+    assert part in check_error_line(process.returncode, stderr)
+    check_records(tmp_path)
+
+
+def test_a_failing_job_does_not_stop_a_sweep(tmp_path: Path) -> None:
+    arguments = [*overrides(tmp_path, "train.epochs=1"), "adapter.r=2,0,4"]
+    process = start(["-m", *arguments])
+    _, stderr = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert "Traceback" not in stderr
+    listed, error = stderr.splitlines()[-2:]
+    assert listed.startswith("not done: ")
+    assert " adapter.r=0: adapter.r=0 is out of range" in listed
+    assert error.startswith("error: 1 of 3 runs failed (listed above)")
+    records = check_records(tmp_path)
+    assert [(record.rank, record.status) for record in records] == [(2, "success"), (4, "success")]
+    assert "adapter.r=2" in records[0].overrides, "the overrides of the job, not of the sweep"
+    assert not (REPOSITORY / "multirun").exists(), "Hydra's own folders are not made"

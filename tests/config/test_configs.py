@@ -1,0 +1,256 @@
+"""Everything in conf/ and experiments/ composes, and the recipes hold the values of the papers they name."""
+
+import dataclasses
+import math
+import re
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.glue_files import TASKS
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from mtlora.base import cli
+from mtlora.base.errors import UserError
+from mtlora.base.paths import CONF, EXPERIMENTS
+from mtlora.config.checks import type_local_files
+from mtlora.config.metrics import METRICS
+from mtlora.config.schema import LocalFile, TaskConfig
+from mtlora.data.text_files import FORMATS
+from mtlora.plan.cell import Cell, compose_cell
+from mtlora.plan.experiment import load_experiment
+from mtlora.plan.grid import make_plan
+
+METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
+RECIPES = sorted((path.parent.name, path.stem) for path in (CONF / "recipe").glob("*/*.yaml"))
+EXPERIMENT_PROFILES = [
+    (path.stem, profile)
+    for path in sorted(EXPERIMENTS.glob("*.yaml"))
+    for profile in OmegaConf.load(path).profiles  # type: ignore[union-attr]
+]
+
+# LoRA, arXiv 2106.09685, table 9 (RoBERTa-base): batch, epochs, learning rate; alpha 16 is that of the public scripts.
+ROBERTA = {
+    "mnli": (16, 30, 5e-4),
+    "sst2": (16, 60, 5e-4),
+    "mrpc": (16, 30, 4e-4),
+    "cola": (32, 80, 4e-4),
+    "qnli": (32, 25, 4e-4),
+    "qqp": (16, 25, 5e-4),
+    "rte": (32, 80, 5e-4),
+    "stsb": (16, 40, 4e-4),
+}
+# AdaLoRA, arXiv 2303.10512, appendix (DeBERTaV3-base): learning rate, epochs, maximum length, alpha; batch 32.
+DEBERTA = {
+    "mnli": (5e-4, 7, 256, 16),
+    "rte": (1.2e-3, 50, 320, 32),
+    "qnli": (1.2e-3, 5, 512, 32),
+    "mrpc": (1e-3, 30, 320, 32),
+    "qqp": (5e-4, 5, 320, 16),
+    "sst2": (8e-4, 24, 128, 16),
+    "cola": (5e-4, 25, 64, 32),
+    "stsb": (2.2e-3, 25, 128, 32),
+}
+FROM_MNLI = {"mrpc", "rte", "stsb"}  # tasks that start from the MNLI adapter in both papers' RoBERTa runs
+
+
+@lru_cache
+def composed(*overrides: str) -> Cell:
+    return compose_cell(overrides)
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Every leaf of a nested configuration, by its dotted name."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: leaf for name, node in value.items() for key, leaf in flat(node, f"{prefix}.{name}").items()}
+
+
+def refusal(overrides: list[str]) -> str:
+    """The line that a user reads instead of a run."""
+    with pytest.raises(HydraException) as error:
+        compose_cell(overrides)
+    line = cli.one_line(error.value)
+    assert "\n" not in line
+    return line
+
+
+def test_every_model_of_the_papers_has_a_recipe_for_every_task() -> None:
+    models = {path.stem for path in (CONF / "model").glob("*.yaml")}
+    assert {model for model, _ in RECIPES} <= models
+    expected = {(m, t) for m in ("minilm", "roberta_base", "deberta_v3_base", "tiny") for t in TASKS}
+    assert expected <= set(RECIPES)
+
+
+@pytest.mark.parametrize(("model", "task"), RECIPES)
+def test_recipe_composes_and_states_its_source(model: str, task: str) -> None:
+    config = composed(f"model={model}", f"task={task}").config
+    assert (config.model.name, config.task.name, config.profile) == (model, task, "mini")
+    source = OmegaConf.load(CONF / "recipe" / model / f"{task}.yaml")["recipe"]
+    assert config.recipe == source
+    own = {"minilm": "not from a paper", "tiny": "for tests", "gpt2_mini": "not from a paper", "tiny_gpt2": "for tests"}
+    assert own[model] in source if model in own else re.search(r"arXiv \d{4}\.\d{5}", source)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_roberta_recipes_are_those_of_the_paper(task: str) -> None:
+    config = composed("profile=paper", f"task={task}").config
+    train = config.train
+    assert config.model.name == "roberta_base"
+    assert (train.batch_size, train.epochs, train.learning_rate) == ROBERTA[task]
+    assert (train.warmup_ratio, train.warmup_steps, train.weight_decay, train.accumulation) == (0.06, None, 0.1, 1)
+    assert (config.data.max_length, config.adapter.r, config.adapter.alpha) == (512, 8, 16)
+    assert (config.data.source, config.data.subset, config.train.limit_examples) == ("hub", False, None)
+    assert config.init_from == ("mnli" if task in FROM_MNLI else "none")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_deberta_recipes_are_those_of_the_paper(task: str) -> None:
+    # The profile sets another model and length: the command line and the recipe must win.
+    config = composed("profile=paper", "model=deberta_v3_base", f"task={task}").config
+    train = config.train
+    assert config.model.name == "deberta_v3_base"
+    assert (train.learning_rate, train.epochs, config.data.max_length, config.adapter.alpha) == DEBERTA[task]
+    assert (train.batch_size, train.accumulation) == (32, 1)
+
+
+@pytest.mark.parametrize("overrides", [("task=rte",), ("profile=paper", "task=mrpc"), ("model=tiny", "task=stsb")])
+def test_methods_share_everything_but_the_structure(overrides: tuple[str, ...]) -> None:
+    lora = composed(*overrides, "transform=lora")
+    for method in METHODS[1:]:
+        other = composed(*overrides, f"transform={method}")
+        ours, theirs = flat(dataclasses.asdict(lora.config)), flat(dataclasses.asdict(other.config))
+        assert {key for key in ours if ours[key] != theirs[key]} == {".adapter.structure"}
+        assert (ours[".adapter.structure"], theirs[".adapter.structure"]) == ("none", method)
+        identities = flat(lora.identity), flat(other.identity)
+        assert identities[0].keys() == identities[1].keys()
+        different = {key for key in identities[0] if identities[0][key] != identities[1][key]}
+        assert different - {".parent"} == {".adapter.structure"}
+        assert lora.sha != other.sha
+
+
+@pytest.mark.parametrize(("name", "profile"), EXPERIMENT_PROFILES)
+def test_every_experiment_and_profile_composes(name: str, profile: str) -> None:
+    experiment = load_experiment(name)
+    plan = make_plan(experiment, [f"profile={profile}", "seed=0", "transform=lora,dtsm"])  # the rest differs in a word
+    declared = experiment.axes | experiment.profiles[profile]
+    assert {cell.config.task.name for cell in plan.cells} == set(declared["task"])
+    others = [declared[key] for key in declared if key not in ("seed", "transform", "task")]
+    combinations = len(declared["task"]) * 2 * math.prod(map(len, others))
+    assert len(plan.cells) == combinations - (len(declared["task"]) if name == "init" else 0)  # LoRA has no T = 0
+    assert len({cell.sha for cell in plan.cells}) == len(plan.cells)
+    assert all(cell.config.profile == profile and cell.config.task.suite == experiment.suite for cell in plan.cells)
+    tasks = {cell.config.task.name: cell.config.task for cell in plan.cells}
+    for column in experiment.columns:  # a table column that no run measures would stay empty for ever
+        for entry in (column, column.beside):
+            if entry is not None and column.task in tasks:
+                assert entry.metric in tasks[column.task].metrics[entry.split]
+    profiles = [experiment.axes | more for more in experiment.profiles.values()]
+    assert {column.task for column in experiment.columns} == {t for p in profiles for t in p["task"]}
+
+
+def test_glue_has_the_five_methods_eight_tasks_and_at_least_two_seeds() -> None:
+    experiment = load_experiment("glue")
+    assert set(experiment.axes["transform"]) == set(METHODS)
+    assert set(experiment.axes["task"]) == set(TASKS)
+    assert len(experiment.axes["seed"]) >= 2
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "task").glob("*.yaml")), ids=lambda path: path.stem)
+def test_task_file(path: Path) -> None:
+    generation = OmegaConf.load(path)["kind"] == "generation"
+    task = composed("model=tiny_gpt2" if generation else "model=tiny", f"task={path.stem}").config.task
+    splits = {"train", "validation", "test"} if generation else {"train", *task.metrics}
+    assert task.name == path.stem
+    assert (task.kind in ("regression", "generation")) == (task.labels == [])
+    assert len(task.text_columns) in (1, 2)
+    assert set(task.sizes) == splits
+    assert {name for names in task.metrics.values() for name in names} <= set(METRICS)
+    # The parquet exports of the hub are a branch of their own, whose commits it makes itself.
+    assert re.fullmatch(r"[0-9a-f]{40}|refs/convert/parquet", task.hub.revision)
+    assert set(task.local) == splits
+    for files in task.local.values():
+        for file in files:
+            assert isinstance(file, LocalFile)
+            assert (
+                file.format in FORMATS
+                if generation
+                else sorted(file.columns.values()) == sorted([*task.text_columns, "label"])
+            )
+        assert not files[0].subset  # the official file comes first
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_model_file(path: Path) -> None:
+    task = next(task for model, task in reversed(RECIPES) if model == path.stem)
+    model = composed(f"model={path.stem}", f"task={task}").config.model
+    assert model.name == path.stem
+    assert set(model.target_sets) == {"qv", "official", "all"}
+    for pattern in (chosen.modules for chosen in model.target_sets.values()):
+        assert re.search("query|q_proj|c_attn", pattern)
+    if model.source == "hub":
+        assert re.fullmatch(r"[0-9a-f]{40}", str(model.revision))
+    if model.source == "package":
+        assert re.fullmatch(r"[0-9a-f]{64}", str(model.weights_sha256))
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "rank").glob("*.yaml")), ids=lambda path: path.stem)
+def test_rank_file(path: Path) -> None:
+    assert OmegaConf.load(path) == {"r": int(path.stem.removeprefix("r"))}
+
+
+def test_local_files_of_a_run_are_typed_with_defaults() -> None:
+    local = composed("model=tiny", "task=qnli").config.task.local
+    columns = {"question": "question", "sentence": "sentence", "label": "label"}
+    assert local["train"] == [
+        LocalFile("QNLI/train.tsv", columns=columns, header=True, subset=False),
+        LocalFile("QNLI/train_subset.jsonl", columns=columns, header=True, subset=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("item", "named"),
+    [
+        ({"file": "a.tsv", "colums": {}}, "colums"),
+        ({"columns": {"a": "b"}}, "file"),
+        ({"file": "a.tsv", "columns": {}, "subset": "perhaps"}, "perhaps"),
+    ],
+)
+def test_a_malformed_local_file_is_one_line(item: dict[str, Any], named: str) -> None:
+    task = TaskConfig(name="new", local={"train": [item]})  # type: ignore[list-item]
+    with pytest.raises(UserError, match=rf"^task\.local\.train of new is malformed: .*{named}.*$"):
+        type_local_files(task)
+
+
+def test_a_missing_recipe_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    (conf / "recipe" / "roberta_base" / "qnli.yaml").unlink()
+    monkeypatch.setattr("mtlora.plan.cell.CONF", conf)
+    assert compose_cell(["model=tiny", "task=qnli"]).config.task.name == "qnli"
+    line = refusal(["model=roberta_base", "task=qnli"])
+    assert "no recipe" in line
+    assert "conf/recipe/roberta_base/qnli.yaml" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("task=rtee", "rtee"),
+        ("transform=mtlora", "mtlora"),
+        ("rank=r7", "r7"),
+        ("train.lr=1", "train.lr"),
+        ("train.epochs=many", "many"),
+        ("train.epochs=0", "train.epochs=0"),
+        ("adapter.r=0", "adapter.r=0"),
+        ("train.learning_rate=0", "train.learning_rate=0"),
+        ("targets=everything", "targets=everything"),
+        ("data.source=local", "data.root"),
+        ("+train.lr=1", "train.lr"),
+        ("init_from=rte", "init_from=rte"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_it(override: str, named: str) -> None:
+    assert named in refusal(["model=tiny", "task=rte", override])

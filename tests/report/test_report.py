@@ -1,0 +1,172 @@
+"""The report: what it says first, and that it works in a browser."""
+
+import html
+import json
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers.record_files import make_record, save_record
+
+from mtlora.plan.experiment import load_experiment
+from mtlora.plan.grid import Plan, make_plan
+from mtlora.report.page import build
+from mtlora.tables.evidence import load_evidence
+from mtlora.tables.view import View
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ACCURACY = ("accuracy", "validation")
+GAINS = {"none": 0.0, "shim": 0.05, "icfm": -0.05, "ctcm": 0.0, "dtsm": 0.0}
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan(load_experiment("glue"), ["model=tiny", "task=rte", "seed=range(0,10)"])
+
+
+@pytest.fixture(scope="module")
+def report(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of ten seeds: SHIM surely better, ICFM surely worse, CTCM the same to a hair, DTSM all over the place."""
+    folder = tmp_path_factory.mktemp("report")
+    generator = random.Random(0)
+    for cell in plan.cells:
+        structure = cell.config.adapter.structure
+        noise = {"ctcm": 1e-4, "dtsm": 0.05}.get(structure, 1e-3) * generator.uniform(-1, 1)
+        value = 0.6 + cell.config.seed / 100 + GAINS[structure] + noise
+        record = make_record(cell, {ACCURACY: (value, value)})
+        record.epochs = [{"epoch": n, "metrics": {"validation": {"accuracy": value - 0.1 / n}}} for n in (1, 2)]
+        save_record(folder / "runs", record)
+    (folder / "runs" / "torn").mkdir()
+    (folder / "runs" / "torn" / "record.json").write_text('{"run_id": "<script>alert(1)</script>')
+    evidence = load_evidence(folder / "runs")
+    build([View(plan, evidence)], evidence, folder, "report.html")
+    return folder / "report.html"
+
+
+def first_screen(text: str) -> str:
+    return re.sub(r"<[^>]*>", " ", text[text.index("<h1>") : text.index("<nav")])
+
+
+def test_the_first_screen_answers(report: Path) -> None:
+    words = first_screen(report.read_text(encoding="utf-8"))
+    assert "Does MTLoRA beat LoRA here, and how sure are we?" in words
+    assert "In part." in words
+    assert "MTLoRA is better in 1, worse in 1, equal within the margin in 1; 1 is undecided." in words
+    assert "Seeds per task: 10." in words
+    assert "not tested here" in words
+
+
+def test_verdicts_of_the_cards(report: Path) -> None:
+    cards = re.findall(r"<li class=\"(\w+)\"><b>(.*?): <span class=\"tag\">(.*?)</span>", report.read_text())
+    assert cards == [
+        ("good", "GLUE, MTLoRA SHIM", "better"),
+        ("bad", "GLUE, MTLoRA ICFM", "worse"),
+        ("open", "GLUE, MTLoRA CTCM", "no difference larger than 0.5"),
+        ("open", "GLUE, MTLoRA DTSM", "undecided"),
+    ]
+
+
+def test_it_is_self_contained_and_escapes_what_records_hold(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert "@import" not in text
+    assert "url(" not in text
+    assert "<script>alert" not in text
+    assert "torn/record.json" in html.unescape(text), "the broken record is named"
+
+
+def test_nothing_to_say_without_runs(tmp_path: Path, plan: Plan) -> None:
+    (tmp_path / "runs").mkdir()
+    evidence = load_evidence(tmp_path / "runs")
+    text = build([View(plan, evidence)], evidence, tmp_path, "report.html")
+    assert "Nothing can be said yet." in first_screen(text)
+    assert "make reproduce-glue" in text[text.index("Not run") :]
+
+
+def test_figures_are_the_same_twice(report: Path, plan: Plan, tmp_path: Path) -> None:
+    evidence = load_evidence(report.parent / "runs")
+    build([View(plan, evidence)], evidence, tmp_path, "report.html")
+    figures = sorted(path.name for path in (report.parent / "figures").iterdir())
+    assert figures == [
+        f"glue_{name}.{kind}" for name in ("curves", "differences", "parameters") for kind in ("png", "svg")
+    ]
+    for name in figures:
+        assert (tmp_path / "figures" / name).read_bytes() == (report.parent / "figures" / name).read_bytes(), name
+
+
+# Clicks as a reader would, and writes what it sees into the page.
+READER = """
+<script>
+addEventListener("load", () => {
+  const table = document.querySelector("#glue table");
+  const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent.trim());
+  const heading = table.tHead.rows[0].cells[1];
+  const seen = {start: names()};
+  heading.querySelector("button").click();
+  seen.down = names(); seen.sort = heading.ariaSort;
+  heading.querySelector("button").click();
+  seen.up = names();
+  table.tHead.rows[0].cells[0].querySelector("button").click();
+  seen.by_name = names();
+  const cell = document.querySelector("#glue td button");
+  cell.focus(); seen.focus = document.activeElement === cell;
+  cell.click();
+  const shown = document.querySelectorAll(":popover-open");
+  seen.popovers = shown.length; seen.runs = [...shown[0].querySelectorAll("li")].map((item) => item.textContent);
+  seen.images = [...document.images].map((image) => { image.loading = "eager"; return image.alt.length > 20; });
+  seen.overflow = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+  seen.errors = window.errors;
+  const result = document.createElement("pre"); result.id = "seen"; result.textContent = JSON.stringify(seen);
+  document.body.append(result);
+});
+</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Debian's `chromium` is not installed")
+@pytest.mark.parametrize("width", [400, 1600])
+def test_in_a_browser(width: int, report: Path, tmp_path: Path) -> None:
+    text = report.read_text(encoding="utf-8").replace("</body>", READER)
+    listener = "<script>window.errors = []; addEventListener('error', (e) => errors.push(e.message));</script>"
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("<head>", "<head>" + listener), encoding="utf-8")
+    command = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--window-size={width},1000",
+        "--dump-dom",
+    ]
+    command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path}/profile", page.as_uri()]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    match = re.search(r'<pre id="seen">(.*?)</pre>', ended.stdout, re.DOTALL)
+    assert match, ended.stderr
+    seen = json.loads(html.unescape(match[1]))
+    assert seen["start"] == ["LoRA", "MTLoRA SHIM", "MTLoRA ICFM", "MTLoRA CTCM", "MTLoRA DTSM"]
+    assert (seen["down"][0], seen["down"][-1], seen["sort"]) == ("MTLoRA SHIM", "MTLoRA ICFM", "descending")
+    assert seen["up"] == seen["down"][::-1]
+    assert seen["by_name"] == sorted(seen["start"], reverse=True)
+    assert (seen["focus"], seen["popovers"], len(seen["runs"])) == (True, 1, 10)
+    assert all(re.fullmatch(r"glue-rte-tiny-\w+-r8-qv-seed\d-\w{8}", run) for run in seen["runs"])
+    assert seen["images"] == [True] * 3
+    assert not seen["overflow"], "wide tables scroll inside their frame, the page does not"
+    assert seen["errors"] == []
+    assert "CONSOLE" not in ended.stderr
+
+
+def test_single_tasks_are_told_where_the_average_is_missing(tmp_path: Path) -> None:
+    plan = make_plan(load_experiment("glue"), ["model=tiny", "task=rte,mrpc", "transform=lora,shim", "seed=0,1,2"])
+    for cell in plan.cells:
+        if cell.config.task.name == "rte":
+            save_record(tmp_path / "runs", make_record(cell, {ACCURACY: (0.6, 0.6)}))
+    evidence = load_evidence(tmp_path / "runs")
+    text = build([View(plan, evidence)], evidence, tmp_path, "report.html", ["task=rte,mrpc", "seed=0,1,2"])
+    words = " ".join(first_screen(text).split())
+    assert (
+        "No verdict yet. No seed has all tasks with LoRA and a structure. On RTE alone, MTLoRA is better in 0 of 1"
+        in words
+    )
+    assert "python -m mtlora.reproduce glue task=rte,mrpc seed=0,1,2" in text, "the sweep that the report is of"

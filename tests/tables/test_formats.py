@@ -1,0 +1,197 @@
+"""The formats of a table, and the tables beside that of scores: published numbers, test items, geometry."""
+
+import csv
+import html
+import json
+import re
+import shutil
+import statistics
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.record_files import make_record, save_record
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
+
+from mtlora.plan.experiment import load_experiment
+from mtlora.plan.grid import Plan, make_plan
+from mtlora.report.plots import draw_all
+from mtlora.tables.evidence import load_evidence
+from mtlora.tables.formats import html_page, latex, markdown
+from mtlora.tables.items import randomisation_p
+from mtlora.tables.layout import MISSING, TableCell, TextTable
+from mtlora.tables.view import View
+from mtlora.tables.write import all_tables, write_tables
+
+NASTY = r"50% & <b>#1</b> a_b $x$ {y} ~ ^ \ | – − ± † ≥ Δ"
+TABLE = TextTable(
+    "nasty",
+    NASTY,
+    NASTY,
+    ["Method", NASTY],
+    [[TableCell(NASTY), TableCell("1.00 ± 0.10", 1.0, ("run-a", "run-b"), bold=True)], [TableCell("–"), MISSING]],
+    notes=[NASTY],
+)
+
+
+def test_markdown() -> None:
+    text = markdown(TABLE)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1, "columns line up"
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in lines)
+    assert "**1.00** ± 0.10" in lines[2]
+
+
+def test_html_escapes_and_names_the_runs() -> None:
+    text = html_page(NASTY, [TABLE])
+    assert "<b>#1" not in text
+    assert html.escape(NASTY, quote=False).replace("'", "&#39;") in text
+    (anchor,) = re.findall(r'popovertarget="([^"]+)"', text)
+    popover = text[text.index(f'<div popover id="{anchor}"') :]
+    assert re.findall(r"<li>(.*?)</li>", popover) == ["run-a", "run-b"]
+    assert 'data-value="1.0"' in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("included", [False, True])
+def test_latex_compiles_alone_and_inside_a_paper(included: bool, tmp_path: Path) -> None:
+    (tmp_path / "table.tex").write_text(latex([TABLE, TABLE]), encoding="utf-8")
+    (tmp_path / "paper.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}A\\input{table}B\\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper" if included else "table"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stdout[-2000:]
+
+
+def test_latex_escapes_every_special_character() -> None:
+    body = latex([TABLE]).split(r"\toprule")[1].split(r"\bottomrule")[0]
+    assert r"\toprule" in latex([TABLE])
+    for character in "%&#_":
+        assert not re.search(rf"(?<!\\){character}", body.replace(" & ", "").replace(r"\\", "")), character
+    assert r"\textbf{1.00} $\pm$ 0.10" in body
+
+
+@lru_cache
+def paper_plan() -> Plan:
+    return make_plan(load_experiment("deberta"), ["profile=paper", "task=rte,qqp", "transform=lora,shim", "seed=0,1,2"])
+
+
+def test_published_numbers_and_pairs_of_figures(tmp_path: Path) -> None:
+    best = {"rte": (0.85, 0.86, 0.90), "accuracy": (0.91, 0.92, 0.93), "f1": (0.88, 0.89, 0.93)}
+    for cell in paper_plan().cells:
+        seed, gain = cell.config.seed, 0.0 if cell.config.adapter.structure == "none" else 0.01
+        if cell.config.task.name == "rte":
+            values = {("accuracy", "validation"): (0.5, best["rte"][seed] + gain)}
+        else:
+            values = {(m, "validation"): (0.5, best[m][seed] + gain) for m in ("accuracy", "f1")}
+        save_record(tmp_path / "runs", make_record(cell, values))
+    view = View(paper_plan(), load_evidence(tmp_path / "runs"))
+    table = next(t for t in all_tables(view) if t.name == "deberta_paper-convention")
+    rows = {row[0].text: dict(zip(table.header, (cell.text for cell in row), strict=True)) for row in table.rows}
+    rte, pair = statistics.mean(best["rte"]), [statistics.mean(best[m]) for m in ("accuracy", "f1")]
+    lora = rows["LoRA"]
+    assert lora["RTE"] == f"{100 * rte:.2f} ± {100 * statistics.stdev(best['rte']):.2f}"
+    assert [part.split(" ")[0] for part in lora["QQP acc/F1"].split(" / ")] == [f"{100 * v:.2f}" for v in pair]
+    average = (rte + statistics.mean(pair)) / 2  # the pair counts as its mean
+    assert lora["Average of 2"].startswith(f"{100 * average:.2f} ±")
+    published = rows["LoRA, AdaLoRA arXiv 2303.10512 table 1"]
+    assert (published["RTE"], published["QQP acc/F1"], published["Average of 2"]) == ("85.20", "91.99 / 89.38", "–")
+    difference = rows["ours − published"]
+    assert difference["RTE"] == f"{100 * rte - 85.2:+.2f}".replace("-", "−")
+    assert difference["QQP acc/F1"] == f"{100 * pair[0] - 91.99:+.2f} / {100 * pair[1] - 89.38:+.2f}".replace("-", "−")
+    assert rows["MTLoRA SHIM"]["Δ to LoRA"].startswith("+1.00 [1.00, 1.00] 95.0%")
+
+
+REFERENCES = [[f"the place number {n} lies in a country", f"number {n} is a place"] for n in range(40)]
+TEXTS = {
+    "none": [f"the place number {n} lies in the town" for n in range(40)],
+    "shim": [f"the place number {n} lies in a country" if n % 3 else f"place {n}" for n in range(40)],
+}
+
+
+@lru_cache
+def dart_plan() -> Plan:
+    return make_plan(load_experiment("dart"), ["model=tiny_gpt2", "transform=lora,shim", "seed=0"])
+
+
+def save_texts(runs: Path, other_context: bool = False) -> None:
+    for cell in dart_plan().cells:
+        record = make_record(cell, {("bleu", "test"): (40.0, 40.0), ("ter", "test"): (0.5, 0.5)})
+        folder = save_record(runs, record).parent
+        structure = cell.config.adapter.structure
+        rows = [
+            {"context": f"c{n}{other_context and structure}", "category": "", "references": r, "prediction": t}
+            for n, (r, t) in enumerate(zip(REFERENCES, TEXTS[structure], strict=True))
+        ]
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_items_are_compared_by_sacrebleu(tmp_path: Path) -> None:
+    save_texts(tmp_path)
+    view = View(dart_plan(), load_evidence(tmp_path))
+    frame, problems = view.items
+    metric = BLEU(
+        tokenize="13a", smooth_method="none", force=True, references=list(map(list, zip(*REFERENCES, strict=True)))
+    )
+    systems = [("lora", TEXTS["none"]), ("shim", TEXTS["shim"])]
+    _, scores = PairedTest(systems, {"BLEU": metric}, None, "ar", n_samples=2000)()
+    assert problems == []
+    assert frame["p"].tolist() == [scores["BLEU"][1].p_value]
+    assert 0 < frame["p"].item() < 1
+    assert randomisation_p(TEXTS["shim"], TEXTS["shim"], REFERENCES) == 1.0
+    one_word = ["the place", *TEXTS["shim"][1:]]
+    assert randomisation_p(TEXTS["shim"], one_word, REFERENCES) == 1.0, (
+        "one item that differs can be swapped in one way"
+    )
+    junk = [["a b c", "d e f", "g h i"], ["j k l", "m n o", "p q r"]]
+    assert randomisation_p(*junk, [["s t u v w"]] * 3) == 1.0, "two systems of BLEU 0 do not differ"
+    rest = [["right words here now", *(f"{x} b c d" for x in x20)] for x20 in (["x"] * 20, ["y"] * 20)]
+    rest[1][0] = "wrong"
+    truth = [["right words here now"], *[["a b c d"]] * 20]
+    assert randomisation_p(*rest, truth) == 1.0, "every swap leaves the same difference: one item decides it"
+    assert any(table.name == "dart-items" for table in all_tables(view))
+
+
+def test_items_without_comparable_texts(tmp_path: Path) -> None:
+    save_texts(tmp_path, other_context=True)
+    frame, problems = View(dart_plan(), load_evidence(tmp_path)).items
+    assert frame.empty
+    assert "the two runs decoded other contexts" in problems[0]
+    for path in tmp_path.rglob("predictions.jsonl"):
+        path.unlink()
+    assert "not beside the records" in View(dart_plan(), load_evidence(tmp_path)).items[1][0]
+
+
+def test_every_file_and_its_runs(tmp_path: Path) -> None:
+    save_texts(tmp_path / "runs")
+    write_tables(View(dart_plan(), load_evidence(tmp_path / "runs")), tmp_path / "tables")
+    names = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert names == {f"dart{end}" for end in (".md", ".tex", ".html", ".csv", "_comparisons.csv", "_cost.csv")}
+    with (tmp_path / "tables" / "dart_comparisons.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["method"], row["against"], row["metric"], row["pairs"]) for row in rows] == [
+        ("shim", "lora", "bleu", "1"),
+        ("shim", "lora", "ter", "1"),
+    ]
+    assert all(len(row["run_ids"].split(" ")) == 2 for row in rows)
+
+
+def test_figure_of_the_geometry_and_a_damaged_file(tmp_path: Path) -> None:
+    save_texts(tmp_path / "runs")
+    shim = next(cell for cell in dart_plan().cells if cell.config.adapter.structure == "shim")
+    path = tmp_path / "runs" / shim.run_id / "geometry.jsonl"
+    row = {"module": "m", "singular_values": [2.0, 0.5], "eigenvalue_phases": [0.0, 1.0], "identity_distance": 0.7}
+    path.write_text("".join(json.dumps({"epoch": n} | row) + "\n" for n in (0, 1)))
+    view = View(dart_plan(), load_evidence(tmp_path / "runs"))
+    assert "dart_geometry" in [plot.name for plot in draw_all(view, tmp_path / "figures")]
+    damaged: list[dict[str, Any]] = [{"identity_distance": "x"}, {"identity_distance": None}, {"epoch": [1]}]
+    damaged += [{"singular_values": [10**400]}, {"singular_values": []}, {"eigenvalue_phases": float("nan")}]
+    for change in damaged:
+        path.write_text(json.dumps({"epoch": 0} | row | change) + "\n")
+        view = View(dart_plan(), load_evidence(tmp_path / "runs"))
+        assert "dart_geometry" not in [plot.name for plot in draw_all(view, tmp_path / "figures")]
+        assert sum(str(path) in line for line in view.problems) == 1

@@ -1,0 +1,316 @@
+"""Tables: every figure is computed here a second time, from records whose numbers this file chooses."""
+
+import csv
+import dataclasses
+import json
+import logging
+import re
+import statistics
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.glue_files import write_mixed
+from helpers.record_files import grid, make_record, save_record
+
+from mtlora.base.errors import UserError
+from mtlora.plan.experiment import load_experiment
+from mtlora.plan.grid import Plan, make_plan
+from mtlora.records.record import RunRecord
+from mtlora.tables.evidence import load_evidence
+from mtlora.tables.view import View
+from mtlora.tables.write import write_tables
+
+CONTRACT = [
+    *("table", "suite", "model", "method", "rank", "targets", "task", "split", "metric", "selection"),
+    *("n", "mean", "median", "std", "run_ids", "published", "published_source", "difference", "variant"),
+]
+SEEDS = (0, 1, 2)
+RTE, STSB, RANKED = ("accuracy", "validation"), ("pearson", "validation"), ("spearman", "validation")
+LAST = {
+    ("rte", "lora"): (0.60, 0.62, 0.70),
+    ("rte", "shim"): (0.65, 0.61, 0.63),
+    ("stsb", "lora"): (0.31, 0.40, 0.35),
+    ("stsb", "shim"): (0.45, 0.52, 0.40),
+}
+BETTER = 0.05  # how much higher the best epoch is than the last
+Row = dict[str, str]
+
+
+@lru_cache
+def plan_of(*overrides: str) -> Plan:
+    return make_plan(load_experiment("glue"), overrides)
+
+
+def tiny_plan() -> Plan:
+    return plan_of("model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=0,1,2")
+
+
+def records_of(plan: Plan, baseline: float = 0.1) -> list[RunRecord]:
+    records = []
+    for cell in plan.cells:
+        method = "lora" if cell.config.adapter.structure == "none" else cell.config.adapter.structure
+        value = LAST[cell.config.task.name, method][cell.config.seed]
+        both = (value, value + BETTER)
+        values = {RTE: both} if cell.config.task.name == "rte" else {STSB: both, RANKED: (value / 2, value / 2)}
+        records.append(make_record(cell, values, baseline))
+    return records
+
+
+def write(plan: Plan, records: list[RunRecord], folder: Path) -> tuple[str, list[Row]]:
+    """Return the Markdown and the rows of the CSV made from the records."""
+    for record in records:
+        save_record(folder / "runs", record)
+    return tables(plan, folder / "runs", folder)
+
+
+def tables(plan: Plan, runs: Path, folder: Path) -> tuple[str, list[Row]]:
+    text = write_tables(View(plan, load_evidence(runs)), folder / "tables")[0]
+    with (folder / "tables" / f"{plan.name}.csv").open(newline="", encoding="utf-8") as stream:
+        return text, list(csv.DictReader(stream))
+
+
+def only(rows: list[Row], **wanted: str) -> Row:
+    (row,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    return row
+
+
+def assert_statistics(row: Row, percent: list[float]) -> None:
+    assert int(row["n"]) == len(percent)
+    assert float(row["mean"]) == pytest.approx(statistics.mean(percent))
+    assert float(row["median"]) == pytest.approx(statistics.median(percent))
+    assert float(row["std"]) == pytest.approx(statistics.stdev(percent))
+
+
+def test_statistics_over_seeds_and_their_runs(tmp_path: Path) -> None:
+    records = records_of(tiny_plan())
+    _, rows = write(tiny_plan(), records, tmp_path)
+    assert list(rows[0]) == CONTRACT
+    for (task, method), values in LAST.items():
+        metric = "accuracy" if task == "rte" else "pearson"
+        for selection, more in (("last", 0.0), ("best", BETTER)):
+            row = only(rows, task=task, method=method, metric=metric, selection=selection)
+            assert_statistics(row, [100 * (value + more) for value in values])
+            ids = {r.run_id for r in records if (r.task, r.transform) == (task, method)}
+            assert set(row["run_ids"].split(" ")) == ids
+            assert (row["table"], row["suite"], row["model"], row["rank"]) == ("glue", "glue", "tiny", "8")
+            assert (row["targets"], row["split"], row["variant"]) == ("qv", "validation", "")
+    assert_statistics(only(rows, task="stsb", method="lora", metric="spearman", selection="last"), [15.5, 20.0, 17.5])
+    assert len(rows) == 2 * 2 * 4  # methods x selections x (accuracy, pearson, spearman, average)
+
+
+def test_average_over_tasks_is_taken_per_seed(tmp_path: Path) -> None:
+    _, rows = write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+    for method in ("lora", "shim"):
+        per_seed = [statistics.mean(100 * LAST[task, method][seed] for task in ("rte", "stsb")) for seed in SEEDS]
+        row = only(rows, task="average", method=method, selection="last")
+        assert_statistics(row, per_seed)
+        assert len(row["run_ids"].split(" ")) == 6
+        best = only(rows, task="average", method=method, selection="best")
+        assert_statistics(best, [value + 100 * BETTER for value in per_seed])
+
+
+def test_markdown_shows_the_values_and_marks_the_best(tmp_path: Path) -> None:
+    text, _ = write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+    table = grid(text)
+    assert list(table) == ["LoRA", "MTLoRA SHIM"]
+    assert table["LoRA"]["RTE"] == "**64.00** ± 5.29"
+    assert table["MTLoRA SHIM"]["RTE"] == "63.00 ± 2.00"
+    assert table["LoRA"]["STS-B"] == "35.33 ± 4.51"
+    assert table["MTLoRA SHIM"]["STS-B"] == "**45.67** ± 6.03"
+    assert table["MTLoRA SHIM"]["Average of 2"].startswith("**54.33** ±")
+    assert table["LoRA"]["Adapter parameters"] == "2,048"
+    caption = text.split("\n")[0]
+    for part in ("n = 3 of 3 planned", "last epoch", "profile mini", "builtin", "RTE accuracy", "STS-B pearson"):
+        assert part in caption
+    assert "validation" in caption
+    assert "low-resource" not in caption
+    assert (tmp_path / "tables" / "glue.md").read_text() == text
+
+
+def test_selection_rule_of_the_experiment(tmp_path: Path) -> None:
+    plan = tiny_plan()
+    best = dataclasses.replace(plan, experiment=dataclasses.replace(plan.experiment, selection="best"))
+    text, _ = write(best, records_of(plan), tmp_path)
+    assert grid(text)["LoRA"]["RTE"] == "**69.00** ± 5.29"
+    assert "best epoch" in text.split("\n")[0]
+
+
+def test_a_missing_cell_has_no_row_and_prints_a_dash(tmp_path: Path) -> None:
+    records = [r for r in records_of(tiny_plan()) if (r.task, r.transform) != ("stsb", "shim")]
+    text, rows = write(tiny_plan(), records, tmp_path)
+    assert not [row for row in rows if row["method"] == "shim" and row["task"] in ("stsb", "average")]
+    shown = grid(text)["MTLoRA SHIM"]
+    assert (shown["STS-B"], shown["Average of 2"]) == ("–", "–")
+    assert shown["RTE"] == "63.00 ± 2.00"
+    assert grid(text)["LoRA"]["STS-B"] == "35.33 ± 4.51"  # alone in its column: nothing to be better than
+
+
+def test_the_average_leaves_out_a_seed_with_a_hole(tmp_path: Path) -> None:
+    records = records_of(tiny_plan())
+    for record in records:
+        if (record.task, record.transform, record.seed) == ("stsb", "shim", 1):
+            record.status = "failed"
+    text, rows = write(tiny_plan(), records, tmp_path)
+    assert_statistics(only(rows, task="stsb", method="shim", metric="pearson", selection="last"), [45.0, 40.0])
+    average = only(rows, task="average", method="shim", selection="last")
+    assert_statistics(average, [(65 + 45) / 2, (63 + 40) / 2])
+    assert "-seed1-" not in average["run_ids"]
+    assert "n = 2 to 3 of 3 planned" in text
+
+
+def test_no_records_at_all(tmp_path: Path) -> None:
+    text, rows = tables(tiny_plan(), tmp_path / "runs", tmp_path)
+    assert rows == []
+    assert set(grid(text)["LoRA"].values()) == {"–"}
+    assert "n = 0 of 3 planned" in text
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    text, rows = write(tiny_plan(), [r for r in records_of(tiny_plan()) if r.seed == 0], tmp_path)
+    assert only(rows, task="rte", method="lora", selection="last")["std"] == ""
+    assert grid(text)["LoRA"]["RTE"] == "60.00"
+
+
+def test_a_task_on_which_lora_learns_nothing_is_marked(tmp_path: Path) -> None:
+    records = records_of(tiny_plan(), baseline=0.36)  # LoRA: RTE 0.64, STS-B 0.353; SHIM is above it on both
+    text, _ = write(tiny_plan(), records, tmp_path)
+    assert {"RTE", "STS-B †"} <= set(grid(text)["LoRA"])
+    assert re.search(r"† LoRA is not above the majority answer on stsb:", text)
+    assert "†" not in write(tiny_plan(), records_of(tiny_plan()), tmp_path)[0]
+
+
+def test_only_the_cells_of_the_plan_enter(tmp_path: Path) -> None:
+    text, rows = write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+    base = ("model=tiny", "task=rte", "transform=lora", "seed=0")
+    for more in (("train.learning_rate=1e-9",), ("profile=paper",), ("rank=r2",), ("train.limit_examples=8",)):
+        save_record(tmp_path / "runs", make_record(plan_of(*base, *more).cells[0], {RTE: (0.99, 0.99)}))
+    assert len(load_evidence(tmp_path / "runs").records) == 12 + 4
+    assert tables(tiny_plan(), tmp_path / "runs", tmp_path) == (text, rows)
+
+
+def test_another_swept_key_is_a_variant(tmp_path: Path) -> None:
+    plan = plan_of("model=tiny", "task=rte", "transform=lora", "seed=0,1", "train.learning_rate=0.001,0.002")
+    values = {0.001: (0.50, 0.60), 0.002: (0.70, 0.74)}
+    records = []
+    for cell in plan.cells:
+        value = values[cell.config.train.learning_rate][cell.config.seed]
+        records.append(make_record(cell, {RTE: (value, value)}))
+    text, rows = write(plan, records, tmp_path)
+    for rate, both in values.items():
+        row = only(rows, task="rte", variant=f"train.learning_rate={rate}", selection="last")
+        assert_statistics(row, [100 * value for value in both])
+    assert "train.learning_rate=0.002" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "joined"),
+    [
+        (("profile=paper",), True),
+        (("profile=paper", "data.source=builtin"), False),
+        (("profile=paper", "rank=r2"), False),
+        (("profile=paper", "targets=official"), False),
+        (("profile=paper", "train.epochs=1"), False),
+        ((), False),
+    ],
+)
+def test_published_numbers_stand_beside_comparable_runs_only(
+    more: tuple[str, ...], joined: bool, tmp_path: Path
+) -> None:
+    plan = plan_of("model=roberta_base", "task=rte", "transform=lora,shim", "seed=0,1,2", *more)
+    # Best epochs 0.87, 0.87, 0.96: the published figure is a median of best epochs, so the mean would be wrong.
+    records = [make_record(cell, {RTE: (0.85, 0.96 if cell.config.seed == 2 else 0.87)}) for cell in plan.cells]
+    _, rows = write(plan, records, tmp_path)
+    lora = only(rows, task="rte", method="lora", selection="best")
+    shim = only(rows, task="rte", method="shim", selection="best")
+    assert (shim["published"], shim["difference"]) == ("", "")
+    assert only(rows, task="rte", method="lora", selection="last")["published"] == "", "it is a best-epoch figure"
+    if joined:  # 86.6 is LoRA's RTE in arXiv 2106.09685
+        assert (float(lora["published"]), float(lora["difference"])) == (86.6, pytest.approx(87.0 - 86.6))
+        assert "2106.09685" in lora["published_source"]
+        assert lora["table"] == "glue_paper"
+    else:
+        assert (lora["published"], lora["published_source"], lora["difference"]) == ("", "", "")
+
+
+def test_a_published_suite_average_is_not_set_beside_one_over_fewer_tasks(tmp_path: Path) -> None:
+    plan = plan_of("profile=paper", "task=rte", "transform=lora", "seed=0,1")
+    _, rows = write(plan, [make_record(cell, {RTE: (0.85, 0.87)}) for cell in plan.cells], tmp_path)
+    assert only(rows, task="average", selection="last")["published"] == ""
+
+
+def test_records_in_one_json_lines_file(tmp_path: Path) -> None:
+    records = records_of(tiny_plan())
+    expected = write(tiny_plan(), records, tmp_path)
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records))
+    assert tables(tiny_plan(), path, tmp_path / "other") == expected
+
+
+BROKEN: dict[str, Any] = {
+    "truncated": lambda text: text[: len(text) // 2].encode(),
+    "empty": lambda text: b"",
+    "not text": lambda text: text.encode().replace(b"tiny", b"\xff\xfe"),
+    "old schema": lambda text: text.replace('"schema_version": 1', '"schema_version": 0').encode(),
+    "nan": lambda text: text.replace('"value": 0.99', '"value": NaN').encode(),
+    "infinity": lambda text: text.replace('"value": 0.99', '"value": -Infinity').encode(),
+    "list": lambda text: b"[]",
+    "no run id": lambda text: text.replace('"run_id"', '"run"').encode(),
+    "no metrics' owner": lambda text: re.sub(r'\n "task": "rte",', "", text).encode(),
+    "unknown status": lambda text: text.replace('"success"', '"done"').encode(),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_record_is_named_and_left_out(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records = records_of(tiny_plan())
+    expected = write(tiny_plan(), records[1:], tmp_path)
+    text = json.dumps(dataclasses.asdict(make_record(tiny_plan().cells[0], {RTE: (0.99, 0.99)})), indent=1)
+    broken = tmp_path / "runs" / "broken" / "record.json"
+    broken.parent.mkdir()
+    broken.write_bytes(text.encode())
+    assert tables(tiny_plan(), tmp_path / "runs", tmp_path / "whole") != expected  # it would count, were it whole
+    broken.write_bytes(content := BROKEN[kind](text))
+    with caplog.at_level(logging.WARNING):
+        assert tables(tiny_plan(), tmp_path / "runs", tmp_path) == expected
+    (message,) = caplog.messages
+    assert re.fullmatch(f".*{re.escape(str(broken))}.*", message)
+    lines = tmp_path / "records.jsonl"
+    lines.write_bytes(b" ".join(content.split(b"\n")) + b"\n")
+    with pytest.raises(UserError, match=f"{re.escape(str(lines))} holds no record"):  # it is another file
+        load_evidence(lines)
+
+
+def test_tables_hold_no_times_and_are_the_same_twice(tmp_path: Path) -> None:
+    write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+    files = sorted((tmp_path / "tables").iterdir())
+    assert [file.name for file in files] == [
+        *("glue.csv", "glue.html", "glue.md", "glue.tex"),
+        *("glue_comparisons.csv", "glue_cost.csv"),
+    ]
+    before = [file.read_bytes() for file in files]
+    write(tiny_plan(), records_of(tiny_plan())[::-1], tmp_path)
+    assert [file.read_bytes() for file in files] == before
+    for content in before:
+        assert not re.search(rb"20\d\d-\d\d|\d\d:\d\d", content)
+
+
+def test_caption_of_partial_training_files_says_low_resource(tmp_path: Path) -> None:
+    root = write_mixed(tmp_path / "glue")
+    overrides = ["model=tiny", "task=qnli", "transform=lora", "seed=0", "data.source=local", f"data.root={root}"]
+    text, _ = tables(make_plan(load_experiment("glue"), [*overrides, "data.subset=true"]), tmp_path / "runs", tmp_path)
+    assert "low-resource" in text.split("\n")[0]
+    assert "data: local" in text.split("\n")[0]
+
+
+def test_cost_file(tmp_path: Path) -> None:
+    write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+    with (tmp_path / "tables" / "glue_cost.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["method"], row["task"]) for row in rows} == {(m, t) for t, m in LAST}
+    for row in rows:
+        assert (int(row["n"]), float(row["adapter_parameters"]), float(row["total_parameters"])) == (3, 2048, 56482)
+        assert float(row["seconds"]) == 13.0  # 12, 13 and 14
+        assert (float(row["seconds_per_step"]), float(row["tokens_per_second"])) == (2.5, 100.0)
+        assert float(row["peak_memory_bytes"]) == 1e9

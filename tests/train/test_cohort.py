@@ -1,0 +1,323 @@
+"""Runs in lock-step equal runs alone, keep their own records and checkpoints, and do not hurt each other."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.tiny_runs import cell_in, losses, record_of, rows, stop_at, tensors
+from torch.nn import functional as F
+
+from mtlora.base.errors import UserError
+from mtlora.base.files import Busy, only_process
+from mtlora.plan.cell import Cell, compose_cell
+from mtlora.score import text
+from mtlora.train.cohort import execution
+from mtlora.train.cohort.dropout import RunDropout
+from mtlora.train.cohort.execution import execute_together
+from mtlora.train.cohort.grouping import CohortUnsupported, cohort_key, cohorts
+from mtlora.train.run import execute
+from mtlora.train.state import CHECKPOINT
+
+# Every structure; other seeds, ranks, rates, schedules and dropout beside each other.
+MEMBERS = (
+    ("transform=lora", "seed=0"),
+    ("transform=shim", "seed=0"),
+    ("transform=shim", "seed=1", "train.learning_rate=0.001", "train.weight_decay=0.5"),
+    ("transform=icfm", "seed=2", "rank=r4"),
+    ("transform=ctcm", "seed=0", "train.max_grad_norm=0", "adapter.use_rslora=true"),
+    ("transform=dtsm", "seed=3", "adapter.dropout=0.1", "train.warmup_ratio=0.5"),
+    ("transform=dtsm", "seed=0", "adapter.dropout=0.1", "train.max_grad_norm=0.01"),
+)
+
+
+def members(results: Path, *more: str) -> list[Cell]:
+    return [cell_in(results, *one, *more) for one in MEMBERS]
+
+
+def assert_equal_to_rounding(cell: Cell, alone: Cell) -> None:
+    record, other = record_of(cell), record_of(alone)
+    assert record.status == other.status == "success"
+    assert record.cost["tokens"] == other.cost["tokens"]
+    assert record.cost["steps"] == other.cost["steps"]
+    assert [{**m, "value": pytest.approx(m["value"], rel=1e-4, abs=1e-3)} for m in record.metrics] == other.metrics
+    assert losses(cell.folder) == pytest.approx(losses(alone.folder), rel=1e-5)
+    norms = [[row["grad_norm"] for row in rows(c.folder) if "grad_norm" in row] for c in (cell, alone)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    trained, expected = tensors(cell.folder), tensors(alone.folder)
+    assert trained.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert (trained[name] - tensor).norm() <= 1e-4 * tensor.norm(), name
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("task=rte",),
+        ("task=stsb", "train.accumulation=2"),
+        ("task=cola", "train.limit_examples=60", "targets=all"),
+        ("task=cola", "train.limit_examples=60", "data.padding=max_length", "data.max_length=12"),
+    ],
+    ids=["pairs", "regression, accumulation", "incomplete batch, all modules", "padded to one length"],
+)
+def test_a_cohort_equals_runs_alone(more: tuple[str, ...], tmp_path: Path) -> None:
+    together, alone = members(tmp_path / "together", *more), members(tmp_path / "alone", *more)
+    outcomes = execute_together(together)
+    assert [outcome.error for outcome in outcomes] == [None] * len(together)
+    for cell in alone:
+        execute(cell)
+    for cell, other, outcome in zip(together, alone, outcomes, strict=True):
+        assert_equal_to_rounding(cell, other)
+        record = record_of(cell)
+        assert outcome.record == record
+        assert record.provenance["cohort"]["runs"] == len(together)
+        assert set(record.provenance["cohort"]["members"]) == {c.run_id for c in together}
+        assert not (cell.folder / CHECKPOINT).exists()
+
+
+def test_a_cohort_of_decoders_equals_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "java_works", lambda: False)
+    base = [
+        "model=tiny_gpt2",
+        "task=webnlg",
+        "rank=r2",
+        "train.limit_examples=24",
+        "train.epochs=2",
+        "train.batch_size=8",
+    ]
+    base += ["train.limit_validation=10", "decode.limit_contexts=3", "decode.max_new_tokens=6", "decode.beams=2"]
+    base += ["train.log_every=1", "compute.threads=1"]
+    two = [
+        [compose_cell([*base, f"transform={t}", f"seed={s}", f"results={tmp_path / name}"]) for t, s in variants]
+        for name in ("together", "alone")
+        for variants in [(("lora", 0), ("shim", 0), ("icfm", 1), ("ctcm", 2), ("dtsm", 0))]
+    ]
+    outcomes = execute_together(two[0])
+    assert [outcome.error for outcome in outcomes] == [None] * 5
+    for cell, other in zip(*two, strict=True):
+        execute(other)
+        assert_equal_to_rounding(cell, other)
+
+
+def test_models_that_share_more_than_the_backbone_train_one_after_another(tmp_path: Path) -> None:
+    deberta = [
+        "model.architecture.model_type=deberta-v2",
+        "+model.architecture.relative_attention=true",
+        "+model.architecture.pos_att_type=[p2c,c2p]",
+        "+model.architecture.position_buckets=8",
+        "targets=official",
+    ]
+    cells = [cell_in(tmp_path, *deberta, f"transform={t}") for t in ("lora", "shim", "icfm", "ctcm", "dtsm")]
+    assert [outcome.error for outcome in execute_together(cells)] == [None] * 5
+    alone = cell_in(tmp_path / "alone", *deberta, "transform=dtsm")
+    execute(alone)
+    assert_equal_to_rounding(cells[-1], alone)
+    assert all("cohort" not in record_of(cell).provenance for cell in cells)
+
+
+def test_the_time_of_a_cohort_is_shared_out(tmp_path: Path) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(3)]
+    execute_together(cells[:1])  # imports and caches
+    started = time.monotonic()
+    execute_together(cells)
+    whole = time.monotonic() - started
+    cost = [record_of(cell).cost for cell in cells[1:]]
+    assert sum(c["train_seconds"] for c in cost) <= sum(c["seconds"] for c in cost) <= whole
+
+
+def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
+    cells = [
+        cell_in(tmp_path, "seed=0"),
+        cell_in(tmp_path, "seed=1", "train.learning_rate=1e30"),
+        cell_in(tmp_path, "seed=2"),
+    ]
+    first, second, third = execute_together(cells)
+    assert second.record is None
+    assert "the training loss is" in str(second.error) or "gradient norm" in str(second.error)
+    assert record_of(cells[1]).status == "failed"
+    for cell, outcome in ((cells[0], first), (cells[2], third)):
+        assert outcome.error is None
+        alone = cell_in(tmp_path / "alone", f"seed={cell.config.seed}")
+        execute(alone)
+        assert_equal_to_rounding(cell, alone)
+
+
+def test_runs_of_other_lengths_leave_when_they_end(tmp_path: Path) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}", f"train.epochs={1 + seed}") for seed in range(3)]
+    assert all(outcome.error is None for outcome in execute_together(cells))
+    assert [len(record_of(cell).epochs) for cell in cells] == [1, 2, 3]
+    alone = cell_in(tmp_path / "alone", "seed=2", "train.epochs=3")
+    execute(alone)
+    assert_equal_to_rounding(cells[2], alone)
+
+
+@pytest.mark.parametrize("then", ["alone", "together"])
+def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = members(tmp_path)[:3]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, KeyboardInterrupt(), "mtlora.train.cohort.execution.show_progress")
+        with pytest.raises(KeyboardInterrupt):
+            execute_together(cells)
+    for cell in cells:
+        assert record_of(cell).status == "interrupted"
+        assert (cell.folder / CHECKPOINT).exists()
+    execute(cells[0])  # one goes on alone; the other two stay behind it
+    assert record_of(cells[0]).provenance["cohort"]["runs"] == 3, "it has trained in one"
+    if then == "together":
+        (cells[1].folder / CHECKPOINT).unlink()  # of these two, one begins anew
+        assert all(outcome.error is None for outcome in execute_together(cells))
+    else:
+        for cell in cells:
+            execute(cell)
+    for cell, alone in zip(cells, members(tmp_path / "alone")[:3], strict=True):
+        execute(alone)
+        assert_equal_to_rounding(cell, alone)
+
+
+def test_what_hits_all_leaves_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_much(*arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(execution, "train_together", too_much)
+    cells = members(tmp_path)[:2]
+    assert execute_together(cells) == [execution.Outcome(), execution.Outcome()]
+
+
+def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise CohortUnsupported("for the test")
+
+    monkeypatch.setattr("mtlora.train.cohort.training.Network", refuse)
+    cells = [
+        cell_in(tmp_path, "seed=0"),
+        cell_in(tmp_path, "seed=1", "train.learning_rate=1e30"),
+        cell_in(tmp_path, "seed=2"),
+    ]
+    outcomes = execute_together(cells)
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    assert all("cohort" not in record_of(cell).provenance for cell in cells)
+    alone = cell_in(tmp_path / "alone", "seed=2")
+    execute(alone)
+    assert_equal_to_rounding(cells[2], alone)
+
+
+def test_each_run_of_a_cohort_is_tracked_by_itself(tmp_path: Path) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}", "tracking=wandb", "train.epochs=1") for seed in range(2)]
+    assert all(outcome.error is None for outcome in execute_together(cells))
+    for cell in cells:
+        (tracked,) = cell.folder.rglob("*.wandb")
+        assert cell.run_id in tracked.name
+
+
+def test_finished_and_busy_cells_are_left_out(tmp_path: Path) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(4)]
+    execute(cells[0])
+    before = (cells[0].folder / "record.json").read_bytes()
+    with only_process(cells[1].lock, "held by this test"):
+        outcomes = execute_together(cells)
+    assert (cells[0].folder / "record.json").read_bytes() == before
+    assert outcomes[0].record is not None
+    assert isinstance(outcomes[1].error, Busy)
+    assert record_of(cells[2]).provenance["cohort"]["runs"] == 2
+
+
+def test_a_missing_parent_fails_one_run(tmp_path: Path) -> None:
+    cells = [
+        cell_in(tmp_path, "seed=0"),
+        cell_in(tmp_path, "seed=0", "task=cola", "init_from=rte"),
+        cell_in(tmp_path, "seed=1"),
+    ]
+    first, second, third = execute_together(cells)
+    assert isinstance(second.error, UserError)
+    assert "init_from=rte: its run is not finished" in str(second.error)
+    assert first.error is third.error is None
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("seed=1", True),
+        ("transform=icfm", True),
+        ("rank=r8", True),
+        ("adapter.dropout=0.1", True),
+        ("train.learning_rate=1", True),
+        ("train.epochs=9", True),
+        ("train.batch_size=8", False),
+        ("train.accumulation=2", False),
+        ("train.limit_examples=32", False),
+        ("train.precision=bf16", False),
+        ("task=rte", False),
+        ("targets=all", False),
+        ("data.order=random", False),
+        ("data.max_length=64", False),
+        ("results=elsewhere", False),
+    ],
+)
+def test_which_runs_train_together(override: str, same: bool) -> None:
+    one, other = (compose_cell(["model=tiny", "task=cola", "rank=r2", *more]) for more in ([], [override]))
+    assert (cohort_key(one) == cohort_key(other)) == same
+
+
+def task_and_seed(cohort: list[Cell]) -> list[tuple[str, int]]:
+    return [(cell.config.task.name, cell.config.seed) for cell in cohort]
+
+
+def test_cohorts_are_bounded_shared_evenly_and_enough_for_the_children() -> None:
+    cells = [
+        compose_cell(["model=tiny", f"task={task}", f"transform={transform}", f"seed={seed}"])
+        for transform in ("lora", "shim", "dtsm")
+        for seed in range(4)
+        for task in ("cola", "rte")
+    ]
+    one = {task: [(task, seed) for seed in range(4) for _ in range(3)] for task in ("cola", "rte")}
+    assert [task_and_seed(c) for c in cohorts(cells, 25, 1)] == [one["cola"], one["rte"]], (
+        "runs of one seed are neighbours"
+    )
+    assert [task_and_seed(c) for c in cohorts(cells, 6, 1)] == [
+        half for task in ("cola", "rte") for half in (one[task][:6], one[task][6:])
+    ]
+    assert list(map(len, cohorts(cells, 8, 1))) == [6, 6, 6, 6], "of about one length"
+    assert list(map(len, cohorts(cells, 25, 2))) == [6, 6, 6, 6], "every child gets a part of every group"
+    assert list(map(len, cohorts(cells, 25, 6))) == [4] * 6, "of five runs at least, but so that no child is idle"
+    assert sorted(map(len, cohorts(cells[:10:2], 25, 4))) == [1, 1, 1, 2]
+    assert list(map(len, cohorts(cells[:2], 25, 4))) == [1, 1]
+    assert sum(map(len, cohorts(cells, 25, 7))) == len(cells)
+
+
+def test_attention_draws_the_masks_of_a_run_alone() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.double) for _ in range(3))
+    mask = torch.ones(2, 1, 1, 5, dtype=torch.bool)
+    mask[1, ..., 3:] = False
+    dropout = RunDropout([0], torch.device("cpu"))
+    dropout.rows, dropout.widths = 2, [5]
+    dropout.seed([7])
+    with dropout:
+        ours = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.5)
+    torch.manual_seed(7)
+    assert torch.allclose(ours, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.5))
+
+
+def test_a_state_cut_to_the_first_token_has_masks_of_its_own_width() -> None:
+    dropout = RunDropout([0, 1], torch.device("cpu"))
+    dropout.rows, dropout.widths = 4, [4, 3]
+    dropout.seed([11, 12])
+    first, second = dropout(torch.ones(4, 1, 8), [0.5] * 2).view(2, 2, 1, 8)
+    torch.manual_seed(11)
+    assert torch.equal(first, F.dropout(torch.ones(2, 1, 8), 0.5))
+    torch.manual_seed(12)
+    assert torch.equal(second, F.dropout(torch.ones(2, 1, 8), 0.5))
+
+
+def test_runs_of_one_seed_draw_the_same_masks_and_others_do_not() -> None:
+    dropout = RunDropout([0, 1, 0], torch.device("cpu"))
+    dropout.rows, dropout.widths = 6, [4, 3, 4]
+    dropout.seed([11, 12, 11])
+    first, second, third = dropout(torch.ones(6, 4, 8), [0.5] * 3).view(3, 2, 4, 8)
+    assert torch.equal(first, third)
+    assert not torch.equal(first, second)
+    torch.manual_seed(12)
+    assert torch.equal(second[:, :3], F.dropout(torch.ones(2, 3, 8), 0.5)), "as wide as its own batch"
+    with pytest.raises(CohortUnsupported):
+        dropout(torch.ones(9, 8), [0.5] * 3)

@@ -1,0 +1,89 @@
+"""What happens to a run that somebody else trains, whose model breaks, or whose git is slow."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.record_files import make_record
+from helpers.tiny_runs import cell_in, record_of
+
+from mtlora.base.errors import UserError
+from mtlora.plan.experiment import load_experiment
+from mtlora.plan.grid import make_plan
+from mtlora.records import provenance
+from mtlora.train import evaluation
+from mtlora.train.run import execute
+
+
+def test_a_run_in_another_process_is_left_alone(tmp_path: Path) -> None:
+    cell = cell_in(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from mtlora.base.files import only_process\n"
+        "with only_process(Path(sys.argv[1]), 'busy'): print('held', flush=True); sys.stdin.read()"
+    )
+    lock = tmp_path / "locks" / cell.sha
+    command = [sys.executable, "-c", code, str(lock)]
+    make_record(cell, {}, status="running").save(cell.folder)
+    before = (cell.folder / "record.json").read_bytes()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"{cell.run_id} is being trained by another process"):
+            execute(cell)
+        other.kill()
+    assert (cell.folder / "record.json").read_bytes() == before
+    assert execute(cell).status == "success"
+
+
+def test_predictions_that_are_not_numbers_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = cell_in(tmp_path)
+
+    def hook(module: Any, inputs: Any, output: Any) -> Any:
+        return output * float("nan")
+
+    original = evaluation.evaluate
+
+    def broken(config: Any, accelerator: Any, model: Any, data: Any, identity: str) -> Any:
+        head = next(m for name, m in model.named_modules() if name.endswith("classifier"))
+        handle = head.register_forward_hook(hook)
+        try:
+            return original(config, accelerator, model, data, identity)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr("mtlora.train.loop.evaluate", broken)
+    with pytest.raises(UserError, match="predictions on validation are not finite"):
+        execute(cell)
+    assert record_of(cell).status == "failed"
+
+
+def test_a_running_record_names_code_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = cell_in(tmp_path)
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        raise subprocess.TimeoutExpired("git", 10)
+
+    def train(*args: Any) -> Any:
+        kept = record_of(cell)
+        assert kept.status == "running"
+        assert kept.provenance["git"] == {"commit": None, "dirty": None}
+        assert kept.provenance["packages"]["torch"] == version("torch")
+        assert kept.provenance["device"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(provenance, "_git", slow)
+    monkeypatch.setattr("mtlora.train.run.train", train)
+    with pytest.raises(KeyboardInterrupt):
+        execute(cell)
+    assert record_of(cell).status == "interrupted"
+
+
+def test_products_that_are_the_same_run_count_once(tmp_path: Path) -> None:
+    plan = make_plan(
+        load_experiment("glue"),
+        ["model=tiny", "task=rte", "transform=lora", "seed=0", "rank=r2,r8", "adapter.r=4", f"results={tmp_path}"],
+    )
+    assert len(plan.cells) == 1

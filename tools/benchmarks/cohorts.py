@@ -1,0 +1,125 @@
+"""Ten runs in lock-step against the same ten one after another: time of a step of each, and equality.
+
+python tools/benchmarks/cohorts.py
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import Entry, interleave, publish, ratio
+
+from mtlora.data.encoding import Encoded
+from mtlora.plan.cell import Cell, compose_cell
+from mtlora.train.cohort.dropout import RunDropout
+from mtlora.train.cohort.network import Network
+from mtlora.train.cohort.training import step_together
+from mtlora.train.compute import make_accelerator
+from mtlora.train.evaluation import RunData
+from mtlora.train.loop import Run, train_step
+from mtlora.train.model.backbones import load_tokenizer
+from mtlora.train.model.build import build_model
+from mtlora.train.objectives import Objective
+from mtlora.train.tracking import NullTracker
+
+SHAPES = {(4, 12): 1.5, (16, 32): 1.05}  # rows x tokens of a run's batch -> goal
+
+
+def random_data(width: int, rows: int) -> RunData:
+    """Return random texts of one length."""
+    generator = np.random.default_rng(0)
+    encoded = Encoded(
+        input_ids=generator.integers(10, 300, rows * width).astype(np.int32),
+        token_type_ids=np.zeros(rows * width, np.int8),
+        offsets=np.arange(0, rows * width + 1, width),
+        labels=generator.integers(0, 2, rows),
+    )
+    return RunData(encoded, np.arange(rows), {}, 0)
+
+
+class Sides:
+    """The same runs, five methods by some seeds, ready to take steps alone and together."""
+
+    def __init__(self, data: RunData, seeds: int, shared: list[str], folder: Path) -> None:
+        """Build the runs twice; `shared` are the overrides of all."""
+        cells = [
+            compose_cell([*shared, f"results={folder}", f"transform={transform}", f"seed={seed}"])
+            for transform in ("lora", "shim", "icfm", "ctcm", "dtsm")
+            for seed in range(seeds)
+        ]
+        self.accelerator = make_accelerator(cells[0].config)
+        tokenizer = load_tokenizer(cells[0].config.model)
+
+        def run_of(cell: Cell) -> Run:
+            # Both sides on one backbone: a run alone would find its weights in the caches too.
+            model = build_model(cell.config, tokenizer, shared=True).to(self.accelerator.device)
+            run = Run(cell.config, model, data, folder, cell.sha, NullTracker())
+            run.progress.step = run.total // 2  # a learning rate above zero
+            return run
+
+        self.runs, self.members = ([run_of(cell) for cell in cells] for _ in range(2))
+        self.objectives = [Objective(run.config, run.model) for run in self.runs]
+        self.dropout = RunDropout([(run.config.seed, 0.0) for run in self.members], self.accelerator.device)
+        self.network = Network([run.model for run in self.members], self.dropout)
+        self.network.model.train()
+        self.steps = [run.groups() for run in self.runs]
+        self.losses: dict[str, list[torch.Tensor]] = {"alone": [], "together": []}
+        self.taken = {"alone": 0, "together": 0}
+
+    def alone(self) -> None:
+        """Take the next step of every run, one run after another."""
+        for run, objective, groups in zip(self.runs, self.objectives, self.steps, strict=True):
+            run.model.train()
+            torch.manual_seed(run.begin_step())
+            self.losses["alone"].append(train_step(run, self.accelerator, objective, groups[self.taken["alone"]])[0])
+        self._done("alone")
+
+    def together(self) -> None:
+        """Take the next step of every run in lock-step."""
+        self.dropout.seed([run.begin_step() for run in self.members])
+        rows = [groups[self.taken["together"]] for groups in self.steps]
+        self.losses["together"] += step_together(self.members, rows, self.network, self.accelerator)[0]
+        self._done("together")
+
+    def _done(self, side: str) -> None:
+        self.taken[side] += 1
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def equal(self) -> str:
+        """Say how far the losses of both sides agree."""
+        if self.accelerator.device.type == "cuda":
+            return "dropout draws other masks on a GPU: see tests/test_cohort.py"
+        a, b = (torch.stack(self.losses[side]) for side in ("alone", "together"))
+        return f"losses of {self.taken['alone']} steps to {float(((a - b) / a).abs().max()):.0e}"
+
+
+def measure(rows: int, width: int, goal: float, model: str, repeats: int, folder: Path) -> Entry:
+    """Time steps of ten runs both ways."""
+    shared = [f"model={model}", "task=mrpc", f"train.batch_size={rows}"]
+    sides = Sides(random_data(width, rows * (repeats + 3)), 2, shared, folder)
+    seconds = interleave({"alone": sides.alone, "together": sides.together}, repeats, warm=2)
+    value, spread = ratio(seconds["alone"], seconds["together"])
+    return Entry(
+        f"cohort of 10, {rows} x {width} tokens", value, "higher", goal, "10 runs alone", spread, sides.equal()
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Cohorts against runs alone.")
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        entries = [
+            measure(rows, width, goal, options.model, options.repeats, Path(folder))
+            for (rows, width), goal in SHAPES.items()
+        ]
+    publish(entries, f"Cohorts ({options.model})")
+
+
+if __name__ == "__main__":
+    main()

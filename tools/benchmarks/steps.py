@@ -1,0 +1,356 @@
+"""One training step of every method over the floor: the frozen backbone's own forward and backward pass.
+
+    python tools/benchmarks/steps.py
+
+RoBERTa-base and GPT-2 with random weights, real shapes. The floor trains the head alone, with gradients down to the embeddings'
+output; dropout, batch, optimizer, matrix library and attention are the same on all sides.
+"""
+
+import argparse
+import copy
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import loralib
+import pandas as pd
+import psutil
+import torch
+import torch.nn.functional as F
+from common import OUT, Entry, interleave, publish, ratio
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, RobertaConfig
+from transformers.pytorch_utils import Conv1D
+
+from mtlora.adapter import MTLoraConfig
+from mtlora.adapter.layer import MTLoraLayer
+from mtlora.base.files import write_text
+from mtlora.train.memory import peak_memory_bytes, reset_peak_memory, saved_bytes
+from mtlora.train.model.attention import ProductAttention, fastest_attention
+from mtlora.train.onednn import onednn_is_fp32, set_fp32_matmul_precision
+
+STRUCTURES = ("none", "shim", "icfm", "ctcm", "dtsm")
+NAMES = {"none": "LoRA (ours)", "shim": "SHIM", "icfm": "ICFM", "ctcm": "CTCM", "dtsm": "DTSM"}
+QV = r".*\.attention\.self\.(query|value)"
+OFFICIAL = r".*\.layer\.\d+\.(attention\.self\.(query|value)|intermediate\.dense|output\.dense)"
+Step = Callable[[], Tensor]
+
+
+def encoder(layers: int) -> nn.Module:
+    """Return a RoBERTa-base of some layers, with random weights."""
+    torch.manual_seed(0)
+    sizes = {"max_position_embeddings": 514, "vocab_size": 5000, "type_vocab_size": 1}
+    config = RobertaConfig(num_hidden_layers=layers, num_labels=2, **sizes)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def decoder(layers: int) -> nn.Module:
+    """Return a GPT-2 of some layers, without dropout, as data-to-text trains it."""
+    torch.manual_seed(0)
+    quiet = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+    return AutoModelForCausalLM.from_config(GPT2Config(n_layer=layers, vocab_size=5000, **quiet))
+
+
+def floor(model: nn.Module) -> nn.Module:
+    """Freeze all but the head; gradients still flow down to the embeddings' output."""
+    model = copy.deepcopy(model)
+    model.requires_grad_(False)
+    head = getattr(model, "classifier", None)
+    trained = head if head is not None else model.get_decoder().ln_f  # type: ignore[operator]
+    trained.requires_grad_(True)
+    embeddings = model.roberta.embeddings if head is not None else model.transformer.drop  # type: ignore[union-attr]
+    embeddings.register_forward_hook(lambda module, args, output: output.requires_grad_())  # type: ignore[operator]
+    return model
+
+
+def adapted(model: nn.Module, structure: str, modules: str, fused: bool = False, r: int = 8) -> nn.Module:
+    """Return the model with our adapter."""
+    extra: dict[str, Any] = {"fused_modules": {"c_attn": [True, False, True]}} if fused else {}
+    head = None if fused else ["classifier"]
+    config = MTLoraConfig(
+        r=r,
+        mtlora_alpha=16,
+        structure=structure,
+        target_modules=modules,
+        modules_to_save=head,
+        **extra,  # type: ignore[arg-type]
+    )
+    return get_peft_model(copy.deepcopy(model), config)  # type: ignore[arg-type]
+
+
+def peft_lora(model: nn.Module, modules: str, r: int = 8) -> nn.Module:
+    """Return the model with PEFT's LoRA."""
+    config = LoraConfig(r=r, lora_alpha=16, target_modules=modules, modules_to_save=["classifier"])
+    return get_peft_model(copy.deepcopy(model), config)  # type: ignore[arg-type]
+
+
+def loralib_lora(model: nn.Module, modules: str, fused: bool = False, r: int = 8) -> nn.Module:
+    """Return the model with loralib's layers, which also adapt slices of a fused projection."""
+    model = copy.deepcopy(model)
+    for name, base in [(n, m) for n, m in model.named_modules() if re.fullmatch(modules, n)]:
+        settings = {"r": r, "lora_alpha": 16, "merge_weights": False}
+        if isinstance(base, Conv1D):
+            sizes = tuple(base.weight.shape)
+            layer = loralib.MergedLinear(*sizes, enable_lora=[True, False, True], fan_in_fan_out=True, **settings)
+        else:
+            layer = loralib.Linear(base.in_features, base.out_features, **settings)
+        layer.weight, layer.bias = base.weight, base.bias
+        model.set_submodule(name, layer)
+    loralib.mark_only_lora_as_trainable(model)
+    if not fused:
+        model.classifier.requires_grad_(True)  # type: ignore[union-attr]
+    return model
+
+
+def step_of(model: nn.Module, batch: dict[str, Tensor]) -> Step:
+    """Return a function that takes one optimizer step and returns the loss."""
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+
+    def step() -> Tensor:
+        torch.manual_seed(0)
+        with fastest_attention(torch.device("cpu")):
+            loss: Tensor = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def batch_of(rows: int, width: int, causal: bool = False) -> dict[str, Tensor]:
+    """Return random tokens."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 5000, (rows, width), generator=generator)
+    return {"input_ids": ids, "labels": ids if causal else torch.randint(2, (rows,), generator=generator)}
+
+
+@contextmanager
+def gradients_kept(model: nn.Module, batch: dict[str, Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Yield the loss and the gradients of the adapters of one step, without updating."""
+    torch.manual_seed(0)
+    loss = model(**batch).loss
+    loss.backward()
+    yield loss.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+
+
+def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
+    """Return the largest relative error of loss and gradients against the plain formula in the same model."""
+    model.train()
+    for name, p in model.named_parameters():
+        if ".mtlora_B" in name:  # zero at the start, where half of the gradients are zero too
+            torch.nn.init.normal_(p.data, std=0.02, generator=torch.Generator().manual_seed(1))
+    with gradients_kept(model, batch) as (loss, gradients):
+        ours = [loss, *(g.clone() for g in gradients)]
+    fast, MTLoraLayer.add_update = MTLoraLayer.add_update, MTLoraLayer.add_update_plainly  # type: ignore[method-assign]
+    try:
+        with gradients_kept(model, batch) as (loss, gradients):
+            plain = [loss, *(g.clone() for g in gradients)]
+    finally:
+        MTLoraLayer.add_update = fast  # type: ignore[method-assign]
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(ours, plain, strict=True))
+
+
+def measure(
+    title: str, sides: dict[str, nn.Module], batch: dict[str, Tensor], goal: float | None, repeats: int
+) -> list[Entry]:
+    """Time all sides against the floor; entries for ours, and without a goal for the peers."""
+    seconds = interleave({name: step_of(model, batch) for name, model in sides.items()}, repeats)
+    entries = []
+    thin, large = (rate_of(rank) / 1e9 for rank in (8, 768)) if goal else (0.0, 0.0)
+    for name, model in sides.items():
+        if name == "floor":
+            continue
+        value, spread = ratio(seconds[name], seconds["floor"])
+        layers = [module for module in model.modules() if isinstance(module, MTLoraLayer)]
+        equal, why = "peer", ""
+        if layers:
+            equal = f"loss and gradients of the plain formula to {reference_error(model, batch):.0e}"
+            # forward, and for the gradients of A, of B T and of the input
+            products = 3 * sum(
+                layer.mtlora_A["default"].numel() + layer.mtlora_B["default"].numel() for layer in layers
+            )
+            share = products / (2 * sum(p.numel() for n, p in model.named_parameters() if ".base_layer.weight" in n))
+            why = f"The adapters are {share:.1%} of the arithmetic, at {thin:.0f} GFLOP/s (rank 8) and not at {large:.0f} (768)"
+        entries.append(
+            Entry(f"step, {title}, {name}", value, "lower", goal if layers else None, "floor", spread, equal, why)
+        )
+    lora = NAMES["none"]
+    for name in (NAMES[s] for s in STRUCTURES[1:] if NAMES[s] in sides):
+        value, spread = ratio(seconds[name], seconds[lora])
+        why = f"The ratio of single steps ranges over {spread}"
+        entries.append(Entry(f"step, {title}, {name} over LoRA", value, "lower", 1.02, lora, spread, "as above", why))
+    return entries
+
+
+def rate_of(rank: int) -> float:
+    """Return the operations per second of 1,024 tokens of 768 features times a matrix of a rank."""
+    a, b = torch.randn(1024, 768), torch.randn(768, rank)
+    return 2 * a.numel() * rank / min(interleave({"product": lambda: a @ b}, 20)["product"])
+
+
+def one_product(repeats: int) -> list[Entry]:
+    """Compare the A of q and v in one product with a product each, forward and backward: adapters that read the same input."""
+    x = torch.randn(1024, 768, requires_grad=True)
+    a = [torch.randn(8, 768, requires_grad=True) for _ in range(2)]
+
+    def each() -> Tensor:
+        answer = torch.cat([F.linear(x, a[0]), F.linear(x, a[1])], 1)
+        answer.sum().backward()
+        return answer.detach()
+
+    def one() -> Tensor:
+        answer = F.linear(x, torch.cat(a))
+        answer.sum().backward()
+        return answer.detach()
+
+    seconds = interleave({"each": each, "one": one}, 5 * repeats)
+    value, spread = ratio(seconds["each"], seconds["one"])
+    saved = median(seconds["each"]) - median(seconds["one"])
+    equal = (
+        f"answers to {float((each() - one()).norm() / one().norm()):.0e}; saves {1000 * saved:.2f} ms a layer and step"
+    )
+    return [Entry("A of q and v, 16 x 64 tokens", value, "higher", None, "a product each", spread, equal)]
+
+
+def attention(repeats: int) -> list[Entry]:
+    """Compare attention as two products with PyTorch's fused kernel, both through the library that the products go through."""
+    entries = []
+    for title, rows, width, size, causal in (("MiniLM", 64, 60, 32, False), ("GPT-2", 8, 64, 64, True)):
+        generator = torch.Generator().manual_seed(0)
+        factors = [torch.randn(rows, 12, width, size, generator=generator).requires_grad_() for _ in range(3)]
+
+        def step(factors: list[Tensor] = factors, causal: bool = causal) -> Tensor:
+            answer = F.scaled_dot_product_attention(*factors, is_causal=causal)
+            answer.square().sum().backward()
+            return answer.detach()
+
+        def products(step: Step = step) -> Tensor:
+            with ProductAttention():
+                return step()
+
+        value, spread = ratio(*interleave({"fused": step, "products": products}, 3 * repeats).values())
+        equal = f"answers to {float((step() - products()).norm() / step().norm()):.0e}"
+        name = f"attention, {title}, forward and backward"
+        entries.append(Entry(name, value, "higher", None, "PyTorch's fused kernel", spread, equal))
+    return entries
+
+
+def gemm(batch: dict[str, Tensor], layers: int, repeats: int) -> list[Entry]:
+    """Compare a step with oneDNN's fp32 products and with the stock library, where the start-up check chose oneDNN."""
+    if not onednn_is_fp32():
+        print("fp32 through oneDNN is not used on this CPU (it would not be fp32): nothing to compare")
+        return []
+    model = adapted(encoder(layers), "shim", QV)
+    step = step_of(model, batch)
+
+    def loss() -> Tensor:
+        torch.manual_seed(0)
+        return model(**batch).loss.detach()
+
+    def through(precision: str, function: Step = step) -> Step:
+        def run() -> Tensor:
+            set_fp32_matmul_precision(precision)
+            return function()
+
+        return run
+
+    with ProductAttention():  # on both sides: the products are compared
+        seconds = interleave({"stock": through("ieee"), "onednn": through("bf16")}, repeats)
+        value, spread = ratio(seconds["stock"], seconds["onednn"])
+        losses = [float(through(precision, loss)()) for precision in ("ieee", "bf16")]
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2048, 768, generator=generator), torch.randn(768, 3072, generator=generator)
+    exact, errors = a.double() @ b.double(), []
+    for precision in ("bf16", "ieee"):
+        set_fp32_matmul_precision(precision)
+        errors.append(float(((a @ b).double() - exact).norm() / exact.norm()))
+    rates = interleave({p: through(p, lambda: a @ b) for p in ("ieee", "bf16")}, repeats)
+    stock, onednn = (2 * 2048 * 768 * 3072 / min(rates[p]) / 1e9 for p in ("ieee", "bf16"))
+    set_fp32_matmul_precision("bf16")
+    difference = abs(losses[1] / losses[0] - 1)
+    equal = f"relative Frobenius error {errors[0]:.1e} (stock {errors[1]:.1e}) against fp64, losses to {difference:.0e}"
+    why = f"On this CPU the stock library multiplies at {stock:.0f} GFLOP/s, oneDNN at {onednn:.0f}"
+    return [Entry("fp32 step, stock over oneDNN", value, "higher", 1.7, "stock torch", spread, equal, why)]
+
+
+def memory_sides(layers: int) -> dict[str, Callable[[], nn.Module]]:
+    """Return how to make the model of each method whose memory is measured."""
+    ours = {NAMES[s]: lambda s=s: adapted(encoder(layers), s, QV) for s in STRUCTURES}  # type: ignore[misc]
+    return ours | {"PEFT LoRA": lambda: peft_lora(encoder(layers), QV), "full fine-tuning": lambda: encoder(layers)}
+
+
+def peak(side: nn.Module) -> int:
+    """Return the bytes by which the memory of this process, which should do nothing else, grows at most in two steps."""
+    step = step_of(side, batch_of(16, 64))
+    before = psutil.Process().memory_info().rss
+    reset_peak_memory(torch.device("cpu"))
+    step()
+    step()
+    return peak_memory_bytes(torch.device("cpu")) - before
+
+
+def memory(layers: int) -> None:
+    """Show what each method keeps for the backward pass, and how far a process of its own grows while it trains."""
+    batch, rows = batch_of(16, 64), []
+    for name, make in memory_sides(layers).items():
+        side = make().train()
+        trained = sum(p.numel() for p in side.parameters() if p.requires_grad)
+        saved = saved_bytes(side, lambda side=side: side(**batch).loss)  # type: ignore[misc]
+        command = [sys.executable, __file__, "--layers", str(layers), "--peak", name]
+        grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        # gradient and two moments of what is trained, fp32
+        rows.append([name, trained, *(size / 2**20 for size in (saved, 12 * trained, grown))])
+    columns = [
+        "method",
+        "trained parameters",
+        "saved activations",
+        "gradients and AdamW",
+        "measured growth of the process",
+    ]
+    table = pd.DataFrame(rows, columns=columns).round(1)
+    text = f"Memory in MiB: {layers} layers of RoBERTa-base, 16 x 64 tokens, fp32\n\n{table.to_markdown(index=False)}\n"
+    write_text(OUT.with_name("memory.md"), text)
+    print(f"\n### {text}")
+
+
+def main() -> None:
+    """Measure everything and print tables."""
+    parser = argparse.ArgumentParser(description="Steps over the floor, and the memory of a step.")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)  # the method of a process that measures its own memory
+    options = parser.parse_args()
+    set_fp32_matmul_precision("bf16" if onednn_is_fp32() else "ieee")
+    if options.peak:
+        print(peak(memory_sides(options.layers)[options.peak]()))
+        return
+    batch, model = batch_of(16, 64), encoder(options.layers)
+    entries = []
+    for title, modules, goal in (("q and v", QV, 1.03), ("official sites", OFFICIAL, 1.05)):
+        sides = {"floor": floor(model)} | {NAMES[s]: adapted(model, s, modules) for s in STRUCTURES}
+        sides |= {"PEFT LoRA": peft_lora(model, modules), "loralib": loralib_lora(model, modules)}
+        entries += measure(title, sides, batch, goal, options.repeats)
+    # By itself: the memory that it takes and gives back would slow whatever comes next in the turns.
+    sides = {"floor": floor(model), "full fine-tuning": copy.deepcopy(model)}
+    entries += measure("all weights", sides, batch, None, options.repeats)
+    causal, text = decoder(options.layers), batch_of(8, 64, causal=True)
+    sides = {"floor": floor(causal)} | {
+        NAMES[s]: adapted(causal, s, r".*\.c_attn", fused=True, r=4) for s in STRUCTURES
+    }
+    sides["loralib"] = loralib_lora(causal, r".*\.c_attn", fused=True, r=4)
+    entries += measure("fused q and v of GPT-2", sides, text, 1.05, options.repeats)
+    entries += gemm(batch, options.layers, options.repeats) + attention(options.repeats) + one_product(options.repeats)
+    publish(entries, "A training step")
+    memory(options.layers)
+
+
+if __name__ == "__main__":
+    main()
