@@ -18,9 +18,10 @@ from mtlora.base.errors import UserError
 from mtlora.base.interrupt import handle_signals
 from mtlora.config.checks import to_run_config
 from mtlora.plan.cell import Cell, cell_of
+from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.grouping import cohorts
 from mtlora.train.command import report
-from mtlora.train.worker import Answer, train_in_children
+from mtlora.train.worker import train_in_children
 
 log = logging.getLogger("mtlora")
 
@@ -52,10 +53,11 @@ class ChildrenLauncher(Launcher):
                 job.return_value = error
 
         def note(cell: Cell, answer: Answer) -> None:
+            failed = answer.status == Status.FAILED
             for job in by_sha[cell.sha]:
-                job.status = JobStatus.COMPLETED if answer.failure is None else JobStatus.FAILED
-                job.return_value = UserError(answer.failure) if answer.failure else None
-            if answer.failure is None:
+                job.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
+                job.return_value = UserError(answer.reason) if failed else None
+            if not failed:
                 report(cell, answer.record)
 
         threads = max(1, threads_allowed() // self.n_jobs) if self.n_jobs > 1 else None

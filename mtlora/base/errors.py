@@ -8,3 +8,7 @@ class UserError(CompactHydraException):
 
     Hydra prints exceptions of this family without a traceback and exits with code 1.
     """
+
+
+class RunFailed(UserError):
+    """Training cannot go on, as after a loss that is not finite; the message is the reason that the record keeps."""

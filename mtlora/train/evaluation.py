@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from mtlora.base.errors import RunFailed
 from mtlora.base.processes import gather, share
 from mtlora.config.schema import RunConfig
 from mtlora.data.batches import evaluation_batches, sample_rows
@@ -25,10 +26,6 @@ class RunData:
     train_rows: np.ndarray
     evaluation: dict[str, Encoded]
     pad_token_id: int
-
-
-class RunFailed(Exception):
-    """Training cannot go on; the message is the reason that the record keeps."""
 
 
 def evaluate(

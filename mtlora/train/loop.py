@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from peft import PeftModel
 from torch import nn
 
-from mtlora.base.errors import UserError
+from mtlora.base.errors import RunFailed, UserError
 from mtlora.base.files import write_jsonl
 from mtlora.base.interrupt import shielded
 from mtlora.base.processes import is_first, rank, share, world_size
@@ -27,7 +27,7 @@ from mtlora.data.batches import epoch_batches
 from mtlora.data.encoding import collate
 from mtlora.records.record import GEOMETRY
 from mtlora.train.compute import to_device
-from mtlora.train.evaluation import RunData, RunFailed, evaluate
+from mtlora.train.evaluation import RunData, evaluate
 from mtlora.train.model.attention import fastest_attention
 from mtlora.train.model.geometry import transform_geometry
 from mtlora.train.objectives import Objective

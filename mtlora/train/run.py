@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from mtlora.base.errors import UserError
+from mtlora.base.errors import RunFailed, UserError
 from mtlora.base.files import only_process, sync, write_jsonl
 from mtlora.base.processes import is_first, rank, world_size
 from mtlora.base.progress import show_progress
@@ -31,7 +31,7 @@ from mtlora.records.provenance import now, provenance
 from mtlora.records.record import RECORD, RunRecord, record_status
 from mtlora.score.compute import baseline, require_text_packages
 from mtlora.train.compute import make_accelerator
-from mtlora.train.evaluation import RunData, RunFailed
+from mtlora.train.evaluation import RunData
 from mtlora.train.loop import Run, train
 from mtlora.train.memory import peak_memory_bytes, reset_peak_memory
 from mtlora.train.model.backbones import load_tokenizer
@@ -86,7 +86,8 @@ def _execute(cell: Cell) -> RunRecord:
         _train(cell, record)
     except BaseException as error:
         end(cell, record, error)
-        if isinstance(error, (KeyboardInterrupt, SystemExit, UserError)):
+        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+        if stopped or (isinstance(error, UserError) and not isinstance(error, RunFailed)):
             raise
         raise UserError(f"{cell.run_id} failed: {record.error}") from None
     end(cell, record)
@@ -361,7 +362,7 @@ def outcome_of(error: BaseException, folder: Path) -> tuple[str, str]:
     """Return status and reason for an exception; an unexpected one leaves its traceback in the folder's error.log."""
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         return "interrupted", "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else "stopped by SIGTERM"
-    if isinstance(error, (RunFailed, UserError)):
+    if isinstance(error, UserError):
         return "failed", str(error)
     if is_out_of_memory(error):
         return (

@@ -15,30 +15,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing import Pipe, current_process
 from multiprocessing.connection import Connection, wait
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
-from mtlora.base.files import Busy, only_process
+from mtlora.base.files import only_process
 from mtlora.base.interrupt import handle_signals, ignore_signals
 from mtlora.plan.cell import Cell
 from mtlora.records.provenance import now
 from mtlora.records.record import RECORD, RunRecord
+from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.grouping import halves
 
 RUNS_PER_CHILD = 50  # oneDNN keeps memory for every shape that it has met
 SECONDS_TO_SAVE = 60.0  # an interrupted child finishes its step and writes a checkpoint
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a child says about a run: a record, or why there is none, in one line; nothing if it should be tried again alone."""
-
-    record: RunRecord | None = None
-    failure: str | None = None
-    busy: str | None = None
 
 
 class Child:
@@ -140,10 +131,10 @@ def train_in_child(cell: Cell) -> RunRecord | None:
     with passing_signals([child]):
         child.send([cell])
         answers = child.receive()
-    answer = answers[0] if answers else Answer(failure=record_death(cell, child.end()))
-    if answer.failure is not None:
+    answer = answers[0] if answers else Answer(Status.FAILED, reason=record_death(cell, child.end()))
+    if answer.status == Status.FAILED:
         child.end()
-        raise UserError(answer.failure)
+        raise UserError(answer.reason)
     _child = child
     return answer.record
 
@@ -174,18 +165,18 @@ def train_in_children(
                 child.send(busy[child.connection][1])
             for connection in wait(list(busy)):
                 child, cells = busy.pop(connection)  # type: ignore[call-overload]  # only connections are waited for
-                answers = child.receive() or [Answer()] * len(cells)
-                again = [cell for cell, answer in zip(cells, answers, strict=True) if answer == Answer()]
-                if again or child.runs >= RUNS_PER_CHILD or any(answer.failure for answer in answers):
+                answers = child.receive() or [Answer(Status.RETRY)] * len(cells)
+                again = [cell for cell, answer in zip(cells, answers, strict=True) if answer.status == Status.RETRY]
+                if again or child.runs >= RUNS_PER_CHILD or any(answer.status == Status.FAILED for answer in answers):
                     alive.remove(child)
                     how = child.end()
                 else:
                     idle.append(child)
                 if len(again) == len(cells) == 1:
-                    answers, again = [Answer(failure=record_death(cells[0], how))], []
+                    answers, again = [Answer(Status.FAILED, reason=record_death(cells[0], how))], []
                 waiting.extendleft(halves(again) if len(again) > 1 else [again] if again else [])
                 for cell, answer in zip(cells, answers, strict=True):
-                    if answer != Answer():
+                    if answer.status != Status.RETRY:
                         on_answer(cell, answer)
     for child in idle:
         child.end()
@@ -239,12 +230,7 @@ def attempt(cells: Sequence[Cell]) -> list[Answer]:
         execute_together,  # imports torch and transformers: the parent never needs them
     )
 
-    answers = []
-    for outcome in execute_together(cells):
-        error = outcome.error
-        busy = str(error) if isinstance(error, Busy) else None
-        answers.append(Answer(outcome.record, None if busy or error is None else cli.one_line(error), busy))
-    return answers
+    return execute_together(cells)
 
 
 def _end_with_parent(training: threading.Event) -> None:

@@ -19,7 +19,7 @@ from mtlora.data.builtin.triples import generate_entries
 from mtlora.data.sources import load_groups
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.score import __main__ as score
-from mtlora.score import text
+from mtlora.score import generated, text
 from mtlora.train.decode import decoding
 from mtlora.train.model.backbones import byte_tokenizer
 from mtlora.train.model.build import build_model, count_parameters
@@ -184,7 +184,7 @@ def test_missing_metrics_are_added_when_the_run_is_asked_for_again(
     def measured(names: Any, *_: Any) -> dict[str, float]:
         return dict.fromkeys(names, 0.25)
 
-    monkeypatch.setattr(decoding, "compute_texts", measured)
+    monkeypatch.setattr(generated, "compute_texts", measured)
     execute(finished)
     assert {m["name"] for m in record_of(finished).metrics} == {"bleu", "meteor", "ter"}
     assert record_of(finished).epochs == before.epochs, "nothing was trained again"

@@ -9,10 +9,10 @@ import torch
 from helpers.tiny_runs import cell_in, losses, record_of, rows, stop_at, tensors
 from torch.nn import functional as F
 
-from mtlora.base.errors import UserError
-from mtlora.base.files import Busy, only_process
+from mtlora.base.files import only_process
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.score import text
+from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort import execution
 from mtlora.train.cohort.dropout import RunDropout
 from mtlora.train.cohort.execution import execute_together
@@ -63,14 +63,14 @@ def assert_equal_to_rounding(cell: Cell, alone: Cell) -> None:
 )
 def test_a_cohort_equals_runs_alone(more: tuple[str, ...], tmp_path: Path) -> None:
     together, alone = members(tmp_path / "together", *more), members(tmp_path / "alone", *more)
-    outcomes = execute_together(together)
-    assert [outcome.error for outcome in outcomes] == [None] * len(together)
+    answers = execute_together(together)
+    assert [answer.status for answer in answers] == [Status.DONE] * len(together)
     for cell in alone:
         execute(cell)
-    for cell, other, outcome in zip(together, alone, outcomes, strict=True):
+    for cell, other, answer in zip(together, alone, answers, strict=True):
         assert_equal_to_rounding(cell, other)
         record = record_of(cell)
-        assert outcome.record == record
+        assert answer.record == record
         assert record.provenance["cohort"]["runs"] == len(together)
         assert set(record.provenance["cohort"]["members"]) == {c.run_id for c in together}
         assert not (cell.folder / CHECKPOINT).exists()
@@ -93,8 +93,8 @@ def test_a_cohort_of_decoders_equals_runs_alone(tmp_path: Path, monkeypatch: pyt
         for name in ("together", "alone")
         for variants in [(("lora", 0), ("shim", 0), ("icfm", 1), ("ctcm", 2), ("dtsm", 0))]
     ]
-    outcomes = execute_together(two[0])
-    assert [outcome.error for outcome in outcomes] == [None] * 5
+    answers = execute_together(two[0])
+    assert [answer.status for answer in answers] == [Status.DONE] * 5
     for cell, other in zip(*two, strict=True):
         execute(other)
         assert_equal_to_rounding(cell, other)
@@ -109,7 +109,7 @@ def test_models_that_share_more_than_the_backbone_train_one_after_another(tmp_pa
         "targets=official",
     ]
     cells = [cell_in(tmp_path, *deberta, f"transform={t}") for t in ("lora", "shim", "icfm", "ctcm", "dtsm")]
-    assert [outcome.error for outcome in execute_together(cells)] == [None] * 5
+    assert [answer.status for answer in execute_together(cells)] == [Status.DONE] * 5
     alone = cell_in(tmp_path / "alone", *deberta, "transform=dtsm")
     execute(alone)
     assert_equal_to_rounding(cells[-1], alone)
@@ -134,10 +134,10 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
     ]
     first, second, third = execute_together(cells)
     assert second.record is None
-    assert "the training loss is" in str(second.error) or "gradient norm" in str(second.error)
+    assert "the training loss is" in second.reason or "gradient norm" in second.reason
     assert record_of(cells[1]).status == "failed"
-    for cell, outcome in ((cells[0], first), (cells[2], third)):
-        assert outcome.error is None
+    for cell, answer in ((cells[0], first), (cells[2], third)):
+        assert answer.status == Status.DONE
         alone = cell_in(tmp_path / "alone", f"seed={cell.config.seed}")
         execute(alone)
         assert_equal_to_rounding(cell, alone)
@@ -145,7 +145,7 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
 
 def test_runs_of_other_lengths_leave_when_they_end(tmp_path: Path) -> None:
     cells = [cell_in(tmp_path, f"seed={seed}", f"train.epochs={1 + seed}") for seed in range(3)]
-    assert all(outcome.error is None for outcome in execute_together(cells))
+    assert all(answer.status == Status.DONE for answer in execute_together(cells))
     assert [len(record_of(cell).epochs) for cell in cells] == [1, 2, 3]
     alone = cell_in(tmp_path / "alone", "seed=2", "train.epochs=3")
     execute(alone)
@@ -166,7 +166,7 @@ def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: p
     assert record_of(cells[0]).provenance["cohort"]["runs"] == 3, "it has trained in one"
     if then == "together":
         (cells[1].folder / CHECKPOINT).unlink()  # of these two, one begins anew
-        assert all(outcome.error is None for outcome in execute_together(cells))
+        assert all(answer.status == Status.DONE for answer in execute_together(cells))
     else:
         for cell in cells:
             execute(cell)
@@ -175,13 +175,13 @@ def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: p
         assert_equal_to_rounding(cell, alone)
 
 
-def test_what_hits_all_leaves_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_hits_all_asks_for_another_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def too_much(*arguments: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(execution, "train_together", too_much)
     cells = members(tmp_path)[:2]
-    assert execute_together(cells) == [execution.Outcome(), execution.Outcome()]
+    assert execute_together(cells) == [Answer(Status.RETRY)] * 2
 
 
 def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +194,8 @@ def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeyp
         cell_in(tmp_path, "seed=1", "train.learning_rate=1e30"),
         cell_in(tmp_path, "seed=2"),
     ]
-    outcomes = execute_together(cells)
-    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    answers = execute_together(cells)
+    assert [answer.status for answer in answers] == [Status.DONE, Status.FAILED, Status.DONE]
     assert all("cohort" not in record_of(cell).provenance for cell in cells)
     alone = cell_in(tmp_path / "alone", "seed=2")
     execute(alone)
@@ -204,7 +204,7 @@ def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeyp
 
 def test_each_run_of_a_cohort_is_tracked_by_itself(tmp_path: Path) -> None:
     cells = [cell_in(tmp_path, f"seed={seed}", "tracking=wandb", "train.epochs=1") for seed in range(2)]
-    assert all(outcome.error is None for outcome in execute_together(cells))
+    assert all(answer.status == Status.DONE for answer in execute_together(cells))
     for cell in cells:
         (tracked,) = cell.folder.rglob("*.wandb")
         assert cell.run_id in tracked.name
@@ -215,10 +215,10 @@ def test_finished_and_busy_cells_are_left_out(tmp_path: Path) -> None:
     execute(cells[0])
     before = (cells[0].folder / "record.json").read_bytes()
     with only_process(cells[1].lock, "held by this test"):
-        outcomes = execute_together(cells)
+        answers = execute_together(cells)
     assert (cells[0].folder / "record.json").read_bytes() == before
-    assert outcomes[0].record is not None
-    assert isinstance(outcomes[1].error, Busy)
+    assert answers[0].record is not None
+    assert answers[1].status == Status.BUSY
     assert record_of(cells[2]).provenance["cohort"]["runs"] == 2
 
 
@@ -229,9 +229,9 @@ def test_a_missing_parent_fails_one_run(tmp_path: Path) -> None:
         cell_in(tmp_path, "seed=1"),
     ]
     first, second, third = execute_together(cells)
-    assert isinstance(second.error, UserError)
-    assert "init_from=rte: its run is not finished" in str(second.error)
-    assert first.error is third.error is None
+    assert second.status == Status.FAILED
+    assert "init_from=rte: its run is not finished" in second.reason
+    assert first.status == third.status == Status.DONE
 
 
 @pytest.mark.parametrize(

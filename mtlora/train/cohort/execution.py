@@ -4,21 +4,22 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import psutil
 import torch
 from accelerate import Accelerator
 
+from mtlora.base.cli import one_line
 from mtlora.base.errors import UserError
+from mtlora.base.files import Busy
 from mtlora.base.progress import show_progress
 from mtlora.data.encoding import collate
 from mtlora.plan.cell import Cell
 from mtlora.records.record import RunRecord
+from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.grouping import CohortUnsupported, parts
 from mtlora.train.cohort.training import train_together
 from mtlora.train.compute import make_accelerator, to_device
-from mtlora.train.evaluation import RunFailed
 from mtlora.train.loop import Run, train
 from mtlora.train.memory import reset_peak_memory, saved_bytes
 from mtlora.train.model.attention import ProductAttention
@@ -35,45 +36,42 @@ MEMORY_SHARE = 0.5  # of the memory that is free, for what the backward pass nee
 Finish = Callable[[Cell, RunRecord, BaseException | None], None]
 
 
-@dataclass
-class Outcome:
-    """What became of a run: a record, the reason why there is none, or (neither) that it can be tried again alone."""
-
-    record: RunRecord | None = None
-    error: UserError | None = None
-
-
-def execute_together(cells: Sequence[Cell]) -> list[Outcome]:
+def execute_together(cells: Sequence[Cell]) -> list[Answer]:
     """Train cells in lock-step; the record on disk tells the outcome of each, as after `run.execute`.
 
     A run that fails leaves the others alone. What hits all of them, such as too little memory, leaves those that have not ended
-    without an outcome: the caller tries them again in smaller groups, where they go on from their checkpoints.
+    with the answer `RETRY`: the caller tries them again in smaller groups, where they go on from their checkpoints.
     """
     if len(cells) == 1:
         return [_alone(cells[0])]
-    outcomes = {cell.sha: Outcome() for cell in cells}
+    answers = {cell.sha: Answer(Status.RETRY) for cell in cells}
     with ExitStack() as locks:
         members = []
         for cell in cells:
             try:
                 locks.enter_context(owned(cell))
-                outcomes[cell.sha].record = finished_record(cell)
+                if (record := finished_record(cell)) is not None:
+                    answers[cell.sha] = Answer(Status.DONE, record)
+                else:
+                    members.append(cell)
             except UserError as error:
-                outcomes[cell.sha].error = error
-            if outcomes[cell.sha] == Outcome():
-                members.append(cell)
-        _train_members(members, outcomes)
-    return [outcomes[cell.sha] for cell in cells]
+                answers[cell.sha] = _answer_to(error)
+        _train_members(members, answers)
+    return [answers[cell.sha] for cell in cells]
 
 
-def _alone(cell: Cell) -> Outcome:
+def _alone(cell: Cell) -> Answer:
     try:
-        return Outcome(record=execute(cell))
+        return Answer(Status.DONE, execute(cell))
     except UserError as error:
-        return Outcome(error=error)
+        return _answer_to(error)
 
 
-def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
+def _answer_to(error: UserError) -> Answer:
+    return Answer(Status.BUSY if isinstance(error, Busy) else Status.FAILED, reason=one_line(error))
+
+
+def _train_members(cells: Sequence[Cell], answers: dict[str, Answer]) -> None:
     if not cells:
         return
     accelerator = make_accelerator(cells[0].config)
@@ -94,23 +92,24 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
         end(cell, record, error)
         if prepared is not None:
             prepared.run.tracker.finish(error is None)
-        outcomes[cell.sha].record = record if error is None else None
-        if error is not None:
-            outcomes[cell.sha].error = UserError(f"{cell.run_id} failed: {record.error}")
+        if error is None:
+            answers[cell.sha] = Answer(Status.DONE, record)
+        else:
+            answers[cell.sha] = Answer(Status.FAILED, reason=f"{cell.run_id} failed: {record.error}")
 
     try:
         for cell in cells:
             try:
                 record = begin(cell)
             except UserError as error:
-                outcomes[cell.sha].error = error
+                answers[cell.sha] = _answer_to(error)
                 continue
             begun[cell.sha] = (cell, record)
             try:
                 prepared = prepare(cell, record, accelerator, shared=True)
                 prepared.run.model.to(accelerator.device)
                 ready[cell.sha] = prepared
-            except (RunFailed, UserError) as error:
+            except UserError as error:
                 finish(cell, record, error)
         try:
             _train_groups(list(ready.values()), accelerator, finish)
@@ -122,7 +121,7 @@ def _train_members(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
                 try:
                     with show_progress(prepared.cell.run_id) as on_step:
                         train(prepared.run, accelerator, on_step)
-                except (RunFailed, UserError) as error:
+                except UserError as error:
                     failure = error
                 finish(prepared.cell, prepared.record, failure)
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -14,7 +14,6 @@ from mtlora.data.encoding import collate
 from mtlora.train.cohort.dropout import RunDropout
 from mtlora.train.cohort.network import Network
 from mtlora.train.compute import to_device
-from mtlora.train.evaluation import RunFailed
 from mtlora.train.loop import Run, loss_shares, trained
 from mtlora.train.model.attention import fastest_attention
 from mtlora.train.objectives import run_losses
@@ -96,7 +95,7 @@ def _train_epoch(
             for i, (run, group) in enumerate(zip(runs, step, strict=True)):
                 try:
                     run.end_step(group, losses[i], norms[i], seconds)
-                except (RunFailed, UserError) as error:
+                except UserError as error:
                     failed[i] = error
         on_step(runs[0].progress.step, runs[0].total)
         if failed:
@@ -106,7 +105,7 @@ def _train_epoch(
             metrics = run.evaluate(accelerator)
             with shielded():
                 run.end_epoch(metrics)
-        except (RunFailed, UserError) as error:
+        except UserError as error:
             failed[i] = error
     return _without(runs, failed, on_end)
 

@@ -1,0 +1,24 @@
+"""What became of a cell that was handed over to be trained."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mtlora.records.record import RunRecord
+
+
+class Status(StrEnum):
+    """How the attempt to train a cell ended."""
+
+    DONE = "done"  # there is a finished record
+    FAILED = "failed"  # the record, if there is one, gives the same reason
+    BUSY = "busy"  # another process is training it
+    RETRY = "retry"  # something stopped it that a smaller cohort may avoid, such as too little memory
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How an attempt ended: `record` if it is done, `reason` in one line if it failed or is busy."""
+
+    status: Status
+    record: RunRecord | None = None
+    reason: str = ""
