@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mtlora.base.errors import UserError
+from mtlora.base.files import Busy
 from mtlora.records.record import RunRecord
 
 
@@ -22,3 +24,14 @@ class Answer:
     status: Status
     record: RunRecord | None = None
     reason: str = ""
+
+    def result(self) -> RunRecord:
+        """Return the record.
+
+        Raises:
+            Busy: another process is training the cell.
+            UserError: it failed.
+        """
+        if self.record is None:
+            raise Busy(self.reason) if self.status == Status.BUSY else UserError(self.reason)
+        return self.record

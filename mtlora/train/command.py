@@ -53,6 +53,6 @@ def report(cell: Cell, record: RunRecord | None) -> None:
 
 
 def _train_here(cell: Cell) -> RunRecord:
-    from mtlora.train.run import execute  # imports torch and transformers: seconds that `--help` need not pay
+    from mtlora.train.execution import execute  # imports torch and transformers: seconds that `--help` need not pay
 
-    return execute(cell)
+    return execute([cell])[0].result()

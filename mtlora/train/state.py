@@ -1,4 +1,8 @@
-"""Everything a killed run needs to go on: the trainable tensors, the optimizer's state and `Progress`."""
+"""The checkpoint: all that a killed run needs to go on with the same losses.
+
+It holds the trainable tensors, the optimizer's state and the `TrainingState`. There is no random state to save, because batches
+depend on (seed, epoch) and dropout on (seed, step) alone.
+"""
 
 import logging
 import zipfile
@@ -17,11 +21,11 @@ CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """How far a run is; saved in every checkpoint."""
 
     epoch: int = 0  # epochs finished
-    group: int = 0  # optimizer steps done in the current epoch
+    epoch_step: int = 0  # optimizer steps done in the current epoch
     step: int = 0  # optimizer steps done in all
     epoch_loss: float = 0.0  # sum of the current epoch's training losses, a term per step
     tokens: int = 0  # real (unpadded) training tokens seen
@@ -35,21 +39,23 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
 ) -> None:
     """Write a checkpoint, all of it or nothing."""
     tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    state = {
+    content = {
         "identity": identity,
         "tensors": tensors,
         "optimizer": optimizer.state_dict(),
-        "progress": asdict(progress),
+        "state": asdict(state),
     }
     with replacing(path) as stream:
-        torch.save(state, stream)
+        torch.save(content, stream)
 
 
-def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+def load_checkpoint(
+    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> TrainingState | None:
     """Restore a checkpoint into model and optimizer; None if there is none, or none that belongs to this run.
 
     A damaged file, or one of another configuration or kind of device, costs time and nothing else: the run starts from its
@@ -59,21 +65,21 @@ def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizer: torc
         return None
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch does not look at the checksums that it writes
+            if archive.testzip() is not None:  # torch does not check the checksums that it writes
                 raise ValueError("its content is damaged")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["identity"] != identity:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["identity"] != identity:
             raise ValueError("it belongs to another configuration")
         own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        progress = Progress(**state["progress"])
-        if {name: tensor.shape for name, tensor in state["tensors"].items()} != {n: p.shape for n, p in own.items()}:
+        state = TrainingState(**content["state"])
+        if {name: tensor.shape for name, tensor in content["tensors"].items()} != {n: p.shape for n, p in own.items()}:
             raise ValueError("its tensors are not those of the model")
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(content["optimizer"])
         with torch.no_grad():
             for name, parameter in own.items():
-                parameter.copy_(state["tensors"][name])
-        progress.window = [loss.to(next(iter(own.values())).device) for loss in progress.window]
-        return progress
+                parameter.copy_(content["tensors"][name])
+        state.window = [loss.to(next(iter(own.values())).device) for loss in state.window]
+        return state
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).split("\n")[0][:200]
         log.warning("the checkpoint %s cannot be used (%s): this run starts from its beginning", path, reason)

@@ -210,6 +210,8 @@ def record_death(cell: Cell, how: str) -> str:
 
 def serve(connection: Connection) -> None:
     """Train the cells that come through a connection until it ends."""
+    from mtlora.train.execution import execute  # imports torch and transformers, which the parent never needs
+
     training = threading.Event()
     threading.Thread(target=_end_with_parent, args=(training,), daemon=True).start()
     while True:
@@ -218,19 +220,10 @@ def serve(connection: Connection) -> None:
         except (EOFError, OSError):
             return
         training.set()
-        answers = attempt(cells)
+        answers = execute(cells)
         training.clear()
         with suppress(OSError):
             connection.send(answers)
-
-
-def attempt(cells: Sequence[Cell]) -> list[Answer]:
-    """Train cells and answer; only what must end this process gets out."""
-    from mtlora.train.cohort.execution import (
-        execute_together,  # imports torch and transformers: the parent never needs them
-    )
-
-    return execute_together(cells)
 
 
 def _end_with_parent(training: threading.Event) -> None:

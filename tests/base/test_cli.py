@@ -8,13 +8,12 @@ import datasets
 import pytest
 import torch
 from helpers.glue_files import write_official
-from helpers.tiny_runs import overrides, start
+from helpers.tiny_runs import execute, overrides, start
 
 from mtlora.base import cli
 from mtlora.base.paths import REPOSITORY
 from mtlora.plan.cell import compose_cell
 from mtlora.records.record import RunRecord, find_records
-from mtlora.train.run import execute
 
 
 def check_error_line(code: object, stderr: str) -> str:

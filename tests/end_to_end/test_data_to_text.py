@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.glue_files import write
-from helpers.tiny_runs import assert_same_outcome, record_of, rows, stop_at
+from helpers.tiny_runs import assert_same_outcome, execute, record_of, rows, stop_at
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -24,7 +24,6 @@ from mtlora.train.decode import decoding
 from mtlora.train.model.backbones import byte_tokenizer
 from mtlora.train.model.build import build_model, count_parameters
 from mtlora.train.objectives import batch_loss
-from mtlora.train.run import execute
 from mtlora.train.state import CHECKPOINT
 
 
@@ -192,7 +191,7 @@ def test_missing_metrics_are_added_when_the_run_is_asked_for_again(
 
 
 def test_too_few_positions_are_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtlora.train.run.train", lambda *_: pytest.fail("it has trained"))
+    monkeypatch.setattr("mtlora.train.execution.train", lambda *_: pytest.fail("it has trained"))
     with pytest.raises(UserError, match=r"exceed the model's .* positions: lower decode\.max_context"):
         execute(
             cell_in(

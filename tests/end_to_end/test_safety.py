@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_runs import cell_in, finish
+from helpers.tiny_runs import cell_in, execute, finish
 from transformers import BertConfig
 
 from mtlora.base.errors import UserError
 from mtlora.plan.cell import compose_cell
 from mtlora.train.model.backbones import builtin_tokenizer, load_backbone, load_tokenizer
-from mtlora.train.run import execute
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from mtlora.base.paths import REPOSITORY
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.records.record import RunRecord
-from mtlora.train.run import execute
+from mtlora.train.execution import execute as execute_cells
 
 NO_DROPOUT = (
     "+model.architecture.hidden_dropout_prob=0.0",
@@ -34,6 +34,11 @@ def overrides(results: Path, *more: str) -> list[str]:
 
 def cell_in(results: Path, *more: str) -> Cell:
     return compose_cell(overrides(results, *more))
+
+
+def execute(cell: Cell) -> RunRecord:
+    """Train one cell; a failure is raised."""
+    return execute_cells([cell])[0].result()
 
 
 def finish(results: Path, *more: str) -> tuple[RunRecord, Path]:
@@ -59,7 +64,10 @@ def record_of(cell: Cell) -> RunRecord:
 
 
 def stop_at(
-    monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException, where: str = "mtlora.train.run.show_progress"
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    error: BaseException,
+    where: str = "mtlora.train.execution.show_progress",
 ) -> None:
     """Make the next runs raise `error` after an optimizer step."""
 

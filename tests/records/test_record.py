@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 from helpers.glue_files import write_official
-from helpers.tiny_runs import cell_in, finish, rows
+from helpers.tiny_runs import cell_in, execute, finish, rows
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import write_jsonl
 from mtlora.data.sources import load_split
 from mtlora.plan.cell import compose_cell
 from mtlora.records.record import RunRecord, record_status
-from mtlora.train.run import execute
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ def test_status_of_a_folder(copy: Path, tmp_path: Path) -> None:
 def test_a_finished_run_is_skipped(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = finished.parents[5]
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
-    monkeypatch.delattr("mtlora.train.run.build_model")  # a run that is skipped builds nothing
+    monkeypatch.delattr("mtlora.train.life.build_model")  # a run that is skipped builds nothing
     record = execute(cell_in(results, "transform=shim"))
     assert record == RunRecord.load(finished / "record.json")
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()} == before

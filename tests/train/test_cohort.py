@@ -6,18 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_runs import cell_in, losses, record_of, rows, stop_at, tensors
+from helpers.tiny_runs import cell_in, execute, losses, record_of, rows, stop_at, tensors
 from torch.nn import functional as F
 
 from mtlora.base.files import only_process
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.score import text
+from mtlora.train import execution
 from mtlora.train.answer import Answer, Status
-from mtlora.train.cohort import execution
 from mtlora.train.cohort.dropout import RunDropout
-from mtlora.train.cohort.execution import execute_together
 from mtlora.train.cohort.grouping import CohortUnsupported, cohort_key, cohorts
-from mtlora.train.run import execute
+from mtlora.train.execution import execute as train_together
 from mtlora.train.state import CHECKPOINT
 
 # Every structure; other seeds, ranks, rates, schedules and dropout beside each other.
@@ -63,7 +62,7 @@ def assert_equal_to_rounding(cell: Cell, alone: Cell) -> None:
 )
 def test_a_cohort_equals_runs_alone(more: tuple[str, ...], tmp_path: Path) -> None:
     together, alone = members(tmp_path / "together", *more), members(tmp_path / "alone", *more)
-    answers = execute_together(together)
+    answers = train_together(together)
     assert [answer.status for answer in answers] == [Status.DONE] * len(together)
     for cell in alone:
         execute(cell)
@@ -93,7 +92,7 @@ def test_a_cohort_of_decoders_equals_runs_alone(tmp_path: Path, monkeypatch: pyt
         for name in ("together", "alone")
         for variants in [(("lora", 0), ("shim", 0), ("icfm", 1), ("ctcm", 2), ("dtsm", 0))]
     ]
-    answers = execute_together(two[0])
+    answers = train_together(two[0])
     assert [answer.status for answer in answers] == [Status.DONE] * 5
     for cell, other in zip(*two, strict=True):
         execute(other)
@@ -109,7 +108,7 @@ def test_models_that_share_more_than_the_backbone_train_one_after_another(tmp_pa
         "targets=official",
     ]
     cells = [cell_in(tmp_path, *deberta, f"transform={t}") for t in ("lora", "shim", "icfm", "ctcm", "dtsm")]
-    assert [answer.status for answer in execute_together(cells)] == [Status.DONE] * 5
+    assert [answer.status for answer in train_together(cells)] == [Status.DONE] * 5
     alone = cell_in(tmp_path / "alone", *deberta, "transform=dtsm")
     execute(alone)
     assert_equal_to_rounding(cells[-1], alone)
@@ -118,9 +117,9 @@ def test_models_that_share_more_than_the_backbone_train_one_after_another(tmp_pa
 
 def test_the_time_of_a_cohort_is_shared_out(tmp_path: Path) -> None:
     cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(3)]
-    execute_together(cells[:1])  # imports and caches
+    train_together(cells[:1])  # imports and caches
     started = time.monotonic()
-    execute_together(cells)
+    train_together(cells)
     whole = time.monotonic() - started
     cost = [record_of(cell).cost for cell in cells[1:]]
     assert sum(c["train_seconds"] for c in cost) <= sum(c["seconds"] for c in cost) <= whole
@@ -132,7 +131,7 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
         cell_in(tmp_path, "seed=1", "train.learning_rate=1e30"),
         cell_in(tmp_path, "seed=2"),
     ]
-    first, second, third = execute_together(cells)
+    first, second, third = train_together(cells)
     assert second.record is None
     assert "the training loss is" in second.reason or "gradient norm" in second.reason
     assert record_of(cells[1]).status == "failed"
@@ -145,7 +144,7 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
 
 def test_runs_of_other_lengths_leave_when_they_end(tmp_path: Path) -> None:
     cells = [cell_in(tmp_path, f"seed={seed}", f"train.epochs={1 + seed}") for seed in range(3)]
-    assert all(answer.status == Status.DONE for answer in execute_together(cells))
+    assert all(answer.status == Status.DONE for answer in train_together(cells))
     assert [len(record_of(cell).epochs) for cell in cells] == [1, 2, 3]
     alone = cell_in(tmp_path / "alone", "seed=2", "train.epochs=3")
     execute(alone)
@@ -156,9 +155,9 @@ def test_runs_of_other_lengths_leave_when_they_end(tmp_path: Path) -> None:
 def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = members(tmp_path)[:3]
     with monkeypatch.context() as patch:
-        stop_at(patch, 5, KeyboardInterrupt(), "mtlora.train.cohort.execution.show_progress")
+        stop_at(patch, 5, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            execute_together(cells)
+            train_together(cells)
     for cell in cells:
         assert record_of(cell).status == "interrupted"
         assert (cell.folder / CHECKPOINT).exists()
@@ -166,7 +165,7 @@ def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: p
     assert record_of(cells[0]).provenance["cohort"]["runs"] == 3, "it has trained in one"
     if then == "together":
         (cells[1].folder / CHECKPOINT).unlink()  # of these two, one begins anew
-        assert all(answer.status == Status.DONE for answer in execute_together(cells))
+        assert all(answer.status == Status.DONE for answer in train_together(cells))
     else:
         for cell in cells:
             execute(cell)
@@ -179,22 +178,37 @@ def test_what_hits_all_asks_for_another_try(tmp_path: Path, monkeypatch: pytest.
     def too_much(*arguments: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(execution, "train_together", too_much)
+    monkeypatch.setattr(execution, "train", too_much)
     cells = members(tmp_path)[:2]
-    assert execute_together(cells) == [Answer(Status.RETRY)] * 2
+    assert train_together(cells) == [Answer(Status.RETRY)] * 2
+
+
+def test_an_error_in_our_code_fails_every_run_of_the_cohort_with_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any) -> None:
+        raise RuntimeError("a mistake in our code")
+
+    monkeypatch.setattr("mtlora.train.cohort.step.Network.load", broken)
+    cells = members(tmp_path)[:2]
+    for cell, answer in zip(cells, train_together(cells), strict=True):
+        assert answer.status == Status.FAILED
+        assert "RuntimeError: a mistake in our code" in answer.reason
+        assert record_of(cell).status == "failed"
+        assert "in broken" in (cell.folder / "error.log").read_text()
 
 
 def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> None:
         raise CohortUnsupported("for the test")
 
-    monkeypatch.setattr("mtlora.train.cohort.training.Network", refuse)
+    monkeypatch.setattr("mtlora.train.cohort.step.Network", refuse)
     cells = [
         cell_in(tmp_path, "seed=0"),
         cell_in(tmp_path, "seed=1", "train.learning_rate=1e30"),
         cell_in(tmp_path, "seed=2"),
     ]
-    answers = execute_together(cells)
+    answers = train_together(cells)
     assert [answer.status for answer in answers] == [Status.DONE, Status.FAILED, Status.DONE]
     assert all("cohort" not in record_of(cell).provenance for cell in cells)
     alone = cell_in(tmp_path / "alone", "seed=2")
@@ -204,7 +218,7 @@ def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeyp
 
 def test_each_run_of_a_cohort_is_tracked_by_itself(tmp_path: Path) -> None:
     cells = [cell_in(tmp_path, f"seed={seed}", "tracking=wandb", "train.epochs=1") for seed in range(2)]
-    assert all(answer.status == Status.DONE for answer in execute_together(cells))
+    assert all(answer.status == Status.DONE for answer in train_together(cells))
     for cell in cells:
         (tracked,) = cell.folder.rglob("*.wandb")
         assert cell.run_id in tracked.name
@@ -215,7 +229,7 @@ def test_finished_and_busy_cells_are_left_out(tmp_path: Path) -> None:
     execute(cells[0])
     before = (cells[0].folder / "record.json").read_bytes()
     with only_process(cells[1].lock, "held by this test"):
-        answers = execute_together(cells)
+        answers = train_together(cells)
     assert (cells[0].folder / "record.json").read_bytes() == before
     assert answers[0].record is not None
     assert answers[1].status == Status.BUSY
@@ -228,7 +242,7 @@ def test_a_missing_parent_fails_one_run(tmp_path: Path) -> None:
         cell_in(tmp_path, "seed=0", "task=cola", "init_from=rte"),
         cell_in(tmp_path, "seed=1"),
     ]
-    first, second, third = execute_together(cells)
+    first, second, third = train_together(cells)
     assert second.status == Status.FAILED
     assert "init_from=rte: its run is not finished" in second.reason
     assert first.status == third.status == Status.DONE

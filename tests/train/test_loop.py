@@ -10,6 +10,7 @@ from helpers.tiny_runs import (
     NO_DROPOUT,
     assert_same_outcome,
     cell_in,
+    execute,
     finish,
     losses,
     record_of,
@@ -25,10 +26,10 @@ from mtlora.config.schema import TrainConfig
 from mtlora.data.batches import epoch_batches, sample_rows
 from mtlora.data.sources import load_split
 from mtlora.plan.cell import Cell
-from mtlora.train import loop
+from mtlora.train import batches
 from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model
-from mtlora.train.run import execute
+from mtlora.train.optimizer import learning_rate, make_optimizer
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 
@@ -91,7 +92,7 @@ def test_learning_rate_is_the_linear_schedule(ratio: float, steps: int | None, w
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     schedule = get_linear_schedule_with_warmup(optimizer, warmup, 40)
     for step in range(40):
-        assert loop.learning_rate(t, step, 40) == pytest.approx(schedule.get_last_lr()[0])
+        assert learning_rate(t, step, 40) == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
 
@@ -101,7 +102,7 @@ def test_decay_groups(decay_t: bool) -> None:
     config = cell_in(Path("unused"), "transform=ctcm").config
     model = build_model(config, load_tokenizer(config.model))
     t = TrainConfig(weight_decay=0.1, learning_rate=1.0, decay_t=decay_t)
-    decay = {id(p): g["weight_decay"] for g in loop.make_optimizer(model, t).param_groups for p in g["params"]}
+    decay = {id(p): g["weight_decay"] for g in make_optimizer(model, t).param_groups for p in g["params"]}
     for name, parameter in model.named_parameters():
         skips = name.endswith("bias") or (("mtlora_C" in name or "mtlora_D" in name) and not decay_t)
         expected = (0.0 if skips else 0.1) if parameter.requires_grad else None
@@ -129,7 +130,7 @@ def test_same_seed_is_bit_identical_and_another_seed_is_not(tmp_path: Path) -> N
 
 def test_methods_see_the_same_batches_and_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    collate, dropout = loop.collate, torch.nn.Dropout.forward
+    collate, dropout = batches.collate, torch.nn.Dropout.forward
 
     def recording_collate(encoded: Any, indices: np.ndarray, *rest: Any) -> Any:
         seen.append(tuple(indices.tolist()))
@@ -142,7 +143,7 @@ def test_methods_see_the_same_batches_and_dropout(tmp_path: Path, monkeypatch: p
         seen.append(tuple((ones == 0).flatten().nonzero()[:20, 0].tolist()))
         return x * ones
 
-    monkeypatch.setattr(loop, "collate", recording_collate)
+    monkeypatch.setattr(batches, "collate", recording_collate)
     monkeypatch.setattr(torch.nn.Dropout, "forward", recording_dropout)
     drawn, first = {}, set()
     for method in METHODS:
@@ -212,8 +213,8 @@ def test_huge_learning_rate_fails_with_its_reason(tmp_path: Path) -> None:
 def test_a_number_that_is_not_finite(
     loss: Any, norm: Any, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = torch.tensor(float(loss)), torch.tensor(float(norm))
-    monkeypatch.setattr(loop, "train_step", lambda *args: answer)
+    answer = [torch.tensor(float(loss))], [torch.tensor(float(norm))]
+    monkeypatch.setattr("mtlora.train.step.SoloStep.__call__", lambda *args: answer)
     assert "shortly before step 1:" in fails(cell_in(tmp_path), f"the {what} is {loss if loss == 'nan' else norm}")
 
 

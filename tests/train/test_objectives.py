@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from mtlora.data.encoding import Encoded, collate
 from mtlora.data.prompting import encode_pairs, end_tokens, pad_token
 from mtlora.plan.cell import compose_cell
+from mtlora.train.batches import collated, loss_shares
 from mtlora.train.evaluation import RunData
-from mtlora.train.loop import collated, loss_shares
 from mtlora.train.model.backbones import byte_tokenizer
 from mtlora.train.model.build import build_model
 from mtlora.train.objectives import batch_loss, completion_loss

@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny_runs import assert_same_outcome, cell_in, finish, overrides, record_of, start, stop_at, tensors
+from helpers.tiny_runs import (
+    assert_same_outcome,
+    cell_in,
+    execute,
+    finish,
+    overrides,
+    record_of,
+    start,
+    stop_at,
+    tensors,
+)
 
 from mtlora.base.errors import UserError
 from mtlora.records.record import record_status
-from mtlora.train.run import execute
 from mtlora.train.state import CHECKPOINT
 
 OFTEN = (
@@ -47,7 +56,7 @@ def test_stopped_run_goes_on_with_the_same_numbers(
 
     done = []
     with monkeypatch.context() as patch:
-        patch.setattr("mtlora.train.run.show_progress", lambda title: _Bar(done))
+        patch.setattr("mtlora.train.execution.show_progress", lambda title: _Bar(done))
         assert execute(cell).status == "success"
     assert len(done) == 12 - step, "it must go on from the checkpoint, not from the beginning"
     assert_same_outcome(cell.folder, uninterrupted)

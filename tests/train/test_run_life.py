@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 from helpers.record_files import make_record
-from helpers.tiny_runs import cell_in, record_of
+from helpers.tiny_runs import cell_in, execute, record_of
 
 from mtlora.base.errors import UserError
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
 from mtlora.records import provenance
 from mtlora.train import evaluation
-from mtlora.train.run import execute
 
 
 def test_a_run_in_another_process_is_left_alone(tmp_path: Path) -> None:
@@ -54,7 +53,7 @@ def test_predictions_that_are_not_numbers_fail_the_run(tmp_path: Path, monkeypat
         finally:
             handle.remove()
 
-    monkeypatch.setattr("mtlora.train.loop.evaluate", broken)
+    monkeypatch.setattr("mtlora.train.run.evaluate", broken)
     with pytest.raises(UserError, match="predictions on validation are not finite"):
         execute(cell)
     assert record_of(cell).status == "failed"
@@ -75,7 +74,7 @@ def test_a_running_record_names_code_and_machine(tmp_path: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     monkeypatch.setattr(provenance, "_git", slow)
-    monkeypatch.setattr("mtlora.train.run.train", train)
+    monkeypatch.setattr("mtlora.train.execution.train", train)
     with pytest.raises(KeyboardInterrupt):
         execute(cell)
     assert record_of(cell).status == "interrupted"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.tiny_runs import cell_in, overrides, record_of
+from helpers.tiny_runs import cell_in, execute, overrides, record_of
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import is_held, only_process
@@ -16,7 +16,6 @@ from mtlora.base.paths import REPOSITORY
 from mtlora.plan.cell import Cell
 from mtlora.records.record import record_status
 from mtlora.train import worker
-from mtlora.train.run import execute
 from mtlora.train.state import CHECKPOINT
 
 LONG = ("train.epochs=2000", "train.checkpoint_seconds=1000")

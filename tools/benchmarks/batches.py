@@ -17,11 +17,11 @@ from mtlora.data.batches import epoch_batches, padding_waste
 from mtlora.data.encoding import collate
 from mtlora.plan.cell import compose_cell
 from mtlora.train.compute import make_accelerator
+from mtlora.train.data import load_data
 from mtlora.train.evaluation import RunData
 from mtlora.train.model.attention import fastest_attention
 from mtlora.train.model.build import build_model
 from mtlora.train.objectives import batch_loss
-from mtlora.train.run import load_data
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
 GOALS = {"mnli": 10.0, "cola": 35.0}  # epochs that these measure

@@ -13,15 +13,14 @@ from common import Entry, interleave, publish, ratio
 
 from mtlora.data.encoding import Encoded
 from mtlora.plan.cell import Cell, compose_cell
-from mtlora.train.cohort.dropout import RunDropout
-from mtlora.train.cohort.network import Network
-from mtlora.train.cohort.training import step_together
+from mtlora.train.cohort.step import CohortStep
 from mtlora.train.compute import make_accelerator
 from mtlora.train.evaluation import RunData
-from mtlora.train.loop import Run, train_step
+from mtlora.train.life import new_record
 from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model
-from mtlora.train.objectives import Objective
+from mtlora.train.run import Run
+from mtlora.train.step import SoloStep
 from mtlora.train.tracking import NullTracker
 
 SHAPES = {(4, 12): 1.5, (16, 32): 1.05}  # rows x tokens of a run's batch -> goal
@@ -55,32 +54,30 @@ class Sides:
         def run_of(cell: Cell) -> Run:
             # Both sides on one backbone: a run alone would find its weights in the caches too.
             model = build_model(cell.config, tokenizer, shared=True).to(self.accelerator.device)
-            run = Run(cell.config, model, data, folder, cell.sha, NullTracker())
-            run.progress.step = run.total // 2  # a learning rate above zero
+            run = Run(cell, new_record(cell), model, data, tokenizer, NullTracker(), self.accelerator.device)
+            run.state.step = run.total // 2  # a learning rate above zero
             return run
 
         self.runs, self.members = ([run_of(cell) for cell in cells] for _ in range(2))
-        self.objectives = [Objective(run.config, run.model) for run in self.runs]
-        self.dropout = RunDropout([(run.config.seed, 0.0) for run in self.members], self.accelerator.device)
-        self.network = Network([run.model for run in self.members], self.dropout)
-        self.network.model.train()
-        self.steps = [run.groups() for run in self.runs]
+        self.solo_steps = [SoloStep(run, self.accelerator) for run in self.runs]
+        for run, step in zip(self.runs, self.solo_steps, strict=True):
+            step.begin([run])
+        self.cohort_step = CohortStep(self.accelerator)
+        self.cohort_step.begin(self.members)
+        self.batches = [run.steps_left() for run in self.runs]
         self.losses: dict[str, list[torch.Tensor]] = {"alone": [], "together": []}
         self.taken = {"alone": 0, "together": 0}
 
     def alone(self) -> None:
         """Take the next step of every run, one run after another."""
-        for run, objective, groups in zip(self.runs, self.objectives, self.steps, strict=True):
-            run.model.train()
-            torch.manual_seed(run.begin_step())
-            self.losses["alone"].append(train_step(run, self.accelerator, objective, groups[self.taken["alone"]])[0])
+        for run, step, batches in zip(self.runs, self.solo_steps, self.batches, strict=True):
+            self.losses["alone"] += step([batches[self.taken["alone"]]], [run.begin_step()])[0]
         self._done("alone")
 
     def together(self) -> None:
         """Take the next step of every run in lock-step."""
-        self.dropout.seed([run.begin_step() for run in self.members])
-        rows = [groups[self.taken["together"]] for groups in self.steps]
-        self.losses["together"] += step_together(self.members, rows, self.network, self.accelerator)[0]
+        batches = [steps[self.taken["together"]] for steps in self.batches]
+        self.losses["together"] += self.cohort_step(batches, [run.begin_step() for run in self.members])[0]
         self._done("together")
 
     def _done(self, side: str) -> None:

@@ -26,7 +26,7 @@ from mtlora.base.cpu import available_cores
 from mtlora.base.paths import REPOSITORY
 from mtlora.plan.cell import compose_cell
 from mtlora.plan.estimate import matmul_rate
-from mtlora.train.run import load_data
+from mtlora.train.data import load_data
 
 METHODS = ["lora", "shim", "icfm", "ctcm", "dtsm"]
 FOLDERS = {"rte": "RTE", "mrpc": "MRPC", "cola": "CoLA"}

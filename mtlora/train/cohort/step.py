@@ -1,0 +1,79 @@
+"""The optimizer step of a cohort: one forward and one backward pass for the batches of all runs."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from mtlora.data.encoding import collate
+from mtlora.train.batches import loss_shares
+from mtlora.train.cohort.dropout import RunDropout
+from mtlora.train.cohort.network import Network
+from mtlora.train.compute import to_device
+from mtlora.train.model.attention import fastest_attention
+from mtlora.train.objectives import run_losses
+from mtlora.train.optimizer import trained
+from mtlora.train.run import Run
+
+
+class CohortStep:
+    """Takes the steps of runs in lock-step; see `loop.Step`. Their backbones share their tensors."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        """Take the accelerator; the runs' models and optimizers stay as they are."""
+        self.accelerator = accelerator
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        """Stack the adapters and heads of the runs; this takes less time than a step.
+
+        Raises:
+            CohortUnsupported: a model has something that cannot be stacked.
+        """
+        self.runs = runs
+        streams = [(run.config.seed, run.config.adapter.dropout) for run in runs]
+        self.dropout = RunDropout(streams, self.accelerator.device)
+        self.network = Network([run.model for run in runs], self.dropout)
+        self.network.model.train()
+
+    def __call__(
+        self, batches: Sequence[list[np.ndarray]], seeds: Sequence[int]
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Take one optimizer step of all runs.
+
+        Raises:
+            CohortUnsupported: the model computes something that belongs to no run.
+        """
+        runs, network, accelerator = self.runs, self.network, self.accelerator
+        self.dropout.seed(seeds)
+        torch.manual_seed(seeds[0])  # for what draws otherwise than by dropout, if a model does
+        shares = [loss_shares(run.config, run.data, own) for run, own in zip(runs, batches, strict=True)]
+        network.load()
+        total = torch.zeros(len(runs), device=accelerator.device)
+        for number, parts in enumerate(zip(*batches, strict=True)):
+            batch = self._collated(parts) | {"share": torch.tensor([of_run[number] for of_run in shares])}
+            batch = to_device(batch, accelerator.device)
+            share = batch.pop("share")
+            with accelerator.autocast(), fastest_attention(accelerator.device), self.dropout:
+                losses = run_losses(runs[0].config, network.model, batch, len(runs)) * share
+            losses.sum().backward()  # each loss reaches the parameters of its own run only
+            total += losses.detach().float()
+        network.share_gradients()
+        norms = []
+        for run in runs:
+            limit = run.config.train.max_grad_norm or math.inf
+            norms.append(torch.nn.utils.clip_grad_norm_(trained(run.optimizer), limit))
+            run.optimizer.step()
+        return list(total), norms
+
+    def _collated(self, parts: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Return the rows of all runs as one batch, and tell the dropout how it is made up."""
+        config, data = self.runs[0].config, self.runs[0].data
+        rows = np.concatenate(parts)
+        self.dropout.rows = len(rows)
+        self.dropout.widths = [
+            config.data.max_length if config.data.padding == "max_length" else int(data.train.lengths[own].max())
+            for own in parts
+        ]
+        return collate(data.train, rows, data.pad_token_id, config.data.padding, config.data.max_length)

@@ -1,0 +1,207 @@
+"""The stages of a run's life around its training: begin, prepare, complete, end; each leaves the record in a true state."""
+
+import logging
+import shlex
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from mtlora.base.errors import UserError
+from mtlora.base.files import sync, write_jsonl
+from mtlora.base.processes import is_first, world_size
+from mtlora.base.progress import show_progress
+from mtlora.config.schema import transform_name
+from mtlora.data.sources import low_resource
+from mtlora.plan.cell import Cell
+from mtlora.records.predictions import read_records
+from mtlora.records.provenance import now, provenance
+from mtlora.records.record import RECORD, RunRecord, record_status
+from mtlora.score.compute import require_text_packages
+from mtlora.score.generated import score
+from mtlora.train.data import load_data
+from mtlora.train.decode.decoding import decode, prepare_groups
+from mtlora.train.model.build import build_model, count_parameters, load_adapter_tensors, set_output_bias
+from mtlora.train.results import baselines, cost, last_and_best, of_last_epoch, prediction_rows
+from mtlora.train.run import Run
+from mtlora.train.state import CHECKPOINT
+from mtlora.train.tracking import NullTracker, make_tracker
+
+log = logging.getLogger(__name__)
+
+ERROR_LOG = "error.log"
+
+
+def finished_record(cell: Cell) -> RunRecord | None:
+    """Return the record of a finished run, with all metrics that can be had here; None if it is not finished."""
+    if record_status(cell.folder) != "success":
+        return None
+    log.info("%s is finished already: skipped", cell.run_id)
+    return _with_all_metrics(cell, RunRecord.load(cell.folder / RECORD))
+
+
+def _with_all_metrics(cell: Cell, record: RunRecord) -> RunRecord:
+    """Score a finished run's texts again if a metric is missing, as where Java was installed after the run."""
+    wanted = {(split, name) for split, names in cell.config.task.metrics.items() for name in names}
+    texts = cell.folder / "predictions.jsonl"
+    if cell.config.task.kind != "generation" or not texts.exists():
+        return record
+    if wanted <= {(entry["split"], entry["name"]) for entry in record.metrics}:
+        return record
+    record.metrics = of_last_epoch(score(cell.config.task, *read_records(texts), experiment_id=cell.sha))
+    record.save(cell.folder)
+    return record
+
+
+def new_record(cell: Cell) -> RunRecord:
+    """Return the record of a run that starts now."""
+    c = cell.config
+    identity = cell.identity
+    return RunRecord(
+        run_id=cell.run_id,
+        config_sha=cell.sha,
+        suite=c.task.suite,
+        task=c.task.name,
+        model=c.model.name,
+        transform=transform_name(c),
+        rank=c.adapter.r,
+        seed=c.seed,
+        targets=c.targets,
+        profile=c.profile,
+        config=asdict(c),
+        overrides=list(cell.overrides),
+        low_resource=low_resource(c.task, c.data),
+        provenance={key: identity[key] for key in ("data_content", "model_content", "parent", "protocol")}
+        | {"argv": sys.argv[1:], "started": now()},
+    )
+
+
+def begin(cell: Cell) -> RunRecord:
+    """Write the record of a run that starts now.
+
+    Raises:
+        UserError: the run whose adapter it starts from is not finished, or the folder cannot be written.
+    """
+    if cell.parent is not None and record_status(cell.parent.folder) != "success":
+        command = shlex.join(cell.parent.overrides)
+        raise UserError(
+            f"init_from={cell.config.init_from}: its run is not finished in {cell.parent.folder}: "
+            f"run `python -m mtlora.train {command}` first, or set init_from=none"
+        )
+    record = new_record(cell)
+    record.save(cell.folder)
+    (cell.folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier attempt
+    return record
+
+
+def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: bool) -> Run:
+    """Load data and model, and enter into the record what is known before training.
+
+    Args:
+        shared: use the frozen tensors of the other runs of this process (`build.fresh_backbone`).
+
+    Raises:
+        UserError: something that the run needs is missing; asked before hours of training.
+    """
+    config = cell.config
+    if config.task.kind == "generation":
+        require_text_packages()
+    record.provenance |= provenance(accelerator.device) | {"processes": world_size()}
+    if is_first():
+        record.save(cell.folder)
+    with accelerator.main_process_first():  # it fills the caches
+        tokenizer, data = load_data(cell)
+    model = build_model(config, tokenizer, shared)
+    if config.train.mean_bias:
+        set_output_bias(model, float(data.train.labels[data.train_rows].mean()))
+    if cell.parent is not None:
+        load_adapter_tensors(model, cell.parent.folder)
+    record.parameters = count_parameters(model)
+    record.baselines = baselines(config.task, data)
+    contexts = prepare_groups(config, model, tokenizer) if config.task.kind == "generation" else []
+    tracker = make_tracker(cell, cell.folder) if is_first() else NullTracker()
+    if shared:
+        model.to(accelerator.device)
+    return Run(cell, record, model, data, tokenizer, tracker, accelerator.device, contexts)
+
+
+def complete(run: Run, accelerator: Accelerator) -> None:
+    """Save the adapter of a trained run, decode and score, and enter the results into the record."""
+    folder, record = run.cell.folder, run.record
+    generation = run.config.task.kind == "generation"
+    if not run.predictions and not generation:  # the checkpoint was of the end
+        run.evaluate(accelerator)
+    run.note_time()
+    if is_first():
+        run.model.save_pretrained(str(folder))
+        sync(folder / "adapter_model.safetensors")  # before the record says that it is there
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in
+    if run.state.cohort is not None:
+        record.provenance["cohort"] = run.state.cohort
+    record.epochs, record.cost = run.state.epochs, cost(run.state, accelerator.device)
+    if generation:
+        record.metrics = _decode_and_score(run)
+    else:
+        record.metrics = last_and_best(run.state.epochs)
+        if is_first():
+            write_jsonl(folder / "predictions.jsonl", prediction_rows(run.data, run.predictions))
+    values = {f"{m['selection']}/{m['split']}/{m['name']}": m["value"] for m in record.metrics}
+    run.tracker.log(values, run.state.step)
+
+
+def _decode_and_score(run: Run) -> list[dict[str, Any]]:
+    """Decode the test split, keep the texts, and return the metrics of the last epoch; the cost gets decode_seconds.
+
+    Of several processes all decode and the first one scores.
+    """
+    config = run.config
+    started = time.monotonic()
+    with show_progress(f"{run.cell.run_id}, decoding", "texts") as on_progress:
+        texts = decode(config, run.model, run.tokenizer, [c.context for c in run.contexts], on_progress)
+    run.record.cost["decode_seconds"] = time.monotonic() - started
+    if not is_first():
+        return []
+    rows = ({**asdict(context), "prediction": text} for context, text in zip(run.contexts, texts, strict=True))
+    write_jsonl(run.cell.folder / "predictions.jsonl", rows)
+    return of_last_epoch(score(config.task, run.contexts, texts, experiment_id=run.cell.sha))
+
+
+def end(cell: Cell, record: RunRecord, error: BaseException | None = None) -> None:
+    """Write the record of a run that has ended, by itself or by an exception."""
+    record.status = "success"
+    if error is not None:
+        record.status, record.error = outcome_of(error, cell.folder)
+    record.provenance["ended"] = now()
+    record.save(cell.folder)
+    if error is None:
+        (cell.folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def outcome_of(error: BaseException, folder: Path) -> tuple[str, str]:
+    """Return status and reason for an exception; an unexpected one leaves its traceback in the folder's error.log."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return "interrupted", "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else "stopped by SIGTERM"
+    if isinstance(error, UserError):
+        return "failed", str(error)
+    if is_out_of_memory(error):
+        return (
+            "failed",
+            "out of memory: lower train.batch_size, and raise train.accumulation to keep the product "
+            "(while decoding: lower decode.batch_size)",
+        )
+    with suppress(OSError):  # on a full disk the record's one line is what can be hoped for
+        (folder / ERROR_LOG).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    reason = " ".join(str(error).split())[:300]
+    return "failed", f"{type(error).__name__}: {reason} (traceback in {folder / ERROR_LOG})"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception is the device's or the host's lack of memory."""
+    host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return host or isinstance(error, (MemoryError, torch.OutOfMemoryError))

@@ -1,0 +1,67 @@
+"""Entries of a record that come from a trained run: metrics, baselines, predictions, cost."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtlora.config.metrics import METRICS
+from mtlora.config.schema import TaskConfig
+from mtlora.score.compute import baseline
+from mtlora.train.evaluation import RunData
+from mtlora.train.memory import peak_memory_bytes
+from mtlora.train.state import TrainingState
+
+
+def last_and_best(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """List every metric's value in the last epoch and in that metric's own best epoch (raw scale)."""
+    entries = []
+    for split, values in epochs[-1]["metrics"].items():
+        for name, last in values.items():
+            higher = METRICS[name].higher_is_better
+            best = (max if higher else min)(epoch["metrics"][split][name] for epoch in epochs)
+            for selection, value in (("last", last), ("best", best)):
+                entries.append(metric_entry(name, split, selection, value))
+    return entries
+
+
+def of_last_epoch(scores: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """List the scores {split: {metric: value}} of decoded texts, which only the last epoch has."""
+    return [metric_entry(name, split, "last", v) for split, values in scores.items() for name, v in values.items()]
+
+
+def metric_entry(name: str, split: str, selection: str, value: float) -> dict[str, Any]:
+    """Return one item of a record's `metrics`, raw scale."""
+    higher = METRICS[name].higher_is_better
+    return {"name": name, "split": split, "selection": selection, "value": value, "higher_is_better": higher}
+
+
+def baselines(task: TaskConfig, data: RunData) -> list[dict[str, Any]]:
+    """List the score of the majority answer for every metric and split; generated texts have none."""
+    if task.kind == "generation":
+        return []
+    return [
+        {"name": name, "split": split, "value": baseline(name, encoded.labels)}
+        for split, encoded in data.evaluation.items()
+        for name in task.metrics[split]
+    ]
+
+
+def prediction_rows(data: RunData, predictions: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """Yield one row per evaluated example of the last epoch."""
+    for split, answers in predictions.items():
+        for index, (answer, label) in enumerate(zip(answers, data.evaluation[split].labels, strict=True)):
+            yield {"split": split, "index": index, "prediction": answer.item(), "label": label.item()}
+
+
+def cost(state: TrainingState, device: torch.device) -> dict[str, Any]:
+    """Return the run's cost; seconds add up over resumed attempts."""
+    return {
+        "seconds": state.seconds,
+        "train_seconds": state.train_seconds,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "tokens_per_second": state.tokens / state.train_seconds,
+        "peak_memory_bytes": peak_memory_bytes(device),
+    }
