@@ -27,7 +27,7 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def share(rows: Rows) -> Rows:
+def own_rows(rows: Rows) -> Rows:
     """Return the part of a sequence that falls to this process: every world_size-th element."""
     return rows[rank() :: world_size()]  # type: ignore[index, no-any-return]
 

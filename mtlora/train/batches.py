@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from mtlora.base.processes import share, world_size
+from mtlora.base.processes import own_rows, world_size
 from mtlora.config.schema import RunConfig
 from mtlora.data.batches import epoch_batches
 from mtlora.data.encoding import collate
@@ -24,7 +24,7 @@ def steps_of_epoch(config: RunConfig, data: RunData, epoch: int) -> list[list[np
 def collated(config: RunConfig, data: RunData, batches: list[np.ndarray]) -> Iterator[dict[str, torch.Tensor]]:
     """Yield this process's part of each batch of a step."""
     for rows in batches:
-        own = share(rows)
+        own = own_rows(rows)
         used = own if len(own) else rows[:1]  # every process takes part in every batch, if with no weight
         yield collate(data.train, used, data.pad_token_id, config.data.padding, config.data.max_length)
 
@@ -41,4 +41,4 @@ def loss_shares(config: RunConfig, data: RunData, batches: list[np.ndarray]) -> 
         return len(rows)
 
     whole = max(1, sum(map(weight, batches)))
-    return [weight(share(rows)) * world_size() / whole for rows in batches]
+    return [weight(own_rows(rows)) * world_size() / whole for rows in batches]

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mtlora.base.errors import RunFailed
-from mtlora.base.processes import gather, share
+from mtlora.base.processes import gather, own_rows
 from mtlora.config.schema import RunConfig
 from mtlora.data.batches import evaluation_batches, sample_rows
 from mtlora.data.encoding import Encoded, collate
@@ -46,7 +46,7 @@ def evaluate(
     metrics, predictions = {}, {}
     for split, encoded in data.evaluation.items():
         parts = []
-        for rows in share(evaluation_batches(encoded.lengths, config.train.eval_batch_size)):
+        for rows in own_rows(evaluation_batches(encoded.lengths, config.train.eval_batch_size)):
             batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
             del batch["labels"]
             batch = to_device(batch, accelerator.device)
@@ -69,7 +69,7 @@ def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, dat
     encoded, parts = data.evaluation[split], []
     chosen = sample_rows(len(encoded), config.train.limit_validation, split, config.task.name)
     batches = list(enumerate(evaluation_batches(encoded.lengths[chosen], config.train.eval_batch_size)))
-    for number, batch_rows in share(batches):
+    for number, batch_rows in own_rows(batches):
         rows = chosen[batch_rows]
         batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
         batch = to_device(batch, accelerator.device)

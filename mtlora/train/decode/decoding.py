@@ -8,7 +8,7 @@ from typing import Any
 from peft import PeftModel
 
 from mtlora.adapter.layer import MTLoraLayer
-from mtlora.base.processes import gather, share
+from mtlora.base.processes import gather, own_rows
 from mtlora.config.schema import RunConfig
 from mtlora.data.batches import sample_rows
 from mtlora.data.contexts import Group
@@ -40,7 +40,7 @@ def decode(
     on_progress: Callable[[int, int], None],
 ) -> list[str]:
     """Write a text for each context by beam search with the adapter merged; afterwards it is unmerged again."""
-    numbers = share(range(len(contexts)))
+    numbers = own_rows(range(len(contexts)))
     prompts = encode_prompts([contexts[number] for number in numbers], tokenizer)
     model.eval()
     # In fp32 whatever `train.precision` says: in bf16 ties between the scores of hypotheses would decide. The forward of the PEFT
