@@ -45,8 +45,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         self.slices: dict[str, tuple[bool, ...]] = {}
         self.merged_adapters: list[str] = []
         self.cast_input_dtype_enabled = True  # read by peft.helpers.disable_input_dtype_casting
-        sizes = cast(tuple[int, int], _get_in_out_features(self.get_base_layer()))
-        self.in_features, self.out_features = sizes
+        self.in_features, self.out_features = cast(tuple[int, int], _get_in_out_features(self.get_base_layer()))
 
     @property
     def fan_in_fan_out(self) -> bool:
@@ -140,6 +139,11 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         # a block without columns contributes nothing but the zero rows of a slice that is not adapted
         return torch.block_diag(*(next(blocks) if adapted else b.new_empty(height, 0) for adapted in slices))
 
+    def get_b_t(self, adapter: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return B T of shape (out, k r), computed in `dtype` (None: that of the factors)."""
+        b, t = self.get_expanded_b(adapter).to(dtype), self.get_transform(adapter, dtype)
+        return b if t is None else b @ t
+
     def get_lora_factors(self, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A of shape (k r, in) and B T of shape (out, k r): the same update as a plain LoRA, before scaling.
 
@@ -147,8 +151,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         """
         a = self.mtlora_A[adapter]
         dtype = torch.float32 if a.dtype in HALF_PRECISION else a.dtype
-        b, t = self.get_expanded_b(adapter).to(dtype), self.get_transform(adapter, dtype)
-        return a.to(dtype), b if t is None else b @ t
+        return a.to(dtype), self.get_b_t(adapter, dtype)
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """Return the scaled update dW, stored as the base weight is and in the dtype of the adapter."""
@@ -190,7 +193,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             weight -= self.get_delta_weight(self.merged_adapters.pop()).to(weight.dtype)
 
     def forward(self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
-        """Return ``base_layer(x)`` plus the updates of the active adapters; shapes as the base layer.
+        """Return ``h = W x + (alpha / r) B T A x``, with the updates of all active adapters; shapes as the base layer.
 
         Args:
             x: Input, (..., in), or token ids for an embedding.
@@ -202,63 +205,52 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             self._check_adapter_names(x, adapter_names)
         if self.disable_adapters and self.merged:
             self.unmerge()
-        shape = x.shape
-        if in_place := self._owns_result() and adapter_names is None and not args and not kwargs:
-            x = x.reshape(-1, shape[-1])  # the output of a linear layer for two dimensions is no view of anything
-        result = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
-            return result.view(*shape[:-1], -1) if in_place else result
-
-        dtype = result.dtype
+            return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
-            for adapter in self.mtlora_A.keys() & set(adapter_names):
-                rows = [row for row, name in enumerate(adapter_names) if name == adapter]
-                result[rows] += self.update(x[rows], adapter).to(dtype)
-            return result
+            return self._forward_by_row(x, adapter_names, *args, **kwargs)
+
+        in_place = self._may_add_in_place()
+        rows = x.reshape(-1, x.shape[-1]) if in_place else x
+        h = self.base_layer(rows, *args, **kwargs)
+        dtype = h.dtype
         for adapter in self.active_adapters:
             if adapter in self.mtlora_A:
-                result = self.add_update(result, x, adapter, in_place)
-        return result.to(dtype).view(*shape[:-1], -1) if in_place else result.to(dtype)
+                h = self.add_update(h, rows, adapter, in_place)
+        h = h.to(dtype)
+        return h.view(*x.shape[:-1], self.out_features) if in_place else h
 
-    def _owns_result(self) -> bool:
-        """Whether nobody else can see what the base layer returns: a plain linear layer, which keeps its input for the backward
-        pass and not its output, without hooks."""
+    def _forward_by_row(self, x: torch.Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> torch.Tensor:
+        h: torch.Tensor = self.base_layer(x, *args, **kwargs)
+        for adapter in self.mtlora_A.keys() & set(adapter_names):
+            rows = [row for row, name in enumerate(adapter_names) if name == adapter]
+            h[rows] = self.add_update(h[rows], x[rows], adapter).to(h.dtype)
+        return h
+
+    def _may_add_in_place(self) -> bool:
+        """Whether updates may be added to the very tensor that the base layer returns for an input (rows, in).
+
+        A plain linear layer keeps its input for the backward pass, not its output, and for two dimensions the output is
+        not a view of another tensor. A hook, however, may keep the output.
+        """
         base = self.base_layer
         hooked = base._forward_hooks or base._backward_hooks or base._backward_pre_hooks
         return type(base) is nn.Linear and not hooked
 
-    def add_update(self, result: torch.Tensor, x: torch.Tensor, adapter: str, in_place: bool) -> torch.Tensor:
-        """Return ``result + (alpha / r) B T A x``, with B T formed first (r x r work) and added by the product itself.
+    def add_update(self, h: torch.Tensor, x: torch.Tensor, adapter: str, in_place: bool = False) -> torch.Tensor:
+        """Return ``h + (alpha / r) B T A x``, in the wider dtype of the two terms; `in_place` needs an h (rows, out).
 
-        Nothing of the size of `result` is made that the backward pass would keep, and `in_place` nothing at all.
+        B T, which is small, is formed first, and one kernel multiplies it by A x and adds the product to h. So the
+        backward pass keeps no tensor of the size of h; `in_place` none is allocated either, if the dtypes are equal.
         """
-        h = self.project(x, adapter)
-        if h.dtype != result.dtype:  # the sum of two dtypes is the wider one
-            return self.add_update_plainly(result, x, adapter)
-        b, t = self.get_expanded_b(adapter), self.get_transform(adapter)
-        # Contiguous, so that autograd forms its gradient as h^T g, without the slower product with the wide g transposed.
-        bt = (b if t is None else b @ t).to(h.dtype).mT.contiguous()
+        ax = self.project(x, adapter)
+        dtype = torch.promote_types(h.dtype, ax.dtype)
+        # Contiguous, so that autograd computes its gradient as (A x)^T g, not as the slower product with the wide g^T.
+        bt = self.get_b_t(adapter).to(dtype).mT.contiguous()
         if in_place:
-            return result.addmm_(h, bt, alpha=self.scaling[adapter])
-        flat, width = result.reshape(-1, result.shape[-1]), h.shape[-1]
-        return torch.addmm(flat, h.reshape(-1, width), bt, alpha=self.scaling[adapter]).view(result.shape)
-
-    def add_update_plainly(
-        self, result: torch.Tensor, x: torch.Tensor, adapter: str, in_place: bool = False
-    ) -> torch.Tensor:
-        """Return the same as `add_update`, by the formula: the reference that it is tested against."""
-        return result + self.update(x, adapter)
-
-    def update(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
-        """Return ``(alpha / r) B T A x`` of shape (..., out) from right to left, without building dW.
-
-        The factor is applied where the vector is shortest.
-        """
-        h = self.project(x, adapter)
-        t = self.get_transform(adapter)
-        if t is not None:
-            h = F.linear(h, t)
-        return F.linear(self.scaling[adapter] * h, self.get_expanded_b(adapter))
+            return h.to(dtype).addmm_(ax.to(dtype), bt, alpha=self.scaling[adapter])
+        flat, width = h.reshape(-1, h.shape[-1]).to(dtype), ax.shape[-1]
+        return torch.addmm(flat, ax.reshape(-1, width).to(dtype), bt, alpha=self.scaling[adapter]).view(h.shape)
 
     def project(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
         """Return ``A dropout(x)`` of shape (..., k r)."""

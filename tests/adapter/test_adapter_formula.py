@@ -189,6 +189,15 @@ def test_config_defaults_are_those_of_lora() -> None:
     assert (ours.r, ours.mtlora_alpha, ours.mtlora_dropout) == (lora.r, lora.lora_alpha, lora.lora_dropout)
 
 
+def add_update_plainly(
+    layer: MTLoraLayer, h: torch.Tensor, x: torch.Tensor, adapter: str, in_place: bool = False
+) -> torch.Tensor:
+    """The formula from right to left."""
+    t, ax = layer.get_transform(adapter), layer.project(x, adapter)
+    tax = ax if t is None else F.linear(ax, t)
+    return h + F.linear(layer.scaling[adapter] * tax, layer.get_expanded_b(adapter))
+
+
 @pytest.mark.parametrize(("structure", "kind"), ALL)
 def test_the_fast_sum_equals_the_plain_one(structure: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def outcome() -> list[torch.Tensor]:
@@ -198,7 +207,7 @@ def test_the_fast_sum_equals_the_plain_one(structure: str, kind: str, monkeypatc
         return [output, *torch.autograd.grad(output.square().sum(), trained)]
 
     fast = outcome()
-    monkeypatch.setattr(MTLoraLayer, "add_update", MTLoraLayer.add_update_plainly)
+    monkeypatch.setattr(MTLoraLayer, "add_update", add_update_plainly)
     torch.testing.assert_close(fast, outcome())
 
 
@@ -226,3 +235,31 @@ def test_inputs_of_any_number_of_dimensions(width: tuple[int, ...]) -> None:
     delta = layer.get_delta_weight("default")
     expected = F.linear(x, layer.base_layer.weight + delta, layer.base_layer.bias)
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0)], ids=["no rows", "no tokens"])
+@pytest.mark.parametrize("training", [True, False])
+def test_empty_inputs_are_treated_as_by_lora(kind: str, shape: tuple[int, int], training: bool) -> None:
+    empty = torch.zeros(shape, dtype=torch.long)
+    config = LoraConfig(target_modules=[KINDS[kind][0]], lora_dropout=0.1 if kind != "embedding" else 0.0)
+    ours = adapted("dtsm", kind, mtlora_dropout=0.1).train(training)
+    lora = get_peft_model(toy(), config).double().train(training)
+    for model in (ours, lora):
+        output = model(empty)
+        assert output.shape == (*shape, 4)
+        gradients = torch.autograd.grad(output.sum(), [p for p in model.parameters() if p.requires_grad])
+        assert not any(gradient.any() for gradient in gradients)
+        if not training:
+            assert model(empty, adapter_names=["default"] * shape[0]).shape == (*shape, 4)
+
+
+@pytest.mark.parametrize("change", ["merged", "disabled"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_inputs_without_an_update(kind: str, change: str) -> None:
+    model, empty = adapted("dtsm", kind), torch.zeros((0, 5), dtype=torch.long)
+    if change == "merged":
+        model.merge_adapter()
+        assert model(empty).shape == (0, 5, 4)
+    with model.disable_adapter():
+        assert model(empty).shape == (0, 5, 4)

@@ -141,6 +141,13 @@ def gradients_kept(model: nn.Module, batch: dict[str, Tensor]) -> Iterator[tuple
     model.zero_grad()
 
 
+def add_update_plainly(layer: MTLoraLayer, h: Tensor, x: Tensor, adapter: str, in_place: bool = False) -> Tensor:
+    """Return ``h + (alpha / r) B T A x``, computed from right to left."""
+    t, ax = layer.get_transform(adapter), layer.project(x, adapter)
+    tax = ax if t is None else F.linear(ax, t)
+    return h + F.linear(layer.scaling[adapter] * tax, layer.get_expanded_b(adapter))
+
+
 def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
     """Return the largest relative error of loss and gradients against the plain formula in the same model."""
     model.train()
@@ -149,7 +156,7 @@ def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
             torch.nn.init.normal_(p.data, std=0.02, generator=torch.Generator().manual_seed(1))
     with gradients_kept(model, batch) as (loss, gradients):
         ours = [loss, *(g.clone() for g in gradients)]
-    fast, MTLoraLayer.add_update = MTLoraLayer.add_update, MTLoraLayer.add_update_plainly  # type: ignore[method-assign]
+    fast, MTLoraLayer.add_update = MTLoraLayer.add_update, add_update_plainly  # type: ignore[method-assign]
     try:
         with gradients_kept(model, batch) as (loss, gradients):
             plain = [loss, *(g.clone() for g in gradients)]
