@@ -10,28 +10,24 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import nn
 
+from mtlora.adapter.config import MTLoraConfig
 from mtlora.adapter.layer import Embedding, MTLoraLayer
 
-if TYPE_CHECKING:
-    from peft import PeftModel
 
-    from mtlora.adapter.config import MTLoraConfig
-    from mtlora.adapter.model import MTLoraModel
-
-
-def to_lora(model: "MTLoraModel", adapter_name: str = "default") -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+def to_lora(model: BaseTuner, adapter_name: str = "default") -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     """Return an adapter as a plain LoRA adapter that computes the same.
 
     Args:
-        model: The tuner, ``peft_model.base_model``; ``peft_model.to_lora()`` reaches this too.
+        model: The tuner, `MTLoraModel`, which is ``peft_model.base_model``.
         adapter_name: Name of the adapter.
 
     Returns:
@@ -51,12 +47,10 @@ def to_lora(model: "MTLoraModel", adapter_name: str = "default") -> tuple[LoraCo
     if any(layer.merged for layer in layers.values()):
         raise ValueError("The model has merged adapters; call `unmerge_adapter` before the export.")
 
-    config = cast("MTLoraConfig", model.peft_config[adapter_name])
-    # the tuner is called "base_model" in a PeftModel, whose names the files use
-    saved = {
-        f"base_model.{key}": value for key, value in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
-    }
-    tensors = {key: value for key, value in saved.items() if model.prefix not in key.rpartition(".")[2]}
+    config = cast(MTLoraConfig, model.peft_config[adapter_name])
+    saved = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    # Files name tensors as a PeftModel does, which calls its tuner "base_model".
+    tensors = {f"base_model.{key}": value for key, value in saved.items() if model.prefix not in key.rpartition(".")[2]}
     for name, layer in layers.items():
         infix, suffix = ("lora_embedding_", "") if isinstance(layer, Embedding) else ("lora_", ".weight")
         for letter, factor in zip("AB", layer.get_lora_factors(adapter_name), strict=True):
@@ -65,9 +59,7 @@ def to_lora(model: "MTLoraModel", adapter_name: str = "default") -> tuple[LoraCo
     return _lora_config(config, ranks), {key: value.detach().clone().contiguous() for key, value in tensors.items()}
 
 
-def save_as_lora(
-    model: "PeftModel | MTLoraModel", folder: str | os.PathLike[str], adapter_name: str = "default"
-) -> None:
+def save_as_lora(model: PeftModel | BaseTuner, folder: str | os.PathLike[str], adapter_name: str = "default") -> None:
     """Save an adapter as plain LoRA: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     ``PeftModel.from_pretrained(base_model, folder)`` loads the result without this package.
@@ -80,10 +72,11 @@ def save_as_lora(
     Raises:
         ValueError: As `to_lora`.
     """
-    config, tensors = model.to_lora(adapter_name)
+    tuner = model.base_model if isinstance(model, PeftModel) else model
+    config, tensors = to_lora(cast(BaseTuner, tuner), adapter_name)
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(tensors, Path(folder) / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-    config.save_pretrained(os.fspath(folder), auto_mapping_dict=_auto_mapping(model.model, config))
+    config.save_pretrained(os.fspath(folder), auto_mapping_dict=_auto_mapping(cast(nn.Module, tuner.model), config))
 
 
 def _rank_and_alpha(layer: MTLoraLayer, adapter_name: str, use_rslora: bool) -> tuple[int, float]:
@@ -91,7 +84,7 @@ def _rank_and_alpha(layer: MTLoraLayer, adapter_name: str, use_rslora: bool) -> 
     return k * r, alpha if k == 1 else alpha * (math.sqrt(k) if use_rslora else k)
 
 
-def _lora_config(config: "MTLoraConfig", ranks: dict[str, tuple[int, float]]) -> LoraConfig:
+def _lora_config(config: MTLoraConfig, ranks: dict[str, tuple[int, float]]) -> LoraConfig:
     """Translate the configuration; `ranks` has (rank, alpha) of every adapted module.
 
     The most common pair becomes the default and the others go to the patterns, each under its full name.
