@@ -1,7 +1,9 @@
 """The configuration of an MTLoRA adapter."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import re
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
 from peft import PeftConfig
 
@@ -11,8 +13,19 @@ from mtlora.adapter.transforms import STRUCTURES
 INITIALISATIONS = (True, False, "official", "identity", "zero_t")
 FUSED_TRANSFORMS = ("block", "joint")
 BIASES = ("none", "all", "mtlora_only")
+Config = TypeVar("Config")
 
 
+def _with_help(config: type[Config]) -> type[Config]:
+    """Give each field of a dataclass its text in the docstring as ``metadata["help"]``, which argument parsers print."""
+    texts = dict(re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", config.__doc__ or "", re.MULTILINE))
+    for item in fields(config):  # type: ignore[arg-type]
+        if item.name in texts:
+            item.metadata = MappingProxyType({"help": " ".join(texts[item.name].split())})
+    return config
+
+
+@_with_help
 @dataclass
 class MTLoraConfig(PeftConfig):
     """Configuration of MTLoRA, ``dW = (alpha / r) B T A`` (arXiv 2403.07440).
@@ -33,7 +46,7 @@ class MTLoraConfig(PeftConfig):
             ``False``: all random and nonzero, so that the adapter changes the output; meant for tests. Embeddings swap
             A and B in the first two (A = 0, B standard normal), as in PEFT's LoRA.
         fused_modules: Modules whose output is several projections side by side, each with one flag per equal slice of
-            the output that says whether it is adapted: ``{"c_attn": [True, False, True]}`` adapts q and v of GPT-2.
+            the output, True where the slice is adapted: ``{"c_attn": [True, False, True]}`` adapts q and v of GPT-2.
             Keys match module names as those of `rank_pattern` do.
         fused_transform: ``block``: every adapted slice has its own T; ``joint``: one T of shape (k r, k r) mixes all k
             adapted slices.
@@ -53,37 +66,23 @@ class MTLoraConfig(PeftConfig):
         ValueError: If a value is out of range, unknown, or does not fit the others.
     """
 
-    r: int = field(default=8, metadata={"help": "Rank of the update."})
-    mtlora_alpha: int | float = field(default=8, metadata={"help": "The update is scaled by mtlora_alpha / r."})
-    mtlora_dropout: float = field(default=0.0, metadata={"help": "Dropout probability on the input of A."})
-    use_rslora: bool = field(default=False, metadata={"help": "Scale by mtlora_alpha / sqrt(r)."})
-    structure: Literal["none", "shim", "icfm", "ctcm", "dtsm"] = field(
-        default="shim", metadata={"help": "How T is built: none (I), shim (C), icfm (C C^T), ctcm (C D), dtsm (C + D)."}
-    )
-    init_weights: bool | Literal["official", "identity", "zero_t"] = field(
-        default=True, metadata={"help": "Initialisation: True = official, identity, zero_t, False = random."}
-    )
-    fused_modules: dict[str, list[bool]] | None = field(
-        default=None, metadata={"help": "Which equal output slices of fused projections are adapted."}
-    )
-    fused_transform: Literal["block", "joint"] = field(
-        default="block", metadata={"help": "One T per adapted slice (block) or one over all of them (joint)."}
-    )
-    target_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "Names or regex of the modules."}
-    )
-    exclude_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "Names or regex to leave out."}
-    )
-    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved in full."})
-    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indices to adapt."})
-    layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of layers."})
-    rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Ranks other than r, by module."})
-    alpha_pattern: dict[str, int | float] = field(
-        default_factory=dict, metadata={"help": "Alphas other than mtlora_alpha, by module."}
-    )
-    fan_in_fan_out: bool = field(default=False, metadata={"help": "Whether weights are stored as (in, out)."})
-    bias: Literal["none", "all", "mtlora_only"] = field(default="none", metadata={"help": "Which biases train."})
+    r: int = 8
+    mtlora_alpha: int | float = 8
+    mtlora_dropout: float = 0.0
+    use_rslora: bool = False
+    structure: Literal["none", "shim", "icfm", "ctcm", "dtsm"] = "shim"
+    init_weights: bool | Literal["official", "identity", "zero_t"] = True
+    fused_modules: dict[str, list[bool]] | None = None
+    fused_transform: Literal["block", "joint"] = "block"
+    target_modules: list[str] | set[str] | str | None = None
+    exclude_modules: list[str] | set[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, int | float] = field(default_factory=dict)
+    fan_in_fan_out: bool = False
+    bias: Literal["none", "all", "mtlora_only"] = "none"
 
     def __post_init__(self) -> None:
         """Bring collections to the types that PEFT works with and refuse values that cannot work."""

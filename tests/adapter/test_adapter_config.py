@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -125,6 +126,17 @@ def test_config_is_json_and_survives_a_round_trip(tmp_path: Any) -> None:
     assert saved["target_modules"] == ["c_attn", "c_fc"]
     assert PeftConfig.from_pretrained(tmp_path) == config
     assert MTLoraConfig(**config.to_dict()) == config
+
+
+def test_every_field_has_its_text_in_the_docstring_as_help() -> None:
+    texts = {item.name: item.metadata.get("help", "") for item in fields(MTLoraConfig)}
+    assert set(texts) >= set(MTLoraConfig.__annotations__)
+    assert all(texts.values()), "those that PEFT's own base class defines too"
+    assert texts["r"] == "Rank, at least 1. A is (r, in), B is (out, r), T is (r, r)."
+    assert texts["exclude_modules"] == "Names or a regular expression of the modules to leave out."
+    documented = " ".join((MTLoraConfig.__doc__ or "").split())
+    assert all(f"{name}: {texts[name]}" in documented for name in MTLoraConfig.__annotations__)
+    assert texts["bias"].endswith("(those of adapted modules).")
 
 
 def test_method_is_registered() -> None:
