@@ -114,15 +114,15 @@ class Cell:
         return values
 
     @property
-    def adapter(self) -> str:
-        """The adapter in words: `shim-r8-qv`."""
+    def label(self) -> str:
+        """Method, rank and target set: `shim-r8-qv`."""
         return f"{transform_name(self.config)}-r{self.config.adapter.r}-{self.config.targets}"
 
     @property
     def run_id(self) -> str:
         """A readable name without spaces, unique by the first 8 digits of the sha."""
         c = self.config
-        return f"{c.task.suite}-{c.task.name}-{c.model.name}-{self.adapter}-seed{c.seed}-{self.sha[:8]}"
+        return f"{c.task.suite}-{c.task.name}-{c.model.name}-{self.label}-seed{c.seed}-{self.sha[:8]}"
 
     @property
     def lock(self) -> Path:
@@ -134,7 +134,7 @@ class Cell:
         """Where the run keeps its record."""
         c = self.config
         place = Path(c.results) / "runs" / c.task.suite / c.task.name / c.model.name
-        return place / self.adapter / f"seed{c.seed}-{self.sha[:8]}"
+        return place / self.label / f"seed{c.seed}-{self.sha[:8]}"
 
 
 def compose_cell(overrides: Sequence[str]) -> Cell:
@@ -151,13 +151,13 @@ def compose_cell(overrides: Sequence[str]) -> Cell:
 
 
 def with_seed(cell: Cell, seed: int) -> Cell:
-    """Return the cell of another seed: what composing it anew would give, in a thousandth of the time."""
-    overrides = tuple(f"seed={seed}" if override_key(o) == "seed" else o for o in cell.overrides)
+    """Return the cell of another seed: the cell that composing anew would give, in a hundredth of the time.
+
+    No value of the cell may be an interpolation of the seed, such as `results=out/${seed}`.
+    """
+    overrides = tuple(f"{o.partition('=')[0]}={seed}" if override_key(o) == "seed" else o for o in cell.overrides)
     parent = None if cell.parent is None else with_seed(cell.parent, seed)
-    sibling = Cell(replace(cell.config, seed=seed), overrides, parent)
-    changed = {"seed": seed, "parent": parent.sha if parent else None}
-    sibling.__dict__["identity"] = cell.identity | changed  # where `cached_property` keeps it
-    return sibling
+    return Cell(replace(cell.config, seed=seed), overrides, parent)
 
 
 def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:

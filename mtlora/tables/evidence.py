@@ -139,7 +139,7 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
             twins = _twins(cell, evidence)
             lines += twins
             if not twins:
-                missing[cell.config.task.name, cell.adapter] += 1
+                missing[cell.config.task.name, cell.label] += 1
         elif record.status != "success":
             lines.append(f"{record.run_id} {_outcome(record)}")
         elif changed := _changed(cell, record):

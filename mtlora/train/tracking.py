@@ -40,7 +40,7 @@ class WandbTracker:
             id=cell.run_id,
             name=cell.run_id,
             group=f"{config.task.suite}-{config.profile}",
-            job_type=cell.adapter,
+            job_type=cell.label,
             tags=[config.task.name, config.model.name],
             config=cell.identity,
             dir=str(folder),
