@@ -1,17 +1,20 @@
 """The grid of an experiment: its cells under given overrides, in the order in which they run."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ValueType
+from hydra.core.override_parser.types import OverrideType, ValueType
 
 from mtlora.base.errors import UserError
 from mtlora.plan.cell import Cell, compose_cell, with_seed
-from mtlora.plan.experiment import Experiment
+from mtlora.plan.experiment import Column, Experiment
 
 LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # sweeps that name their values
+PREFIXES = {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,22 @@ class Plan:
     def name(self) -> str:
         """The stem of every file made from this plan; other profiles than mini carry a suffix."""
         return self.experiment.name if self.profile == "mini" else f"{self.experiment.name}_{self.profile}"
+
+    @property
+    def columns(self) -> list[Column]:
+        """The experiment's columns whose task is part of the plan."""
+        tasks = {cell.config.task.name for cell in self.cells}
+        return [column for column in self.experiment.columns if column.task in tasks]
+
+    @property
+    def results(self) -> Path:
+        """The deepest folder that holds the results of all cells, which may differ (`results=out/${seed}`)."""
+        return Path(os.path.commonpath([cell.config.results for cell in self.cells]))
+
+    @property
+    def runs(self) -> Path:
+        """The deepest folder that holds the records of all cells."""
+        return Path(os.path.commonpath([Path(cell.config.results) / "runs" for cell in self.cells]))
 
     @property
     def stages(self) -> list[list[Cell]]:
@@ -70,8 +89,7 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
     wanted = [product for product in products if not _excluded(product, experiment)]
     if not wanted:
         raise UserError(f"experiment {experiment.name} excludes every combination of these values: name others")
-    siblings: dict[tuple[str, ...], Cell] = {}
-    composed = [_compose(product, siblings) for product in wanted]
+    composed = _compose(wanted, _prefixes(overrides))
     columns = {column.task for column in experiment.columns}
     if alien := [task for task in (cell.config.task.name for cell in composed) if task not in columns]:
         raise UserError(
@@ -85,14 +103,25 @@ def _excluded(product: dict[str, str], experiment: Experiment) -> bool:
     return any(all(product.get(key) == str(value) for key, value in rule.items()) for rule in experiment.exclude)
 
 
-def _compose(product: dict[str, str], siblings: dict[tuple[str, ...], Cell]) -> Cell:
-    """Compose a cell, or derive it from one that differs in the seed only: composing takes 50 ms."""
-    overrides = [f"{key}={value}" for key, value in product.items()]
-    seed = product.get("seed", "")
-    others = tuple(o for o in overrides if not o.startswith("seed="))
-    if seed.isdecimal() and others in siblings:
-        return with_seed(siblings[others], int(seed))
-    return siblings.setdefault(others, compose_cell(overrides))
+def _compose(products: Sequence[dict[str, str]], prefixes: dict[str, str]) -> list[Cell]:
+    """Compose the cells; one that differs from another in the seed only is derived from it, as composing takes 50 ms."""
+    cells: list[Cell] = []
+    siblings: dict[tuple[str, ...], Cell] = {}
+    for product in products:
+        overrides = [f"{prefixes.get(key, '')}{key}={value}" for key, value in product.items()]
+        seed = product.get("seed", "")
+        others = tuple(f"{key}={value}" for key, value in product.items() if key != "seed")
+        interpolated = any("$" in value for value in product.values())  # such as results=out/${seed}
+        sibling = siblings.get(others) if seed.isdecimal() and not interpolated else None
+        cells.append(compose_cell(overrides) if sibling is None else with_seed(sibling, int(seed)))
+        siblings.setdefault(others, cells[-1])
+    return cells
+
+
+def _prefixes(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the `+` or `++` of overrides that add a key to the configuration, by key."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return {override.key_or_group: PREFIXES.get(override.type, "") for override in parsed}
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:

@@ -84,8 +84,7 @@ def with_average(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
 
 def shown_columns(plan: Plan) -> list[Column]:
     """Return the experiment's columns whose task is part of the plan."""
-    tasks = {cell.config.task.name for cell in plan.cells}
-    return [column for column in plan.experiment.columns if column.task in tasks]
+    return plan.columns
 
 
 def summary(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:

@@ -42,8 +42,7 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     plans = [make_plan(load_experiment(name), arguments.overrides) for name in names]
     if not plans:
         raise UserError(f"no experiment has {' '.join(arguments.overrides)}: name one, such as glue")
-    results = Path(plans[0].cells[0].config.results)
-    runs = arguments.runs or results / "runs"
+    runs = arguments.runs or plans[0].runs
     if arguments.runs is not None and not runs.exists():
         raise UserError(f"--runs {runs}: there is no such folder or file")
-    return plans, load_evidence(runs), results
+    return plans, load_evidence(runs), plans[0].results

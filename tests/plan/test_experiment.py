@@ -204,3 +204,27 @@ def test_excluded_combinations_are_left_out() -> None:
     assert len(plan.cells) == len(starts) == 12
     with pytest.raises(UserError, match="excludes every combination"):
         make_plan(load_experiment("init"), ["transform=icfm", "adapter.init_weights=zero_t"])
+
+
+def test_a_plus_sign_reaches_the_cells() -> None:
+    base = ("model=tiny", "task=rte", "transform=lora", "seed=0,1")
+    plan = plan_of(*base, "+model.architecture.hidden_dropout_prob=0.0", "++train.epochs=3")
+    for cell in plan.cells:
+        assert cell.config.model.architecture["hidden_dropout_prob"] == 0.0
+        assert cell.config.train.epochs == 3
+        assert {"+model.architecture.hidden_dropout_prob=0.0", "++train.epochs=3"} <= set(cell.overrides)
+        assert cell.sha == compose_cell(cell.overrides).sha, "the command of the cell makes the same run"
+
+
+def test_a_folder_named_by_the_seed_is_one_for_each_seed() -> None:
+    plan = plan_of("model=tiny", "task=rte", "transform=lora", "seed=0,1,2", "results=out/${seed}")
+    assert [cell.config.results for cell in plan.cells] == ["out/0", "out/1", "out/2"]
+    assert [cell.folder.parts[:3] for cell in plan.cells] == [("out", str(seed), "runs") for seed in range(3)]
+    assert (plan.results, plan.runs) == (Path("out"), Path("out"))
+    one = plan_of("model=tiny", "task=rte", "transform=lora", "seed=0,1,2", "results=out")
+    assert (one.results, one.runs) == (Path("out"), Path("out/runs"))
+
+
+def test_columns_are_those_of_the_tasks_in_the_plan() -> None:
+    plan = plan_of("model=tiny", "task=stsb,rte", "transform=lora", "seed=0")
+    assert [column.task for column in plan.columns] == ["rte", "stsb"], "in the order of the experiment"
