@@ -1,20 +1,24 @@
 """Run what is missing of an experiment and print its table: `python -m mtlora.reproduce EXPERIMENT [overrides]`.
 
-Each stage is one Hydra sweep in a process of its own; this process watches the records on disk, so the display is the same under
-every launcher, and a second call trains nothing again.
+Each stage is one sweep in a process of its own, either of this package or of Hydra, which other launchers need. This process
+watches the records on disk, so the display is the same under every launcher, and a second call trains nothing again.
 """
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -24,39 +28,36 @@ from mtlora.base.errors import UserError
 from mtlora.base.files import is_held, require_writable, write_text
 from mtlora.base.interrupt import handle_signals
 from mtlora.base.paths import CONF
-from mtlora.base.progress import PLAIN_SECONDS
+from mtlora.base.progress import PLAIN_SECONDS, duration
 from mtlora.plan.cell import Cell
-from mtlora.plan.estimate import duration
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.plan.show import check_jobs, default_jobs, show
-from mtlora.plan.status import state_of, statuses
+from mtlora.plan.status import State, lacking_metrics, state_of, statuses
 from mtlora.records.record import RECORD, RunRecord, record_status
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
 from mtlora.train.worker import SECONDS_TO_SAVE
 
-LOCAL = ("cohort", "local", "joblib")
-JOBS = {  # launcher -> the key that says how many runs, or cohorts of runs, there are at a time
-    "cohort": "hydra.launcher.n_jobs",
-    "local": "hydra.launcher.n_jobs",
+DIRECT = ("cohort", "local")  # launchers that need no second composition of every cell by Hydra
+JOBS = {  # launcher -> the key of the number of runs at a time
     "joblib": "hydra.launcher.n_jobs",
     "slurm": "hydra.launcher.array_parallelism",
     "ray": "hydra.launcher.ray.init.num_cpus",
 }
-PASSES = 3  # sweeps in succession that settle no cell; then the list of what is not done says why
+PASSES = 3  # sweeps in succession that settle no cell; then the remaining cells are listed, with the reasons
 
 
 def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -> bool:
-    """Train every cell that has no successful record, stage after stage; return whether all cells are done now."""
+    """Train every cell that is not done, stage after stage; return whether all cells are done now."""
     state = statuses(plan)
-    stages = [[cell for cell in stage if state[cell.sha] != "done"] for stage in plan.stages]
+    stages = [[cell for cell in stage if state[cell.sha] != State.DONE] for stage in plan.stages]
     todo = [cell for stage in stages for cell in stage]
     if not todo:
         console.print(f"{plan.name}: all {len(plan.cells)} cells are done already")
         return True
-    require_writable(Path(plan.cells[0].config.results))
+    require_writable(plan.results)
     show(plan, console, jobs)
     with Monitor(todo, console) as monitor:
         for number, stage in enumerate(stages):
@@ -68,55 +69,86 @@ def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -
 def run_stage(
     plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: "Monitor"
 ) -> None:
-    """Sweep the cells of a stage until each is done or has failed.
+    """Sweep the cells of a stage until each is done or has failed; wait for those that another process is training.
 
-    More than one pass is needed where another sweep was training some of them (they are left to it, and waited for) and was
-    killed, or where our own was, for want of memory or by a scheduler. A failure of an earlier call settles nothing.
+    More than one pass is needed if another process was killed while it trained some of them, or our own sweep was, for want of
+    memory or by a scheduler. A failure of an earlier call settles nothing.
     """
     left, fruitless = list(cells), 0
     while left and fruitless < PASSES:
         before = len(left)
-        sweep(plan, stage, left, launcher, jobs, monitor)
+        if free := [cell for cell in left if not is_held(cell.lock)]:
+            sweep(plan, stage, free, launcher, jobs, monitor)
         monitor.wait_for(left)
         left = [cell for cell in left if not monitor.is_settled(cell)]
         fruitless = fruitless + 1 if len(left) == before else 0
 
 
 def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: "Monitor") -> None:
-    """Run one stage as a Hydra sweep and wait for it, showing progress; its output goes to a log file."""
-    # A name of its own: the same experiment may be running with other overrides.
-    stem = Path(plan.cells[0].config.results) / "sweeps" / f"{plan.name}-stage{stage}-{uuid.uuid4().hex[:8]}"
-    jobs_file, log_file = stem.with_suffix(".json"), stem.with_suffix(".log")
+    """Train cells in a process of its own and wait for it, showing progress; its output goes to a log file.
+
+    Raises:
+        UserError: the process failed before it wrote any record.
+    """
+    # The file has a name of its own: the same experiment may be running with other overrides.
+    log_file = plan.results / "sweeps" / f"{plan.name}-stage{stage}-{uuid.uuid4().hex[:8]}.log"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    monitor.console.print(
+        f"sweep of {len(cells)} cell{'s' * (len(cells) != 1)}; log: {log_file}", markup=False, soft_wrap=True
+    )
+    with log_file.open("w", encoding="utf-8") as log:
+        if launcher in DIRECT:
+            process = start_sweep(cells, launcher, jobs or 1, log)
+        else:
+            process = start_hydra_sweep(plan, cells, launcher, jobs, log_file.with_suffix(".json"), log)
+        watch(process, monitor)
+    untouched = all(record_time(cell) == monitor.before[cell.sha] and not is_held(cell.lock) for cell in cells)
+    if process.returncode != 0 and untouched:
+        lines = log_file.read_text(encoding="utf-8").strip().splitlines()
+        raise UserError(f"the sweep ended without a record ({lines[-1] if lines else 'no output'}): see {log_file}")
+
+
+def start_sweep(cells: Sequence[Cell], launcher: str, jobs: int, log: IO[str]) -> "subprocess.Popen[bytes]":
+    """Start a process that trains cells as they are composed here."""
+    most = OmegaConf.load(CONF / "hydra" / "launcher" / f"{launcher}.yaml").max_runs
+    command = [sys.executable, "-m", "mtlora.train.sweep", str(jobs), str(most), *sys.argv[1:]]
+    with tempfile.TemporaryFile() as stream:
+        pickle.dump(list(cells), stream)
+        stream.seek(0)
+        return subprocess.Popen(command, stdin=stream, stdout=log, stderr=subprocess.STDOUT)
+
+
+def start_hydra_sweep(
+    plan: Plan, cells: Sequence[Cell], launcher: str, jobs: int | None, jobs_file: Path, log: IO[str]
+) -> "subprocess.Popen[bytes]":
+    """Start Hydra with one job for each cell, for a launcher that may run them on other machines."""
     write_text(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
     command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file='{jobs_file}'"]
-    command += [f"hydra/launcher={launcher}", f"results='{plan.cells[0].config.results}'"]
+    command += [f"hydra/launcher={launcher}", f"results='{plan.results}'"]
     environment = dict(os.environ)
-    if launcher == "joblib":  # the others know what a job may use
+    if launcher == "joblib":  # the other launchers bound the cores of a job by themselves
         threads = max(1, available_cores() // (jobs or 1))
         environment["OMP_NUM_THREADS"] = str(threads)
         if "compute.threads" not in plan.axes:
             command.append(f"compute.threads={threads}")
     if jobs is not None and launcher in JOBS:
         command.append(f"{JOBS[launcher]}={jobs}")
-    monitor.console.print(
-        f"sweep of {len(cells)} cell{'s' * (len(cells) != 1)}; log: {log_file}", markup=False, soft_wrap=True
-    )
-    with log_file.open("w", encoding="utf-8") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        try:
-            while child.poll() is None:
-                monitor.look()
-                time.sleep(0.5)
-        except (KeyboardInterrupt, SystemExit) as stop:
-            # It counts the first signal only, so a terminal's Ctrl-C, which has reached it too, does no harm.
-            child.send_signal(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=SECONDS_TO_SAVE + 10)
-            raise
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def watch(process: "subprocess.Popen[bytes]", monitor: "Monitor") -> None:
+    """Show progress until a sweep ends; pass Ctrl-C and SIGTERM on to it, and give it the time to save."""
+    try:
+        while process.poll() is None:
+            monitor.look()
+            time.sleep(0.5)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # The sweep counts the first signal only, so a terminal's Ctrl-C, which has reached it too, does no harm.
+        process.send_signal(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=SECONDS_TO_SAVE + 10)
+        raise
     monitor.look()
-    if not any(record_time(cell) != monitor.before[cell.sha] for cell in cells):
-        lines = log_file.read_text(encoding="utf-8").strip().splitlines()
-        raise UserError(f"the sweep ended before its first run ({lines[-1] if lines else 'no output'}): see {log_file}")
 
 
 class Monitor:
@@ -124,14 +156,14 @@ class Monitor:
 
     def __init__(self, cells: Sequence[Cell], console: Console):
         self.cells, self.console = list(cells), console
-        self.open = {cell.sha: cell for cell in cells}
-        self.failed = 0
         self.started = self.spoken = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bar = Progress(
             *columns, TextColumn("{task.fields[left]}"), console=console, disable=not console.is_terminal
         )
         self.before = {cell.sha: record_time(cell) for cell in cells}
+        self.seen = dict(self.before)
+        self.status: dict[str, str | None] = {}  # of the records that were written since
 
     def __enter__(self) -> "Monitor":
         self.line = self.bar.add_task("cells", total=len(self.cells), left="")
@@ -144,7 +176,7 @@ class Monitor:
     def wait_for(self, cells: Sequence[Cell]) -> None:
         """Wait until no other process is training one of the cells."""
         if held := [cell for cell in cells if is_held(cell.lock)]:
-            self.console.print(f"waiting for {len(held)} cells that another process is training")
+            self.console.print(f"waiting for {len(held)} cell{'s' * (len(held) != 1)} that another process is training")
         while any(is_held(cell.lock) for cell in held):
             self.look()
             time.sleep(0.5)
@@ -152,21 +184,18 @@ class Monitor:
     def is_settled(self, cell: Cell) -> bool:
         """Tell whether a cell is done, or has failed since this call began."""
         state = state_of(cell)
-        return state == "done" or (state == "failed" and record_time(cell) != self.before[cell.sha])
+        return state == State.DONE or (state == State.FAILED and record_time(cell) != self.before[cell.sha])
 
     def look(self) -> None:
-        """Read the records of the cells that were still open, and show the state."""
-        for sha, cell in list(self.open.items()):
-            if record_time(cell) == self.before[sha]:
-                continue  # the record is absent, or from an earlier attempt
-            status = record_status(cell.folder)
-            if status in ("success", "failed", "interrupted"):
-                self.failed += status != "success"
-                del self.open[sha]
-        done = len(self.cells) - len(self.open)
+        """Read the records that were written since the last look, and show the state; a failed run may be repaired later."""
+        for cell in self.cells:
+            if self.status.get(cell.sha) != "success" and (written := record_time(cell)) != self.seen[cell.sha]:
+                self.seen[cell.sha], self.status[cell.sha] = written, record_status(cell.folder)
+        failures = sum(status in ("failed", "interrupted") for status in self.status.values())
+        done = failures + sum(status == "success" for status in self.status.values())
         elapsed = time.monotonic() - self.started
-        left = f", about {duration(elapsed / done * len(self.open))} left" if done else ""
-        failed = f", {self.failed} failed" if self.failed else ""
+        left = f", about {duration(elapsed / done * (len(self.cells) - done))} left" if done else ""
+        failed = f", {failures} failed" if failures else ""
         self.bar.update(self.line, completed=done, left=left.removeprefix(", ") + failed)
         if not self.console.is_terminal and time.monotonic() - self.spoken > PLAIN_SECONDS:
             self.spoken = time.monotonic()
@@ -183,20 +212,22 @@ def record_time(cell: Cell) -> int:
 
 def report_failures(cells: Sequence[Cell], console: Console) -> bool:
     """List the cells that are not done, with the reason from their records; return whether there are none."""
-    good = True
-    for cell in cells:
-        status = record_status(cell.folder)
-        if status == "success":
-            continue
-        good = False
-        reason = "no run was started"
-        if status is not None:
-            try:
-                reason = RunRecord.load(cell.folder / RECORD).error or "it was killed"
-            except UserError as error:  # one unreadable record must not hide the table
-                reason = str(error)
-        console.print(f"not done: {cell.run_id} ({status or 'missing'}): {reason}", markup=False)
-    return good
+    states = [(cell, state_of(cell)) for cell in cells]
+    failures = [(cell, state) for cell, state in states if state != State.DONE]
+    for cell, state in failures:
+        console.print(f"not done: {cell.run_id} ({state}): {_reason(cell, state)}", markup=False)
+    return not failures
+
+
+def _reason(cell: Cell, state: State) -> str:
+    if state in (State.MISSING, State.STALE):
+        return "no run was started"
+    if state == State.UNSCORED:
+        return f"its texts were not scored again, so there is no {', '.join(lacking_metrics(cell))}"
+    try:
+        return RunRecord.load(cell.folder / RECORD).error or "it was killed"
+    except UserError as error:  # one unreadable record must not hide the table
+        return str(error)
 
 
 def main() -> None:
@@ -214,13 +245,13 @@ def main() -> None:
     handle_signals()
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
     jobs = arguments.jobs
-    if jobs is None and arguments.launcher in LOCAL:
+    if jobs is None and arguments.launcher in (*DIRECT, "joblib"):  # the others share out other machines
         jobs = default_jobs(plan.profile)
     console = Console(stderr=True)
     complete = run_missing(plan, arguments.launcher, jobs, console)
-    results = Path(plan.cells[0].config.results)
-    print(write_tables(View(plan, load_evidence(results / "runs")), results / "tables")[0])
-    console.print(f"written to {results / 'tables' / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
+    tables = plan.results / "tables"
+    print(write_tables(View(plan, load_evidence(plan.runs)), tables)[0])
+    console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
     if not complete:
         raise UserError("some cells are not done (listed above): the same command tries them again")
 

@@ -55,7 +55,8 @@ class CellsSweeper(BasicSweeper):
         assert self.launcher is not None  # set by setup, which Hydra calls first
         assert self.hydra_context is not None
         if self.file is not None:
-            jobs = [[*overrides, *arguments] for overrides in json.loads(Path(self.file).read_text(encoding="utf-8"))]
+            # A job's own values come last, and so count: `results=out/${seed}` is a folder for each seed.
+            jobs = [[*arguments, *overrides] for overrides in json.loads(Path(self.file).read_text(encoding="utf-8"))]
         else:
             parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
             (jobs,) = self.split_arguments(parser.parse_overrides(arguments), None)

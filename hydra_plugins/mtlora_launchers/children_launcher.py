@@ -3,7 +3,6 @@
 `hydra/launcher=local` and `hydra/launcher=cohort` are its two configurations.
 """
 
-import logging
 from collections.abc import Sequence
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -13,17 +12,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from mtlora.base import cli
-from mtlora.base.cpu import threads_allowed
 from mtlora.base.errors import UserError
 from mtlora.base.interrupt import handle_signals
 from mtlora.config.checks import to_run_config
 from mtlora.plan.cell import Cell, cell_of
 from mtlora.train.answer import Answer, Status
-from mtlora.train.cohort.grouping import cohorts
 from mtlora.train.command import report
-from mtlora.train.worker import train_in_children
-
-log = logging.getLogger("mtlora")
+from mtlora.train.sweep import train_cells
 
 
 class ChildrenLauncher(Launcher):
@@ -60,8 +55,7 @@ class ChildrenLauncher(Launcher):
             if not failed:
                 report(cell, answer.record)
 
-        threads = max(1, threads_allowed() // self.n_jobs) if self.n_jobs > 1 else None
-        train_in_children(cohorts(list(cells.values()), self.max_runs, self.n_jobs), self.n_jobs, threads, note)
+        train_cells(list(cells.values()), self.n_jobs, self.max_runs, note)
         return returns
 
     def _cell(self, overrides: Sequence[str]) -> Cell:

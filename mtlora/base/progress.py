@@ -1,4 +1,4 @@
-"""The progress of long work: a bar on a terminal, now and then a line elsewhere."""
+"""The progress of long work: a bar on a terminal, now and then a line elsewhere; time spans for people."""
 
 import logging
 import time
@@ -36,3 +36,12 @@ def show_progress(title: str, unit: str = "steps") -> Iterator[Callable[[int, in
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task(title, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def duration(seconds: float) -> str:
+    """Write a time span for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -11,24 +11,24 @@ from rich.table import Table
 
 from mtlora.base.cpu import available_cores
 from mtlora.base.errors import UserError
-from mtlora.plan.estimate import duration, estimate
+from mtlora.base.progress import duration
+from mtlora.plan.estimate import estimate
 from mtlora.plan.grid import Plan
-from mtlora.plan.status import statuses
+from mtlora.plan.status import State, statuses
 
 
 def show(plan: Plan, console: Console, jobs: int | None) -> None:
     """Print the cells by state, and the cost of the rest with so many runs at a time (None: as a cluster decides)."""
     state = statuses(plan)
     cells = [cell for stage in plan.stages for cell in stage]
-    kinds = ("done", "missing", "stale", "running", "interrupted", "failed")
     table = Table(title=f"{plan.name}: {len(cells)} cells", title_justify="left")
-    for heading in ("task", *kinds):
+    for heading in ("task", *State):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for task in dict.fromkeys(cell.config.task.name for cell in cells):
         counts = Counter(state[cell.sha] for cell in cells if cell.config.task.name == task)
-        table.add_row(task, *(str(counts[kind] or "") for kind in kinds))
+        table.add_row(task, *(str(counts[kind] or "") for kind in State))
     console.print(table)
-    rest = [cell for cell in cells if state[cell.sha] != "done"]
+    rest = [cell for cell in cells if state[cell.sha] != State.DONE]
     cost = estimate(rest, cells)
     how = {None: "if run one after another", 1: "one after another"}.get(jobs, f"{jobs} at a time")
     console.print(
@@ -45,7 +45,7 @@ def commands(plan: Plan) -> Iterator[str]:
         python = python.relative_to(Path.cwd())
     for stage in plan.stages:
         for cell in stage:
-            if state[cell.sha] != "done":
+            if state[cell.sha] != State.DONE:
                 yield shlex.join([str(python), "-m", "mtlora.train", *cell.overrides])
 
 

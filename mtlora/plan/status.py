@@ -1,27 +1,71 @@
 """The state of each cell of a plan, read from the records on disk."""
 
 from contextlib import suppress
+from enum import StrEnum
+from functools import lru_cache
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import is_held
 from mtlora.plan.cell import Cell
 from mtlora.plan.grid import Plan
+from mtlora.records.predictions import read_records
 from mtlora.records.record import RECORD, RunRecord, record_status
+from mtlora.score.compute import needing_java
+from mtlora.score.generated import in_part
+from mtlora.score.text import java_works
+
+java_works_here = lru_cache(maxsize=1)(java_works)  # starting Java takes a moment
 
 
-def statuses(plan: Plan) -> dict[str, str]:
-    """Return every cell's state (see `state_of`) by config_sha, parents included."""
+class State(StrEnum):
+    """How far a cell is."""
+
+    DONE = "done"  # trained, with every metric that this machine can compute
+    MISSING = "missing"  # never started
+    STALE = "stale"  # finished before with other settings, data or code
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"  # stopped or killed: the next attempt goes on from its checkpoint
+    FAILED = "failed"
+    UNSCORED = "unscored"  # trained, but without a metric that this machine can compute
+
+
+def statuses(plan: Plan) -> dict[str, State]:
+    """Return every cell's state by config_sha, parents included."""
     return {cell.sha: state_of(cell) for stage in plan.stages for cell in stage}
 
 
-def state_of(cell: Cell) -> str:
-    """Return a cell's state: done, failed, running, interrupted, stale or missing."""
+def state_of(cell: Cell) -> State:
+    """Return a cell's state."""
     status = record_status(cell.folder)
-    if status == "running" and not is_held(cell.lock):
-        return "interrupted"  # its process was killed
     if status is None:
-        return "stale" if _has_stale(cell) else "missing"
-    return {"success": "done"}.get(status, status)
+        return State.STALE if _has_stale(cell) else State.MISSING
+    if status == "success":
+        return State.UNSCORED if lacking_metrics(cell) else State.DONE
+    if status == "running" and not is_held(cell.lock):
+        return State.INTERRUPTED  # its process was killed
+    return State(status)
+
+
+def lacking_metrics(cell: Cell) -> list[str]:
+    """Return the metrics, in words, that a finished run lacks although its texts can be scored with them here.
+
+    A run lacks the metrics that need Java if it was scored on a machine without Java. Where there is still none, they are not
+    counted, nor are those of a part of the test split without contexts.
+    """
+    task = cell.config.task
+    if task.kind != "generation":
+        return []
+    record = RunRecord.load(cell.folder / RECORD)
+    wanted = [(split, name) for split, names in task.metrics.items() for name in needing_java(names, task.scoring)]
+    absent = [(split, name) for split, name in wanted if record.metric(name, split) is None]
+    if not absent or not java_works_here():
+        return []
+    try:
+        contexts, _ = read_records(cell.folder / "predictions.jsonl")
+    except UserError:
+        return []  # without its texts, a run cannot be scored again
+    parts = {split for split, _ in absent if any(in_part(task, context, split) for context in contexts)}
+    return [f"{name} on {split}" for split, name in absent if split in parts]
 
 
 def _has_stale(cell: Cell) -> bool:

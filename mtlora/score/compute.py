@@ -68,7 +68,7 @@ def compute_texts(
     groups = [[treated for treated in map(treat, group) if treated] for group in references]
     if lone := [number for number, group in enumerate(groups, 1) if not group]:
         raise UserError(f"text {lone[0]} has no reference that is not empty: complete the test data or leave it out")
-    needing = [name for name in names if name == "meteor" or name in TOKENISED[scoring]]
+    needing = needing_java(names, scoring)
     if needing and not text.java_works():
         log.warning(
             "left out %s: Java is missing or does not start; install it (e.g. `apt install default-jre-headless`)",
@@ -81,6 +81,11 @@ def compute_texts(
     return text_evaluators.compute(
         names, treated_texts, groups, TOKENISED[scoring], experiment_id, official_ter=official_ter
     )
+
+
+def needing_java(names: Sequence[str], scoring: str) -> list[str]:
+    """Return those of the named text metrics that only a Java program computes."""
+    return [name for name in names if name == "meteor" or name in TOKENISED[scoring]]
 
 
 def require_text_packages() -> None:

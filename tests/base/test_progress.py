@@ -1,4 +1,4 @@
-"""Progress of long work where there is no terminal."""
+"""Progress of long work where there is no terminal; time spans."""
 
 import logging
 
@@ -19,3 +19,11 @@ def test_lines(
         on_step(1, 40)
         on_step(2, 40)
     assert [record.message for record in caplog.records] == ["rte: 1 of 40 steps", "rte: 2 of 40 steps"][:lines]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89, "89 s"), (90, "1.5 min"), (600, "10 min"), (3600, "60 min"), (5400, "1.5 hours")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text

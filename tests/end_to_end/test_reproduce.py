@@ -16,15 +16,10 @@ from helpers.record_files import grid, make_record
 from rich.console import Console
 
 from mtlora import reproduce
-from mtlora.base.files import only_process
 from mtlora.plan.cell import Cell
-from mtlora.plan.estimate import duration, estimate
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
-from mtlora.plan.show import commands, show
-from mtlora.plan.status import statuses
 from mtlora.records.record import RunRecord
-from mtlora.train.onednn import fp32_matmul_precision, onednn_is_fp32
 
 SHORT = ("model=tiny", "train.limit_examples=64", "train.epochs=1", "seed=0")
 
@@ -176,101 +171,6 @@ def test_monitor_counts_records_written_since_its_start(tmp_path: Path, monkeypa
         assert re.fullmatch(r"1/4 cells done, .* so far, about \d+ s left", line())
         make_record(second, {}, status="failed").save(second.folder)
         assert line().startswith("2/4 cells done, 1 failed, ")
-
-
-def test_plan_shows_the_state_of_every_cell(tmp_path: Path) -> None:
-    plan = plan_of("profile=paper", "task=rte", "transform=lora,shim,icfm", "seed=0", f"results={tmp_path}")
-    parents = plan.stages[0]
-    make_record(parents[0], {}).save(parents[0].folder)
-    make_record(parents[1], {}, status="failed").save(parents[1].folder)
-    make_record(plan.cells[0], {}, status="running").save(plan.cells[0].folder)
-    old = (
-        plan.cells[1].folder / "record.json"
-    )  # written by an older version: to be trained again, as tables leave it out
-    make_record(plan.cells[1], {}).save(old.parent)
-    old.write_text(old.read_text().replace('"schema_version": 1', '"schema_version": 0'))
-    assert statuses(plan)[plan.cells[0].sha] == "interrupted", "no process holds it"
-    with only_process(plan.cells[0].lock, "busy"):
-        state = statuses(plan)
-    assert [state[cell.sha] for cell in parents] == ["done", "failed", "missing"]
-    assert [state[cell.sha] for cell in plan.cells] == ["running", "failed", "missing"]
-    console = Console(file=io.StringIO(), width=200)
-    show(plan, console, 1)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "glue_paper: 6 cells" in text
-    assert "5 cells to run" in text
-    assert "min one after another (from 1 finished run)" in text
-
-
-def finish(cell: Cell, seconds: int) -> None:
-    record = make_record(cell, {})
-    record.cost["seconds"] = 1.0
-    record.provenance = {"started": "2026-01-02T03:00:00+00:00", "ended": f"2026-01-02T03:00:{seconds:02}+00:00"}
-    record.save(cell.folder)
-
-
-def test_estimate_from_finished_runs(tmp_path: Path) -> None:
-    plan = plan_of("profile=paper", "task=cola", "transform=lora,shim", "seed=0,1", f"results={tmp_path}")
-    lora, shim, _, left = plan.cells
-    assert (lora.config.seed, left.config.seed, left.config.adapter.structure) == (0, 1, "shim")
-    finish(lora, 10)
-    cost = estimate([left], plan.cells)
-    # CoLA: 8,551 rows forward and backward, 1,043 forward, 80 epochs, 11.3 tokens a row; 85,054,464 parameters.
-    assert cost.flops == pytest.approx(2 * 85_054_464 * 11.3 * 80 * (2 * 8551 + 1043))
-    assert cost.tokens == pytest.approx(11.3 * 80 * 8551)
-    assert cost.seconds == pytest.approx(10), "another structure of the same task tells best"
-    assert cost.basis == "from 1 finished run"
-    finish(shim, 20)
-    cost = estimate([left, left], plan.cells)
-    assert cost.seconds == pytest.approx(2 * 20), "now another seed of the same structure does"
-    other = plan_of("profile=paper", "task=rte", "transform=lora", "seed=0", f"results={tmp_path}").cells[0]
-    mixed = estimate([other], [*plan.cells, other])
-    assert mixed.seconds == pytest.approx(15 * mixed.flops / cost.flops * 2), "of another task: by operations"
-    assert estimate([]).seconds == 0
-
-
-def test_estimate_states_its_error(tmp_path: Path) -> None:
-    plan = plan_of(*SHORT[:3], "task=rte", "transform=lora,shim,icfm", "seed=0,1", f"results={tmp_path}")
-    for cell, seconds in zip(plan.cells[:3], (10, 20, 30), strict=True):
-        finish(cell, seconds)
-    # from the others: (20 + 30) / 2 for 10, (10 + 30) / 2 for 20, (10 + 20) / 2 for 30: off by 150%, 0% and 50%
-    basis = estimate(plan.cells[3:], plan.cells).basis
-    assert basis == "from 3 finished runs; a finished one, predicted from the others, is off by 50% in the median"
-
-
-def test_guess_is_of_the_library_that_runs_use(tmp_path: Path) -> None:
-    for choice, expected in (("stock", "ieee"), ("auto", "bf16" if onednn_is_fp32() else "ieee")):
-        cells = plan_of(*SHORT, "task=rte", f"compute.cpu_gemm={choice}", f"results={tmp_path}").cells
-        assert estimate(cells).basis.startswith("a guess")
-        assert fp32_matmul_precision() == expected
-
-
-def test_runs_of_other_settings_are_stale_and_no_measure(tmp_path: Path) -> None:
-    plan = plan_of(*SHORT, "task=rte", "transform=lora", f"results={tmp_path}")
-    longer = plan_of(*SHORT[:2], "train.epochs=2", "seed=0", "task=rte", "transform=lora", f"results={tmp_path}")
-    finish(longer.cells[0], 30)
-    assert list(statuses(plan).values()) == ["stale"]
-    assert estimate(plan.cells, plan.cells).basis.startswith("a guess")
-    finish(plan.cells[0], 30)
-    assert list(statuses(plan).values()) == ["done"]
-
-
-def test_commands_of_what_is_not_done(tmp_path: Path) -> None:
-    plan = plan_of(*SHORT, "task=rte", "transform=lora,shim", "init_from=mnli", f"results={tmp_path}")
-    finish(plan.stages[0][0], 10)
-    lines = list(commands(plan))
-    assert [re.findall(r"task=(\w+)|transform=(\w+)", line) for line in lines] == [
-        re.findall(r"task=(\w+)|transform=(\w+)", " ".join(cell.overrides)) for stage in plan.stages for cell in stage
-    ][1:]
-    assert all(re.match(r"\S*python\S* -m mtlora.train ", line) for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (89, "89 s"), (90, "1.5 min"), (600, "10 min"), (3600, "60 min"), (5400, "1.5 hours")],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize("module", ["plan", "tables"])

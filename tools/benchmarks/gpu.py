@@ -17,8 +17,8 @@ import torch
 from cohorts import Sides, random_data
 from common import interleave, machine, multiplied
 
+from mtlora.base.product_rate import measure
 from mtlora.plan.cell import compose_cell
-from mtlora.plan.estimate import matmul_rate
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
 METHODS_AND_SEEDS = 25
@@ -47,7 +47,7 @@ def main() -> None:
         architecture |= {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
     overrides = ["model=roberta_base", "model.source=random", "profile=paper", "train.precision=bf16"]
     overrides += [f"+model.architecture.{key}={value}" for key, value in architecture.items()]
-    peak, _ = matmul_rate(compose_cell([*overrides[:2], "task=rte"]).config)
+    peak, _ = measure("auto", "auto")
     rows = []
     for task in options.tasks:
         recipe = compose_cell(["model=roberta_base", f"task={task}", "profile=paper"]).config

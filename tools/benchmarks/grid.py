@@ -24,8 +24,8 @@ from common import Entry, multiplied, publish
 
 from mtlora.base.cpu import available_cores
 from mtlora.base.paths import REPOSITORY
+from mtlora.base.product_rate import measure
 from mtlora.plan.cell import compose_cell
-from mtlora.plan.estimate import matmul_rate
 from mtlora.train.data import load_data
 
 METHODS = ["lora", "shim", "icfm", "ctcm", "dtsm"]
@@ -85,7 +85,7 @@ def seconds_of_products(folder: Path, trained: int, runs: int) -> tuple[float, f
         _, data = load_data(cell)
         evaluated += sum(int(encoded.lengths.sum()) for encoded in data.evaluation.values()) * EPOCHS
         weights = cell.config.model.parameters * multiplied(layers=6)
-    rate = max(matmul_rate(cell.config)[0] for _ in range(5))
+    rate = max(measure("auto", "auto")[0] for _ in range(5))
     return 2 * weights * (2 * trained + evaluated * runs) / rate, rate
 
 

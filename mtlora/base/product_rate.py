@@ -1,0 +1,47 @@
+"""The rate of matrix products on this machine: `python -m mtlora.base.product_rate auto auto` prints it, and the device.
+
+Measuring imports torch. A process that must start at once, such as a plan's, has it measured in a child process.
+"""
+
+import subprocess
+import sys
+import time
+
+SIZES = {"cpu": 1024, "cuda": 8192}
+
+
+def measured_in_child(device: str, cpu_gemm: str) -> tuple[float, str]:
+    """Return what `measure` does, without importing torch into this process."""
+    command = [sys.executable, "-m", "mtlora.base.product_rate", device, cpu_gemm]
+    rate, used = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    return float(rate), used
+
+
+def measure(device: str, cpu_gemm: str) -> tuple[float, str]:
+    """Return the operations per second of large products, and the device that computed them: cpu or cuda.
+
+    A GPU multiplies in bf16, a CPU in fp32 with the library that a run would choose; this process keeps that library.
+
+    Args:
+        device: the value of `compute.device`.
+        cpu_gemm: the value of `compute.cpu_gemm`.
+    """
+    import torch
+
+    from mtlora.train.onednn import onednn_is_fp32, set_fp32_matmul_precision
+
+    used = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    onednn = used == "cpu" and cpu_gemm == "auto" and onednn_is_fp32()
+    set_fp32_matmul_precision("bf16" if onednn else "ieee")
+    n, kind = SIZES[used], torch.bfloat16 if used == "cuda" else torch.float32
+    a = torch.ones(n, n, dtype=kind, device=used)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        float((a @ a)[0, 0])
+        seconds.append(time.perf_counter() - started)
+    return 2.0 * n**3 / min(seconds), used
+
+
+if __name__ == "__main__":
+    print(*measure(*sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""The training of many cells on this machine, in several child processes at a time.
+
+Hydra's launchers `cohort` and `local` call `train_cells`. `mtlora.reproduce` starts this module as a process of its own and gives
+it the cells, pickled, on the standard input: `python -m mtlora.train.sweep JOBS MOST [the command's arguments]`.
+"""
+
+import logging
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+
+from mtlora.base import cli
+from mtlora.base.cpu import threads_allowed
+from mtlora.base.interrupt import handle_signals
+from mtlora.plan.cell import Cell
+from mtlora.train.answer import Answer, Status
+from mtlora.train.cohort.grouping import cohorts
+from mtlora.train.command import report
+from mtlora.train.worker import train_in_children
+
+log = logging.getLogger("mtlora")
+
+
+def train_cells(cells: Sequence[Cell], jobs: int, most: int, on_answer: Callable[[Cell, Answer], None]) -> None:
+    """Train cells.
+
+    Args:
+        cells: the cells, each once.
+        jobs: the number of children at a time, which share the cores.
+        most: the largest number of runs that a child trains together.
+        on_answer: called once for each cell.
+    """
+    threads = max(1, threads_allowed() // jobs) if jobs > 1 else None
+    train_in_children(cohorts(cells, most, jobs), jobs, threads, on_answer)
+
+
+def main() -> None:
+    """Train the cells from the standard input; exit code 1 if a run failed."""
+    jobs, most = (int(sys.argv.pop(1)) for _ in range(2))  # the rest is the user's command, which the records keep
+    handle_signals()
+    cli.configure_logging()
+    failed = False
+
+    def note(cell: Cell, answer: Answer) -> None:
+        nonlocal failed
+        if answer.status == Status.FAILED:
+            failed = True
+            log.error("not done: %s", answer.reason)
+        else:
+            report(cell, answer.record)
+
+    train_cells(pickle.load(sys.stdin.buffer), jobs, most, note)
+    sys.exit(int(failed))
+
+
+if __name__ == "__main__":
+    cli.run(main)
