@@ -4,10 +4,6 @@ import os
 import platform
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def available_cores() -> int:

@@ -1,17 +1,13 @@
-"""Where a record comes from: code, versions, device, command; and the memory that a run took."""
+"""Where a record comes from: the code, its state in git and the versions of the packages it uses."""
 
 import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mtlora.base.cpu import processor
 from mtlora.base.paths import REPOSITORY
-
-if TYPE_CHECKING:
-    import torch
 
 PACKAGES = (
     "mtlora",
@@ -34,20 +30,13 @@ PACKAGES = (
 CODE = ("mtlora", "hydra_plugins", "conf", "experiments", "pyproject.toml", "constraints.txt")
 
 
-def provenance(device: "torch.device") -> dict[str, Any]:
-    """Return what identifies code, software and the machine that computes; no host name, no user name."""
-    import torch
-
-    from mtlora.train.onednn import fp32_matmul_precision
-
+def provenance() -> dict[str, Any]:
+    """Identify the code and the software of this process; no host name, no user name."""
     return {
         "git": git_state(REPOSITORY),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "threads": torch.get_num_threads(),
-        "fp32_matmul": "onednn" if fp32_matmul_precision() == "bf16" else "stock",
     }
 
 
@@ -59,6 +48,8 @@ def now() -> str:
 def git_state(folder: Path) -> dict[str, Any]:
     """Return the commit, and whether code or configuration differ from it (new files too); None outside a git checkout."""
     try:
+        # An installed wheel often lies inside the checkout of another project, whose commit would be the wrong one.
+        _git(folder, "ls-files", "--error-unmatch", "mtlora/__init__.py")
         commit = _git(folder, "rev-parse", "HEAD").strip()
         dirty = bool(_git(folder, "status", "--porcelain", "--", *CODE).strip())
     except (OSError, subprocess.SubprocessError):

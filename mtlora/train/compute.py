@@ -1,13 +1,15 @@
 """Where and how a run computes: device, threads, and the fastest fp32 matrix product that really is fp32."""
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from mtlora.base.cpu import threads_allowed
+from mtlora.base.cpu import processor, threads_allowed
 from mtlora.base.errors import UserError
 from mtlora.config.schema import RunConfig
-from mtlora.train.onednn import use_fastest_products
+from mtlora.train.onednn import fp32_matmul_precision, use_fastest_products
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -23,6 +25,15 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "bf16" if config.train.precision == "bf16" else "no"
     return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu" or not torch.cuda.is_available())
+
+
+def computed_with(device: torch.device) -> dict[str, Any]:
+    """Describe what computes a run, for its record: the device, the threads, the library of fp32 products."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "fp32_matmul": "onednn" if fp32_matmul_precision() == "bf16" else "stock",
+    }
 
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:

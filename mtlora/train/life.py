@@ -25,6 +25,7 @@ from mtlora.records.provenance import now, provenance
 from mtlora.records.record import RECORD, RunRecord, record_status
 from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import score
+from mtlora.train.compute import computed_with
 from mtlora.train.data import load_data
 from mtlora.train.decode.decoding import decode, prepare_groups
 from mtlora.train.model.build import build_model, count_parameters, load_adapter_tensors, set_output_bias
@@ -112,7 +113,7 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
     config = cell.config
     if config.task.kind == "generation":
         require_text_packages()
-    record.provenance |= provenance(accelerator.device) | {"processes": world_size()}
+    record.provenance |= provenance() | computed_with(accelerator.device) | {"processes": world_size()}
     if is_first():
         record.save(cell.folder)
     with accelerator.main_process_first():  # it fills the caches
