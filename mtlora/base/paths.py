@@ -1,11 +1,17 @@
-"""Where the repository and its data files are."""
+"""Where the files are that users edit: in the checkout, or in the copies of them that a wheel carries."""
 
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+PACKAGE = Path(__file__).resolve().parent.parent
+REPOSITORY = PACKAGE.parent  # the root of the checkout; with an installed wheel, the folder that mtlora is installed in
+COPIES = PACKAGE / "_files"  # exists in a wheel only: pyproject.toml, tool.hatch.build.targets.wheel.sources
 
 
-CONF = REPOSITORY / "conf"
+def data_path(name: str) -> Path:
+    """Return the path of a file or folder of the repository, such as `conf`."""
+    return (COPIES if COPIES.is_dir() else REPOSITORY) / name
 
 
-EXPERIMENTS = REPOSITORY / "experiments"
+CONF = data_path("conf")
+EXPERIMENTS = data_path("experiments")
+PUBLISHED = data_path("results/published.csv")

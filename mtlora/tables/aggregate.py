@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from mtlora.base.paths import REPOSITORY
+from mtlora.base.paths import PUBLISHED
 from mtlora.config.metrics import METRICS
 from mtlora.config.schema import transform_name
 from mtlora.plan.cell import Cell, override_key
@@ -123,7 +123,7 @@ def add_published(plan: Plan, table: pd.DataFrame) -> pd.DataFrame:
 
 def published_rows(plan: Plan) -> pd.DataFrame:
     """Return the published figures that may stand beside a plan's runs; none unless every cell is comparable."""
-    published = pd.read_csv(REPOSITORY / "results" / "published.csv")
+    published = pd.read_csv(PUBLISHED)
     shown = {(key["model"], key["rank"], key["targets"]) for key in (row_keys(plan, cell) for cell in plan.cells)}
     fits = pd.MultiIndex.from_frame(published[["model", "rank", "targets"]]).isin(shown)
     published = published[(published["table"] == plan.experiment.name) & fits]
