@@ -46,9 +46,10 @@ test-slurm: $(STAMP) ## run a sweep on Slurm (needs the extra `slurm` and a clus
 test-ray: $(STAMP) ## run a sweep on Ray (needs the extra `ray`)
 	$(BIN)/python -m pytest -m ray tests
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff, import-linter and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 reproduce-glue: ## train LoRA and MTLoRA on the eight GLUE tasks and print the table (PROFILE=mini or paper)
