@@ -25,7 +25,7 @@ from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
-RECIPES = sorted((path.parent.name, path.stem) for path in (CONF / "recipe").glob("*/*.yaml"))
+RECIPES = sorted((path.parent.name, path.stem) for path in (CONF / "recipe").glob("*/[!_]*.yaml"))
 EXPERIMENT_PROFILES = [
     (path.stem, profile)
     for path in sorted(EXPERIMENTS.glob("*.yaml"))
@@ -69,6 +69,12 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {key: leaf for name, node in value.items() for key, leaf in flat(node, f"{prefix}.{name}").items()}
 
 
+def stated_source(recipe: str) -> str:
+    """The source that a recipe states, or the one that it inherits from."""
+    content = OmegaConf.load(CONF / f"{recipe.lstrip('/')}.yaml")
+    return str(content["recipe"]) if "recipe" in content else stated_source(content["defaults"][0])
+
+
 def refusal(overrides: list[str]) -> str:
     """The line that a user reads instead of a run."""
     with pytest.raises(HydraException) as error:
@@ -89,7 +95,7 @@ def test_every_model_of_the_papers_has_a_recipe_for_every_task() -> None:
 def test_recipe_composes_and_states_its_source(model: str, task: str) -> None:
     config = composed(f"model={model}", f"task={task}").config
     assert (config.model.name, config.task.name, config.profile) == (model, task, "mini")
-    source = OmegaConf.load(CONF / "recipe" / model / f"{task}.yaml")["recipe"]
+    source = stated_source(f"recipe/{model}/{task}")
     assert config.recipe == source
     own = {"minilm": "not from a paper", "tiny": "for tests", "gpt2_mini": "not from a paper", "tiny_gpt2": "for tests"}
     assert own[model] in source if model in own else re.search(r"arXiv \d{4}\.\d{5}", source)
