@@ -1,4 +1,4 @@
-"""From a composed Hydra configuration to a checked `RunConfig`: what types cannot say is said here, one line a mistake."""
+"""Turn a composed Hydra configuration into a checked `RunConfig`; every mistake is one line."""
 
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -7,55 +7,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.base.errors import UserError
-from mtlora.base.paths import CONF
-from mtlora.config.metrics import METRICS
-from mtlora.config.schema import LocalFile, RunConfig, TaskConfig, lookup
+from mtlora.config.metrics import METRICS, metrics_for
+from mtlora.config.schema import LocalFile, RunConfig, TaskConfig
 
 TEST_PARTS = ("test", "test_A", "test_S", "test_U")  # what a generation task is scored on
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "task.kind": ("classification", "regression", "generation"),
-    "task.scoring": ("triples", "e2e"),
-    "data.source": ("hub", "local", "builtin"),
-    "data.padding": ("longest", "max_length"),
-    "data.order": ("length", "random"),
-    "model.source": ("hub", "package", "random"),
-    "adapter.structure": ("none", *sorted({path.stem for path in (CONF / "transform").glob("*.yaml")} - {"lora"})),
-    "adapter.init_weights": ("official", "identity", "zero_t"),
-    "adapter.fused_transform": ("auto", "block", "joint"),
-    "train.precision": ("fp32", "bf16"),
-    "tracking.name": ("none", "wandb"),
-    "tracking.mode": ("offline", "online"),
-    "compute.device": ("auto", "cpu", "cuda"),
-    "compute.cpu_gemm": ("auto", "stock"),
-}
-AT_LEAST: dict[str, float] = {
-    "adapter.r": 1,
-    "data.max_length": 8,
-    "train.epochs": 1,
-    "train.batch_size": 1,
-    "train.eval_batch_size": 1,
-    "train.accumulation": 1,
-    "train.limit_examples": 1,
-    "train.limit_validation": 1,
-    "train.weight_decay": 0,
-    "train.warmup_ratio": 0,
-    "train.warmup_steps": 0,
-    "train.max_grad_norm": 0,
-    "train.log_every": 1,
-    "train.checkpoint_seconds": 0,
-    "decode.beams": 1,
-    "decode.length_penalty": 0,
-    "decode.no_repeat_ngram": 0,
-    "decode.max_new_tokens": 1,
-    "decode.max_context": 1,
-    "decode.batch_size": 1,
-    "decode.limit_contexts": 1,
-    "compute.threads": 0,
-    "seed": 0,
-}
-POSITIVE = ("adapter.alpha", "train.learning_rate", "train.eps")
-BELOW_ONE = ("adapter.dropout", "train.label_smoothing", "train.warmup_ratio", "train.beta1", "train.beta2")
 
 
 def to_run_config(composed: Any) -> RunConfig:
@@ -65,7 +20,9 @@ def to_run_config(composed: Any) -> RunConfig:
         UserError: a mandatory value is missing or a value is out of range.
     """
     if unknown := _unknown_keys(composed, RunConfig):
-        raise UserError(f"{unknown[0]} is not a known key: remove it, or see mtlora/config.py for the keys there are")
+        raise UserError(
+            f"{unknown[0]} is not a known key: remove it, or see mtlora/config/schema.py for the keys there are"
+        )
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UserError(f"{', '.join(missing)}: no value: give it in the YAML file under conf/, or on the command line")
@@ -93,23 +50,12 @@ def type_local_files(task: TaskConfig) -> None:
 
 
 def validate(config: RunConfig) -> None:
-    """Check what types cannot: ranges, choices and combinations.
+    """Check the rules that the fields state, and the combinations of values.
 
     Raises:
         UserError: naming the key, its value and what is allowed.
     """
-    for key, allowed in CHOICES.items():
-        if (value := lookup(config, key)) not in allowed:
-            raise UserError(f"{key}={value} is not known: choose one of {', '.join(allowed)}")
-    for key, least in AT_LEAST.items():
-        if (value := lookup(config, key)) is not None and not value >= least:
-            raise UserError(f"{key}={value} is out of range: it must be at least {least:g}")
-    for key in POSITIVE:
-        if not lookup(config, key) > 0:
-            raise UserError(f"{key}={lookup(config, key)} is out of range: it must be above 0")
-    for key in BELOW_ONE:
-        if not 0 <= lookup(config, key) < 1:
-            raise UserError(f"{key}={lookup(config, key)} is out of range: it must be at least 0 and below 1")
+    _check_rules(config)
     if config.targets not in config.model.target_sets:
         known = ", ".join(config.model.target_sets)
         raise UserError(
@@ -129,16 +75,31 @@ def validate(config: RunConfig) -> None:
         raise UserError(
             f"data.root={config.data.root} is not read with data.source={config.data.source}: add data.source=local"
         )
-    _validate_metrics(config.task)
+    _check_metrics(config.task)
 
 
-def _validate_metrics(task: TaskConfig) -> None:
-    generation = task.kind == "generation"
-    known = [name for name, info in METRICS.items() if info.text == generation]
+def _check_rules(node: Any, prefix: str = "") -> None:
+    """Check the fields of a dataclass, and of those below it, against the rules that they state."""
+    for f in fields(node):
+        key, value, rule = f"{prefix}{f.name}", getattr(node, f.name), f.metadata.get("rule")
+        if rule is not None and value is not None and not rule.holds(value):
+            raise UserError(f"{key}={value} {rule.otherwise}")
+        below = (
+            {f"{key}.{name}.": item for name, item in value.items()} if isinstance(value, dict) else {f"{key}.": value}
+        )
+        for path, item in below.items():
+            if is_dataclass(item):
+                _check_rules(item, path)
+
+
+def _check_metrics(task: TaskConfig) -> None:
+    classes = f" with {len(task.labels)} classes" if task.kind == "classification" else ""
+    fitting = metrics_for(task.kind, len(task.labels))
     for split, names in task.metrics.items():
-        if unknown := [name for name in names if name not in known]:
-            raise UserError(f"task.metrics of {task.name}: {unknown[0]} is not known: choose from {', '.join(known)}")
-        if generation and split not in TEST_PARTS:
+        if wrong := [name for name in names if name not in fitting]:
+            problem = f"does not fit a {task.kind} task{classes}" if wrong[0] in METRICS else "is not known"
+            raise UserError(f"task.metrics of {task.name}: {wrong[0]} {problem}: choose from {', '.join(fitting)}")
+        if task.kind == "generation" and split not in TEST_PARTS:
             raise UserError(f"task.metrics of {task.name}: {split} is not one of {', '.join(TEST_PARTS)}")
 
 

@@ -2,37 +2,37 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 METRIC_VERSION = 1  # part of a run's identity: raise it when a metric's definition changes
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """How a metric is read."""
+    """How a metric is read, and the kind of task that it fits."""
 
-    higher_is_better: bool
-    percent: bool  # tables show the raw value times 100
+    kind: str  # of TaskConfig
+    higher_is_better: bool = True
+    percent: bool = False  # tables show the raw value times 100
     lowest: float = 0.0
     highest: float = 1.0
-    text: bool = False  # of generated texts
+    two_classes: bool = False  # defined for two classes only
 
 
 METRICS: dict[str, MetricInfo] = {
-    name: MetricInfo(higher_is_better=True, percent=True, lowest=lowest)
-    for name, lowest in (("accuracy", 0.0), ("f1", 0.0), ("matthews", -1.0), ("pearson", -1.0), ("spearman", -1.0))
-} | {
-    name: MetricInfo(higher_is_better=name != "ter", percent=False, highest=highest, text=True)
-    for name, highest in (
-        ("bleu", 100.0),  # 0 to 100 as it is
-        ("nist", math.inf),
-        ("meteor", 1.0),
-        ("ter", math.inf),
-        ("rouge_l", 1.0),
-        ("cider", math.inf),
-    )
+    "accuracy": MetricInfo("classification", percent=True),
+    "f1": MetricInfo("classification", percent=True, two_classes=True),
+    "matthews": MetricInfo("classification", percent=True, lowest=-1.0),
+    "pearson": MetricInfo("regression", percent=True, lowest=-1.0),
+    "spearman": MetricInfo("regression", percent=True, lowest=-1.0),
+    "bleu": MetricInfo("generation", highest=100.0),
+    "nist": MetricInfo("generation", highest=math.inf),
+    "meteor": MetricInfo("generation"),
+    "ter": MetricInfo("generation", higher_is_better=False, highest=math.inf),
+    "rouge_l": MetricInfo("generation"),
+    "cider": MetricInfo("generation", highest=math.inf),
 }
+
+
+def metrics_for(kind: str, classes: int) -> list[str]:
+    """List the metrics of a task of this kind; `classes` counts its labels, which only a classification task has."""
+    return [name for name, info in METRICS.items() if info.kind == kind and (classes == 2 or not info.two_classes)]

@@ -1,14 +1,53 @@
 """The schema of every value in `conf/`: a typo in a YAML file or on the command line fails before anything runs.
 
 Hydra merges the YAML files of `conf/` into these dataclasses, so an unknown key or a wrong type is refused at composition.
-What types cannot say (ranges, combinations) is checked in `validation.py`.
+A field made by `one_of`, `at_least`, `above` or `share` also states which values it takes; `mtlora.config.checks` refuses the
+others, and the combinations that no field can state.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+from mtlora.base.paths import CONF
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The values that a field takes beside None, as a test and as the end of the message about any other value."""
+
+    holds: Callable[[Any], bool]
+    otherwise: str
+
+
+def _ruled(default: Any, holds: Callable[[Any], bool], otherwise: str) -> Any:
+    return field(default=default, metadata={"rule": Rule(holds, otherwise)})
+
+
+def one_of(*choices: str, default: str = MISSING) -> Any:
+    """Return a text field that takes one of `choices`."""
+    return _ruled(default, lambda value: value in choices, f"is not known: choose one of {', '.join(choices)}")
+
+
+def at_least(least: float, default: float | None = MISSING) -> Any:
+    """Return a number field without an upper limit."""
+    return _ruled(default, lambda value: value >= least, f"is out of range: it must be at least {least:g}")
+
+
+def above(limit: float, default: float = MISSING) -> Any:
+    """Return a number field whose values exceed a limit."""
+    return _ruled(default, lambda value: value > limit, f"is out of range: it must be above {limit:g}")
+
+
+def share(default: float = MISSING) -> Any:
+    """Return a number field from 0 to less than 1."""
+    return _ruled(default, lambda value: 0 <= value < 1, "is out of range: it must be at least 0 and below 1")
+
+
+_STRUCTURES = sorted({path.stem for path in (CONF / "transform").glob("*.yaml")} - {"lora"})  # a new file adds one
 
 
 @dataclass
@@ -41,7 +80,7 @@ class TaskConfig:
 
     name: str = MISSING  # option name: cola, sst2, ...
     suite: str = MISSING  # glue | dart | webnlg | e2e
-    kind: str = MISSING  # classification | regression | generation
+    kind: str = one_of("classification", "regression", "generation")
     text_columns: list[str] = MISSING  # one or two columns, in the order in which they are encoded
     labels: list[str] = field(default_factory=list)  # class names in index order (classification)
     lower_relation: bool = False  # generation: lower-case the relations in the context
@@ -49,7 +88,8 @@ class TaskConfig:
     seen: list[str] = field(
         default_factory=list
     )  # generation: categories of the training data (test_S; others: test_U)
-    scoring: str = "triples"  # generation: which published text treatment the metrics use: triples | e2e
+    # generation: the published text treatment that the metrics use
+    scoring: str = one_of("triples", "e2e", default="triples")
     # Evaluation split -> metric names; the first of the first split is the headline. A generation task is scored on the test
     # split as `test`, or by category as `test_A` (all), `test_S` (seen), `test_U` (unseen).
     metrics: dict[str, list[str]] = MISSING
@@ -65,12 +105,12 @@ class TaskConfig:
 class DataConfig:
     """Where the data comes from and how it becomes batches."""
 
-    source: str = MISSING  # hub | local | builtin
+    source: str = one_of("hub", "local", "builtin")
     root: str | None = None  # folder of the suite's files (source=local)
     subset: bool = False  # allow partial training files; the run is then labelled low-resource
-    max_length: int = 128  # tokens; longer inputs are cut, the longer text first
-    padding: str = "longest"  # longest | max_length
-    order: str = "length"  # length (batches of similar length) | random
+    max_length: int = at_least(8, default=128)  # tokens; longer inputs are cut, the longer text first
+    padding: str = one_of("longest", "max_length", default="longest")
+    order: str = one_of("length", "random", default="length")  # length: batches of similar length
 
 
 @dataclass
@@ -79,7 +119,8 @@ class TargetSet:
 
     modules: str = MISSING  # regular expression on module names
     fused: dict[str, list[bool]] = field(default_factory=dict)  # `fused_modules` of MTLoraConfig
-    fused_transform: str = "block"  # block (one T per slice of a fused projection) | joint (one T over all slices)
+    # block: one T per slice of a fused projection; joint: one T over all slices
+    fused_transform: str = one_of("block", "joint", default="block")
 
 
 @dataclass
@@ -87,7 +128,7 @@ class ModelConfig:
     """A pretrained backbone with its head and the sets of modules that an adapter may target."""
 
     name: str = MISSING
-    source: str = MISSING  # hub | package | random
+    source: str = one_of("hub", "package", "random")
     hub: str | None = None  # repository id
     revision: str | None = None  # pinned commit
     package: str | None = None  # installed package that carries the weights
@@ -107,60 +148,66 @@ class ModelConfig:
 class AdapterConfig:
     """Values of `MTLoraConfig` that an experiment may set; `structure: none` is LoRA."""
 
-    structure: str = MISSING  # none | shim | icfm | ctcm | dtsm
-    r: int = MISSING
-    alpha: float = 16
-    dropout: float = 0.0
+    structure: str = one_of("none", *_STRUCTURES)
+    r: int = at_least(1)
+    alpha: float = above(0, default=16)
+    dropout: float = share(default=0.0)
     use_rslora: bool = False
-    init_weights: str = "official"  # official | identity | zero_t
-    fused_transform: str = "auto"  # auto (as the target set says) | block | joint
+    init_weights: str = one_of("official", "identity", "zero_t", default="official")
+    fused_transform: str = one_of("auto", "block", "joint", default="auto")  # auto: as the target set says
 
 
 @dataclass
 class TrainConfig:
     """The shared recipe of every method."""
 
-    epochs: int = MISSING
-    batch_size: int = MISSING  # examples per batch
-    learning_rate: float = MISSING
-    weight_decay: float = MISSING
+    epochs: int = at_least(1)
+    batch_size: int = at_least(1)  # examples per batch
+    learning_rate: float = above(0)
+    weight_decay: float = at_least(0)
     decay_t: bool = True  # weight decay reaches T too, as in the official code
-    warmup_ratio: float = 0.0  # share of all steps
-    warmup_steps: int | None = None  # instead of warmup_ratio
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    max_grad_norm: float = 1.0  # 0 turns clipping off
-    accumulation: int = 1  # batches per optimizer step
-    precision: str = "fp32"  # fp32 | bf16
-    eval_batch_size: int = 64
-    label_smoothing: float = 0.0  # generation: weight of the uniform distribution over the vocabulary in the target
+    warmup_ratio: float = share(default=0.0)  # of all steps
+    warmup_steps: int | None = at_least(0, default=None)  # instead of warmup_ratio
+    beta1: float = share(default=0.9)
+    beta2: float = share(default=0.999)
+    eps: float = above(0, default=1e-8)
+    max_grad_norm: float = at_least(0, default=1.0)  # 0 turns clipping off
+    accumulation: int = at_least(1, default=1)  # batches per optimizer step
+    precision: str = one_of("fp32", "bf16", default="fp32")
+    eval_batch_size: int = at_least(1, default=64)
+    # generation: weight of the uniform distribution over the vocabulary in the target
+    label_smoothing: float = share(default=0.0)
     mean_bias: bool = False  # regression: the head's bias starts at the mean training label instead of 0
-    limit_examples: int | None = None  # train on n examples, the same for every seed and method; evaluation stays whole
-    limit_validation: int | None = None  # generation: watch the loss of n validation rows, the same for every run
-    log_every: int = 10  # steps between rows of metrics.jsonl
-    checkpoint_seconds: float = 300.0  # a checkpoint at least this often, and at every epoch's end
+    # train on n examples, the same for every seed and method; evaluation stays whole
+    limit_examples: int | None = at_least(1, default=None)
+    # generation: watch the loss of n validation rows, the same for every run
+    limit_validation: int | None = at_least(1, default=None)
+    log_every: int = at_least(1, default=10)  # steps between rows of metrics.jsonl
+    checkpoint_seconds: float = at_least(0, default=300.0)  # a checkpoint at least this often, and at every epoch's end
 
 
 @dataclass
 class DecodeConfig:
     """Beam search (generation tasks); the defaults are those of LoRA's GPT-2 scripts."""
 
-    beams: int = 10
-    length_penalty: float = 0.8  # a hypothesis scores (sum of log-probabilities) / (generated tokens) ** length_penalty
-    no_repeat_ngram: int = 4  # no n-gram of this many GENERATED tokens occurs twice; 0 turns the ban off
-    max_new_tokens: int = 64
-    max_context: int = 448  # tokens of the context that are kept, counted from its end
-    batch_size: int = 16  # contexts decoded together
-    limit_contexts: int | None = None  # decode and score n test contexts, the same for every seed and method: a trial
+    beams: int = at_least(1, default=10)
+    # a hypothesis scores (sum of log-probabilities) / (generated tokens) ** length_penalty
+    length_penalty: float = at_least(0, default=0.8)
+    # no n-gram of this many GENERATED tokens occurs twice; 0 turns the ban off
+    no_repeat_ngram: int = at_least(0, default=4)
+    max_new_tokens: int = at_least(1, default=64)
+    max_context: int = at_least(1, default=448)  # tokens of the context that are kept, counted from its end
+    batch_size: int = at_least(1, default=16)  # contexts decoded together
+    # decode and score n test contexts, the same for every seed and method: a trial
+    limit_contexts: int | None = at_least(1, default=None)
 
 
 @dataclass
 class TrackingConfig:
     """Experiment tracking."""
 
-    name: str = "none"  # none | wandb
-    mode: str = "offline"  # offline | online (wandb)
+    name: str = one_of("none", "wandb", default="none")
+    mode: str = one_of("offline", "online", default="offline")  # of wandb
     project: str = "mtlora"
     entity: str | None = None
 
@@ -169,9 +216,9 @@ class TrackingConfig:
 class ComputeConfig:
     """Where a run computes; recorded in the provenance, not part of a run's identity."""
 
-    device: str = "auto"  # auto | cpu | cuda
-    threads: int = 0  # CPU threads; 0 = OMP_NUM_THREADS, else the cores this process may use
-    cpu_gemm: str = "auto"  # auto (oneDNN where it is measured to be fp32) | stock
+    device: str = one_of("auto", "cpu", "cuda", default="auto")
+    threads: int = at_least(0, default=0)  # CPU threads; 0 = OMP_NUM_THREADS, else the cores this process may use
+    cpu_gemm: str = one_of("auto", "stock", default="auto")  # auto: oneDNN where it is measured to be fp32
 
 
 @dataclass
@@ -188,7 +235,7 @@ class RunConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     profile: str = MISSING
     recipe: str = MISSING  # where the training values come from
-    seed: int = 0
+    seed: int = at_least(0, default=0)
     targets: str = "qv"  # name of one of the model's target sets
     init_from: str = "none"  # task whose adapter this run starts from (same method, rank, seed)
     results: str = "results"  # folder of runs/, cache/, tables/

@@ -11,14 +11,24 @@ from typing import Any
 import pytest
 from helpers.glue_files import TASKS
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.paths import CONF, EXPERIMENTS
 from mtlora.config.checks import type_local_files
 from mtlora.config.metrics import METRICS
-from mtlora.config.schema import LocalFile, TaskConfig
+from mtlora.config.schema import (
+    AdapterConfig,
+    ComputeConfig,
+    DataConfig,
+    DecodeConfig,
+    LocalFile,
+    TargetSet,
+    TaskConfig,
+    TrackingConfig,
+    TrainConfig,
+)
 from mtlora.data.text_files import FORMATS
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.plan.experiment import load_experiment
@@ -260,3 +270,47 @@ def test_a_missing_recipe_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_a_wrong_value_is_one_line_that_names_it(override: str, named: str) -> None:
     assert named in refusal(["model=tiny", "task=rte", override])
+
+
+@pytest.mark.parametrize(
+    ("task", "override", "reason"),
+    [
+        ("rte", "task.metrics.validation=[pearson]", "pearson does not fit a classification task with 2 classes"),
+        ("mnli", "task.metrics.validation_matched=[f1]", "f1 does not fit a classification task with 3 classes"),
+        ("stsb", "task.metrics.validation=[accuracy]", "accuracy does not fit a regression task: choose from pearson,"),
+        ("rte", "task.metrics.validation=[bleu]", "bleu does not fit a classification task"),
+    ],
+)
+def test_a_metric_of_another_kind_of_task_is_one_line(task: str, override: str, reason: str) -> None:
+    assert f"task.metrics of {task}: {reason}" in refusal(["model=tiny", f"task={task}", override])
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("data.padding=none", "choose one of longest, max_length"),
+        ("adapter.structure=lora", "choose one of none, ctcm, dtsm, icfm, shim"),
+        ("model.target_sets.qv.fused_transform=both", "choose one of block, joint"),
+        ("train.warmup_ratio=1.0", "it must be at least 0 and below 1"),
+        ("train.warmup_steps=-1", "it must be at least 0"),
+        ("data.max_length=7", "it must be at least 8"),
+        ("train.eps=0.0", "it must be above 0"),
+        ("compute.threads=-1", "it must be at least 0"),
+        ("seed=-1", "it must be at least 0"),
+    ],
+)
+def test_a_value_that_its_field_does_not_take_is_one_line(override: str, allowed: str) -> None:
+    line = refusal(["model=tiny", "task=rte", override])
+    assert line.startswith(f"{override} is ")
+    assert line.endswith(f": {allowed}")
+
+
+def test_every_default_follows_its_own_rule() -> None:
+    ruled = [
+        f
+        for part in (DataConfig, TargetSet, AdapterConfig, TrainConfig, DecodeConfig, TrackingConfig, ComputeConfig)
+        for f in dataclasses.fields(part)
+        if f.metadata.get("rule") is not None
+    ]
+    assert len(ruled) > 30
+    assert all(f.metadata["rule"].holds(f.default) for f in ruled if f.default not in (None, MISSING))
