@@ -5,9 +5,12 @@ At one seed all methods and ranks share the head's start, the batches, and A whe
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def stream_seed(seed: int, purpose: str, name: str = "") -> int:
@@ -16,8 +19,10 @@ def stream_seed(seed: int, purpose: str, name: str = "") -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def torch_stream(seed: int, purpose: str, name: str = "") -> torch.Generator:
+def torch_stream(seed: int, purpose: str, name: str = "") -> "torch.Generator":
     """Return a CPU generator for one stream; draw on the CPU and move, so that every device gets the same numbers."""
+    import torch
+
     return torch.Generator().manual_seed(stream_seed(seed, purpose, name))
 
 

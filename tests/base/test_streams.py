@@ -10,6 +10,12 @@ import torch
 from mtlora.base.streams import numpy_stream, stream_seed, torch_stream
 
 
+def test_plans_and_tables_get_a_stream_without_torch() -> None:
+    code = "import sys, mtlora.base.streams as s; s.numpy_stream(0, 'order'); print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert told.strip() == "False"
+
+
 def test_seed_is_the_documented_hash() -> None:
     expected = int(hashlib.sha256(b"3\0A\0encoder.layer.0").hexdigest()[:16], 16) // 2
     assert stream_seed(3, "A", "encoder.layer.0") == expected
