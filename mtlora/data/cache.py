@@ -1,19 +1,18 @@
 """Parquet files that all runs share: written atomically, read with checksums."""
 
-import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from mtlora.base.files import replacing
+from mtlora.base.hashing import digest
 
 log = logging.getLogger(__name__)
 
 
 def cache_key(*parts: Any) -> str:
     """Return 24 hexadecimal digits that stand for `parts` (JSON values), the same in every process."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+    return digest(parts)[:24]
 
 
 def store_table(table: Any, path: Path) -> None:

@@ -1,6 +1,5 @@
 """Tokenised data: computed once per (data, tokenizer, length), kept on disk, shared by all runs."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtlora.base.errors import UserError
+from mtlora.base.hashing import digest
 from mtlora.config.schema import TaskConfig
 from mtlora.data.cache import cache_key, load_table, store_table
 from mtlora.data.prompting import encode_pairs
@@ -88,8 +88,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     # What the last call happened to ask for; it would make the key depend on history.
     del state["truncation"], state["padding"]
-    parts = [state, sorted(tokenizer.model_input_names), tokenizer.truncation_side]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return digest([state, sorted(tokenizer.model_input_names), tokenizer.truncation_side])
 
 
 def collate(

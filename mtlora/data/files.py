@@ -3,15 +3,14 @@
 Understands GLUE's own layout and folders that mix it with JSON lines; gzip is transparent.
 """
 
-import functools
 import gzip
-import hashlib
-import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mtlora.base.errors import UserError
+from mtlora.base.hashing import digest, file_sha256
 from mtlora.config.schema import DataConfig, LocalFile, TaskConfig
 
 
@@ -64,11 +63,14 @@ def read_content(path: Path) -> bytes:
     Raises:
         UserError: the file cannot be read or its gzip stream is damaged.
     """
+    with _readable(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        return stream.read()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as stream:
-                return stream.read()
-        return path.read_bytes()
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
     except OSError as error:
@@ -87,15 +89,9 @@ def content_digest(path: Path) -> str:
     """
     if path.is_dir():
         files = [(str(file.relative_to(path)), content_digest(file)) for file in xml_files(path)]
-        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-    state = path.stat()
-    return _digest(path, state.st_mtime_ns, state.st_size)
-
-
-@functools.cache
-def _digest(path: Path, modified: int, size: int) -> str:
-    # `modified` and `size` are only there to forget the digest of a file that has changed meanwhile.
-    return hashlib.sha256(read_content(path)).hexdigest()
+        return digest(files)
+    with _readable(path):
+        return file_sha256(path)
 
 
 def read_text(path: Path) -> str:

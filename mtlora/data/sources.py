@@ -4,8 +4,6 @@ Nothing heavy is imported at the top: plans and tables call `fingerprint` and mu
 """
 
 import functools
-import hashlib
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlora.base.errors import UserError
+from mtlora.base.hashing import digest
 from mtlora.config.schema import DataConfig, TaskConfig
 from mtlora.data.cache import cache_key, load_table, store_table
 from mtlora.data.contexts import Group, Pair, group_pairs, linearise
@@ -230,7 +229,7 @@ def _builtin_rows(name: str, split: str, kind: str) -> list[dict[str, Any]]:
 
 @functools.cache
 def _builtin_digest(name: str, split: str, kind: str) -> str:
-    return hashlib.sha256(json.dumps(_builtin_rows(name, split, kind), sort_keys=True).encode()).hexdigest()
+    return digest(_builtin_rows(name, split, kind))
 
 
 def _schema(task: TaskConfig) -> Any:

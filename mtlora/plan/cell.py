@@ -5,7 +5,6 @@ out where things are (folders), how they are tracked, and how many processes or 
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mtlora.base.errors import UserError
+from mtlora.base.hashing import digest, file_sha256
 from mtlora.base.paths import CONF
 from mtlora.config.checks import to_run_config
 from mtlora.config.metrics import METRIC_VERSION
@@ -77,11 +77,6 @@ def metric_values(config: dict[str, Any]) -> dict[str, Any]:
             node = node[part]
         del node[last]
     return config
-
-
-def digest(values: Any) -> str:
-    """Return the hexadecimal sha256 of plain values in canonical JSON."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -200,14 +195,5 @@ def folder_sha256(folder: Path) -> str:
             f"model.path={folder} holds no config.json: name a folder written by save_pretrained or a snapshot"
         )
     files = sorted(file for pattern in SNAPSHOT_FILES for file in folder.glob(pattern))
-    return _files_sha256(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
-
-
-@lru_cache(maxsize=64)
-def _files_sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for path, _, _ in files:
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    named = (file.name.encode() + b"\0" + bytes.fromhex(file_sha256(file)) for file in files)
+    return hashlib.sha256(b"".join(named)).hexdigest()

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from mtlora.base.errors import UserError
+from mtlora.base.hashing import digest
 from mtlora.config.schema import transform_name
-from mtlora.plan.cell import Cell, digest, metric_values
+from mtlora.plan.cell import Cell, metric_values
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord, find_records
 

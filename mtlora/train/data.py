@@ -4,12 +4,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mtlora.base.hashing import digest
 from mtlora.config.schema import RunConfig
 from mtlora.data.batches import sample_rows
 from mtlora.data.encoding import encode
 from mtlora.data.prompting import pad_token
 from mtlora.data.sources import evaluation_splits, load_split
-from mtlora.plan.cell import Cell, digest
+from mtlora.plan.cell import Cell
 from mtlora.train.evaluation import RunData
 from mtlora.train.model.backbones import load_tokenizer
 

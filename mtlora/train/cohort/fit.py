@@ -1,12 +1,12 @@
 """How many runs can train together: by memory, and on a CPU by speed."""
 
-import hashlib
 from collections.abc import Sequence
 
 import psutil
 import torch
 from accelerate import Accelerator
 
+from mtlora.base.hashing import digest
 from mtlora.data.encoding import collate
 from mtlora.train.cohort.grouping import parts
 from mtlora.train.compute import to_device
@@ -30,7 +30,7 @@ def cohorts_that_fit(runs: Sequence[Run], accelerator: Accelerator) -> list[list
     cohorts = parts(in_order, runs_that_fit(in_order[0], accelerator))
     for cohort in cohorts:
         ids = [run.cell.run_id for run in cohort]
-        name = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:12]
+        name = digest(ids)[:12]
         for run in cohort:
             run.cohort = {"id": name, "runs": len(ids), "members": ids}
     return cohorts

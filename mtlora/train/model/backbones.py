@@ -1,6 +1,5 @@
 """Tokenizers and pretrained backbones: from the hub, an installed package, a local snapshot, or random for tests."""
 
-import hashlib
 import importlib.util
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from mtlora.base.errors import UserError
+from mtlora.base.hashing import file_sha256
 from mtlora.config.schema import ModelConfig, RunConfig
 
 # Dropout of the frozen backbone, off in generation tasks: LoRA's GPT-2 has none (arXiv 2106.09685, its code).
@@ -163,20 +163,13 @@ def _location(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     return str(folder), safe | {"local_files_only": True} | ({"gguf_file": model.gguf} if model.gguf else {})
 
 
-_checked: set[tuple[Path, str]] = set()
-
-
 def _check_sha256(path: Path, expected: str) -> None:
-    if (path, expected) in _checked:
-        return
     try:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = file_sha256(path)
     except OSError as error:
         raise UserError(f"cannot read the weights {path} ({error.strerror}): install the package again") from None
     if found != expected:
         raise UserError(f"{path} has sha256 {found}, expected {expected}: install the package again")
-    _checked.add((path, expected))
 
 
 def _cannot_load(model: ModelConfig, error: Exception) -> UserError:

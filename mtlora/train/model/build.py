@@ -15,9 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
 from mtlora.base.errors import UserError
+from mtlora.base.hashing import digest
 from mtlora.base.streams import torch_stream
 from mtlora.config.schema import RunConfig
-from mtlora.plan.cell import digest, model_content
+from mtlora.plan.cell import model_content
 from mtlora.train.model.backbones import drop_unread_tokens, load_backbone
 
 ADAPTER = "default"

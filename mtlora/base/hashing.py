@@ -1,0 +1,32 @@
+"""Hashes of values and of files, equal in every process and on every machine."""
+
+import functools
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def digest(values: Any) -> str:
+    """Return the hexadecimal sha256 of JSON values in canonical JSON; a dictionary's order does not count."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file's content, decompressed if its name ends in `.gz`.
+
+    The file is read again only after it has changed.
+
+    Raises:
+        OSError: the file cannot be read.
+        EOFError, zlib.error: its gzip stream is damaged (or gzip.BadGzipFile, an OSError).
+    """
+    state = path.stat()
+    return _file_sha256(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.cache
+def _file_sha256(path: Path, modified: int, size: int) -> str:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
