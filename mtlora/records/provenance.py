@@ -5,9 +5,9 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from mtlora.base.paths import REPOSITORY
+from mtlora.records.schema import Git, Provenance
 
 PACKAGES = (
     "mtlora",
@@ -30,7 +30,7 @@ PACKAGES = (
 CODE = ("mtlora", "hydra_plugins", "conf", "experiments", "pyproject.toml", "constraints.txt")
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> Provenance:
     """Identify the code and the software of this process; no host name, no user name."""
     return {
         "git": git_state(REPOSITORY),
@@ -45,7 +45,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def git_state(folder: Path) -> dict[str, Any]:
+def git_state(folder: Path) -> Git:
     """Return the commit, and whether code or configuration differ from it (new files too); None outside a git checkout."""
     try:
         # An installed wheel often lies inside the checkout of another project, whose commit would be the wrong one.

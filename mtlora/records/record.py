@@ -2,46 +2,90 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError, with_config
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import write_text
 from mtlora.config.metrics import METRICS
+from mtlora.records.schema import STRICT, Baseline, Cost, Count, Epoch, Metric, Parameters, Provenance, Status
 
 SCHEMA_VERSION = 1
 RECORD = "record.json"
 GEOMETRY = "geometry.jsonl"  # beside it: summaries of T by epoch
-STATUSES = ("running", "success", "failed", "interrupted")
 
 
+def _in_range(metric: Metric) -> Metric:
+    if metric["name"] not in METRICS:
+        raise ValueError(f"{metric['name']} is not a known metric")
+    info = METRICS[metric["name"]]
+    if not info.lowest - 1e-6 <= metric["value"] <= info.highest + 1e-6:  # rounding may exceed 1 by an ulp
+        limits = f"{info.lowest:g} to {info.highest:g}"
+        raise ValueError(f"{metric['name']} on {metric['split']} is {metric['value']:g}, its range is {limits}")
+    return metric
+
+
+def _each_once(metrics: list[Metric]) -> list[Metric]:
+    if len({(m["name"], m["split"], m["selection"]) for m in metrics}) < len(metrics):
+        raise ValueError("the same metric twice")
+    return metrics
+
+
+Metrics = Annotated[list[Annotated[Metric, AfterValidator(_in_range)]], AfterValidator(_each_once)]
+
+
+@with_config(STRICT)
 @dataclass
 class RunRecord:
     """Everything known about one run; the keys are those of `record.json`."""
 
     run_id: str
+    """A readable name without spaces; its last part, 8 digits of the config_sha, makes it unique."""
     config_sha: str
+    """The sha256 of every value that can change a metric, and of the content of the data and the weights."""
     suite: str
+    """The suite of the task: `glue`, `dart`, `webnlg` or `e2e`."""
     task: str
+    """The task, a file in `conf/task/`."""
     model: str
+    """The pretrained model, a file in `conf/model/`."""
     transform: str
-    rank: int
-    seed: int
+    """The method: `lora`, or the structure of T."""
+    rank: Count
+    """The rank r of the adapter."""
+    seed: Count
+    """The seed of all random streams."""
     targets: str
+    """The name of the model's target set, the modules that are adapted."""
     profile: str
+    """The profile: `mini` or `paper`."""
     config: dict[str, Any]
+    """The composed configuration (`mtlora/config/schema.py`)."""
     overrides: list[str]
-    status: str = "running"
+    """The command-line overrides that the configuration was composed with."""
+    status: Status = "running"
+    """The state of the run; it stays `running` if the process is killed."""
     error: str | None = None
-    low_resource: bool = False
-    metrics: list[dict[str, Any]] = field(default_factory=list)  # name, split, selection, value, higher_is_better
-    baselines: list[dict[str, Any]] = field(default_factory=list)  # name, split, value of the majority answer
-    epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
-    parameters: dict[str, int] = field(default_factory=dict)  # adapter, head, total (all trainable or not)
-    cost: dict[str, Any] = field(default_factory=dict)  # seconds, steps, tokens, tokens_per_second, peak_memory_bytes
-    provenance: dict[str, Any] = field(default_factory=dict)
+    """The reason why a run failed or was interrupted."""
+    low_resource: StrictBool = False
+    """Whether a split was read from a file that holds only a part of the official split."""
+    metrics: Metrics = field(default_factory=list)
+    """The figures that tables show."""
+    baselines: list[Baseline] = field(default_factory=list)
+    """The scores of the majority answer, one for each metric and split."""
+    epochs: list[Epoch] = field(default_factory=list)
+    """The evaluations, one for each epoch."""
+    parameters: Parameters = field(default_factory=Parameters)
+    """Numbers of parameters."""
+    cost: Cost = field(default_factory=Cost)
+    """The resources that the run took."""
+    provenance: Provenance = field(default_factory=Provenance)
+    """The code, the software, the machine and the content that it computed with."""
     schema_version: int = SCHEMA_VERSION
+    """The version of this schema."""
 
     def save(self, folder: Path) -> None:
         """Write `record.json` into the run's folder, all of it or nothing."""
@@ -69,51 +113,16 @@ class RunRecord:
             raise ValueError("not a JSON object")
         if (version := values.get("schema_version")) != SCHEMA_VERSION:
             raise ValueError(f"schema version {version}, this code reads {SCHEMA_VERSION}")
-        if unknown := set(values) - {f.name for f in fields(cls)}:
-            raise ValueError(f"unknown key {sorted(unknown)[0]}")
-        if values.get("status") not in STATUSES:
-            raise ValueError(f"unknown status {values.get('status')}")
-        required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        if absent := [name for name in required if name not in values]:
-            raise ValueError(f"no key {absent[0]}")
-        record = cls(**values)
-        record._check()
-        return record
+        try:
+            return _READER.validate_python(values)
+        except ValidationError as error:
+            raise ValueError(_reason(error)) from None
 
-    def _check(self) -> None:
-        """Raise ValueError for contents that a reader could stumble over."""
-        for name in ("run_id", "config_sha", "suite", "task", "model", "transform", "targets", "profile"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} is not a text")
-        if not all(isinstance(number, int) for number in (self.rank, self.seed)):
-            raise ValueError("rank or seed is not an integer")
-        for part in ("config", "parameters", "cost", "provenance"):
-            if not isinstance(getattr(self, part), dict):
-                raise ValueError(f"{part} is not an object")
-        if not all(is_number(value) for value in [*self.parameters.values(), *self.cost.values()]):
-            raise ValueError("parameters or cost hold something that is not a finite number")
-        git, packages = self.provenance.get("git") or {}, self.provenance.get("packages") or {}
-        if not (isinstance(git, dict) and isinstance(packages, dict)):
-            raise ValueError("git or packages of the provenance is not an object")
-        if not (isinstance(git.get("commit"), str | None) and isinstance(git.get("dirty"), bool | None)):
-            raise ValueError("the commit of the provenance is not a text, or `dirty` is neither true nor false")
-        if not (isinstance(self.metrics, list) and isinstance(self.baselines, list) and isinstance(self.epochs, list)):
-            raise ValueError("metrics, baselines or epochs is not a list")
-        for entry in [*self.metrics, *self.baselines]:
-            texts = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("name", "split"))
-            if not texts or not is_number(entry.get("value")):
-                raise ValueError(f"a metric without a name, a split and a finite value: {str(entry)[:200]}")
-        if any(not isinstance(e.get("selection"), str) or e["name"] not in METRICS for e in self.metrics):
-            raise ValueError("a metric of unknown name or without selection")
-        for entry in self.metrics:
-            info = METRICS[entry["name"]]
-            # rounding may exceed 1 by an ulp
-            if not info.lowest - 1e-6 <= entry["value"] <= info.highest + 1e-6:
-                limits = f"{info.lowest:g} to {info.highest:g}"
-                raise ValueError(f"{entry['name']} on {entry['split']} is {entry['value']:g}, its range is {limits}")
-        keys = [(entry["name"], entry["split"], entry["selection"]) for entry in self.metrics]
-        if len(keys) > len(set(keys)):
-            raise ValueError("the same metric twice")
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON Schema of `record.json`."""
+        schema = _READER.json_schema()
+        return schema | {"required": list(schema["properties"])}  # `save` writes those with a default too
 
     def metric(self, name: str, split: str, selection: str = "last") -> float | None:
         """Return one raw value, or None where the run has none."""
@@ -123,9 +132,25 @@ class RunRecord:
         return None
 
 
-def is_number(value: Any) -> bool:
-    """Tell whether a value from JSON is a finite number of ordinary size."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+_READER = TypeAdapter(RunRecord)
+
+
+def _reason(error: ValidationError) -> str:
+    """Return the first mistake in one line."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    match first["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return f"unknown key {key}"
+        case "missing":
+            return f"no key {key}"
+        case "literal_error":
+            return f"unknown {key} {first['input']}"
+        case "finite_number":
+            return f"{key} is not a finite value"
+        case "value_error":
+            return str(first["ctx"]["error"])
+    return f"{key} is {str(first['input'])[:200]}: {first['msg']}"
 
 
 def _refuse_constant(name: str) -> None:

@@ -10,8 +10,10 @@ from helpers.tiny_runs import cell_in, execute, finish, rows
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import write_jsonl
+from mtlora.base.paths import REPOSITORY
 from mtlora.data.sources import load_split
 from mtlora.plan.cell import compose_cell
+from mtlora.records.__main__ import main, markdown
 from mtlora.records.record import RunRecord, record_status
 
 
@@ -54,6 +56,13 @@ def test_round_trip(copy: Path) -> None:
         (lambda values: json.dumps(values | {"extra": 1}), "unknown key extra"),
         (lambda values: json.dumps(values | {"status": "done"}), "unknown status done"),
         (lambda values: json.dumps({k: v for k, v in values.items() if k != "task"}), "task"),
+        (lambda values: json.dumps(values | {"rank": 2.5}), "rank is 2.5: "),
+        (lambda values: json.dumps(values | {"low_resource": 1}), "low_resource is 1: "),
+        (lambda values: json.dumps(values | {"cost": {"hours": 1.0}}), "unknown key cost.hours"),
+        (lambda values: json.dumps(values | {"cost": {"seconds": True}}), "cost.seconds is True: "),
+        (lambda values: json.dumps(values | {"provenance": {"git": []}}), "provenance.git is []: "),
+        (lambda values: json.dumps(values | {"baselines": [{"name": "f1", "split": "a"}]}), "no key baselines.0.value"),
+        (lambda values: json.dumps(values | {"metrics": values["metrics"] * 2}), "the same metric twice"),
         (lambda values: "\udcff", "codec"),
     ],
 )
@@ -65,6 +74,37 @@ def test_what_is_not_a_record_is_one_line(change: object, reason: str, copy: Pat
     assert reason in str(error.value)
     assert str(copy) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_record_needs_no_optional_key(copy: Path) -> None:
+    values = json.loads(copy.read_text())
+    for key in ("error", "low_resource", "baselines", "epochs", "parameters", "cost", "provenance"):
+        del values[key]
+    for entry in values["metrics"]:
+        del entry["higher_is_better"]
+    record = RunRecord.parse(json.dumps(values))
+    assert (record.error, record.low_resource, record.cost, record.provenance) == (None, False, {}, {})
+    assert record.metrics == values["metrics"]
+
+
+def test_the_schema_covers_every_key_that_is_written_and_the_page_shows_it(copy: Path) -> None:
+    schema = RunRecord.json_schema()
+    values = json.loads(copy.read_text())
+    assert set(values) == set(schema["properties"]) == set(schema["required"])
+    for part in ("parameters", "cost", "provenance"):
+        assert set(values[part]) <= set(schema["$defs"][part.title()]["properties"])
+    described = [
+        *schema["properties"].values(),
+        *(v for d in schema["$defs"].values() for v in d["properties"].values()),
+    ]
+    assert all(value.get("description") or "$ref" in value for value in described)
+    assert (REPOSITORY / "docs" / "records.md").read_text() == markdown(schema) + "\n"
+
+
+def test_the_schema_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["mtlora.records", "schema"])
+    main()
+    assert json.loads(capsys.readouterr().out) == RunRecord.json_schema()
 
 
 def test_status_of_a_folder(copy: Path, tmp_path: Path) -> None:
