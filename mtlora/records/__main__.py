@@ -28,11 +28,11 @@ def _rows(schema: dict[str, Any], parts: dict[str, Any], prefix: str) -> Iterato
     for name, value in schema["properties"].items():
         optional = "" if name in schema.get("required", ()) else ", optional"
         item = value.get("items", value)
-        part = parts[item["$ref"].rpartition("/")[2]] if "$ref" in item else None
-        key = f"{prefix}{name}{'[]' if part and item is not value else ''}"
-        yield f"| `{prefix}{name}` | {_type(value)}{optional} | {value.get('description') or part['description']} |"
+        part = parts[item["$ref"].rpartition("/")[2]] if "$ref" in item else {}
+        meaning = value.get("description", part.get("description"))
+        yield f"| `{prefix}{name}` | {_type(value)}{optional} | {meaning} |"
         if part:
-            yield from _rows(part, parts, f"{key}.")
+            yield from _rows(part, parts, f"{prefix}{name}." if item is value else f"{prefix}{name}[].")
 
 
 def _type(value: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing_extensions import TypedDict  # pydantic reads that of `typing` from 
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Status = Literal["running", "success", "failed", "interrupted"]
+Selection = Literal["last", "best"]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -19,7 +20,7 @@ class Metric(TypedDict):
     """A metric of `mtlora/config/metrics.py`."""
     split: str
     """The evaluation split, or a part of it that is scored by itself, such as `test_S`."""
-    selection: Literal["last", "best"]
+    selection: Selection
     """The epoch that was evaluated: the last one, or the one with the best value of this metric."""
     value: Number
     """The raw value: shares from 0 to 1, correlations from -1 to 1, BLEU from 0 to 100."""
