@@ -1,5 +1,6 @@
 """From records to numbers: one long table of means, medians and deviations over seeds, with published figures beside them."""
 
+from collections.abc import Mapping
 from math import nan
 from typing import Any
 
@@ -158,6 +159,6 @@ def cost_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
     return means.assign(n=grouped.size(), run_ids=grouped["run_ids"].agg(" ".join)).reset_index()
 
 
-def _number(values: dict[str, Any], key: str) -> float:
+def _number(values: Mapping[str, object], key: str) -> float:
     value = values.get(key)
     return float(value) if isinstance(value, int | float) else nan

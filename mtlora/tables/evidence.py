@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
@@ -107,7 +108,8 @@ def _finished(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
 
 def _changed(cell: Cell, record: RunRecord) -> list[str]:
     """Say in which contents a record's provenance differs from a cell's identity."""
-    theirs, own = record.provenance, cell.identity
+    theirs: dict[str, Any] = {**record.provenance}
+    own = cell.identity
     return [text for name, text in CONTENT.items() if name in theirs and theirs[name] != own[name]]
 
 

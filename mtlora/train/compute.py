@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 from mtlora.base.cpu import processor, threads_allowed
 from mtlora.base.errors import UserError
 from mtlora.config.schema import RunConfig
+from mtlora.records.schema import Provenance
 from mtlora.train.onednn import fp32_matmul_precision, use_fastest_products
 
 
@@ -27,7 +28,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu" or not torch.cuda.is_available())
 
 
-def computed_with(device: torch.device) -> dict[str, Any]:
+def computed_with(device: torch.device) -> Provenance:
     """Describe what computes a run, for its record: the device, the threads, the library of fp32 products."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),

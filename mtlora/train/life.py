@@ -23,6 +23,7 @@ from mtlora.plan.cell import Cell
 from mtlora.records.predictions import read_records
 from mtlora.records.provenance import now, provenance
 from mtlora.records.record import RECORD, RunRecord, record_status
+from mtlora.records.schema import Metric, Status
 from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import score
 from mtlora.train.compute import computed_with
@@ -78,8 +79,14 @@ def new_record(cell: Cell) -> RunRecord:
         config=asdict(c),
         overrides=list(cell.overrides),
         low_resource=low_resource(c.task, c.data),
-        provenance={key: identity[key] for key in ("data_content", "model_content", "parent", "protocol")}
-        | {"argv": sys.argv[1:], "started": now()},
+        provenance={
+            "data_content": identity["data_content"],
+            "model_content": identity["model_content"],
+            "parent": identity["parent"],
+            "protocol": identity["protocol"],
+            "argv": sys.argv[1:],
+            "started": now(),
+        },
     )
 
 
@@ -113,7 +120,8 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
     config = cell.config
     if config.task.kind == "generation":
         require_text_packages()
-    record.provenance |= provenance() | computed_with(accelerator.device) | {"processes": world_size()}
+    record.provenance |= provenance() | computed_with(accelerator.device)
+    record.provenance["processes"] = world_size()
     if is_first():
         record.save(cell.folder)
     with accelerator.main_process_first():  # it fills the caches
@@ -156,7 +164,7 @@ def complete(run: Run, accelerator: Accelerator) -> None:
     run.tracker.log(values, run.state.step)
 
 
-def _decode_and_score(run: Run) -> list[dict[str, Any]]:
+def _decode_and_score(run: Run) -> list[Metric]:
     """Decode the test split, keep the texts, and return the metrics of the last epoch; the cost gets decode_seconds.
 
     Of several processes all decode and the first one scores.
@@ -184,7 +192,7 @@ def end(cell: Cell, record: RunRecord, error: BaseException | None = None) -> No
         (cell.folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def outcome_of(error: BaseException, folder: Path) -> tuple[str, str]:
+def outcome_of(error: BaseException, folder: Path) -> tuple[Status, str]:
     """Return status and reason for an exception; an unexpected one leaves its traceback in the folder's error.log."""
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         return "interrupted", "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else "stopped by SIGTERM"

@@ -8,36 +8,36 @@ import torch
 
 from mtlora.config.metrics import METRICS
 from mtlora.config.schema import TaskConfig
+from mtlora.records.schema import Baseline, Cost, Epoch, Metric, Selection
 from mtlora.score.compute import baseline
 from mtlora.train.evaluation import RunData
 from mtlora.train.memory import peak_memory_bytes
 from mtlora.train.state import TrainingState
 
 
-def last_and_best(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def last_and_best(epochs: list[Epoch]) -> list[Metric]:
     """List every metric's value in the last epoch and in that metric's own best epoch (raw scale)."""
-    entries = []
+    entries: list[Metric] = []
     for split, values in epochs[-1]["metrics"].items():
         for name, last in values.items():
             higher = METRICS[name].higher_is_better
             best = (max if higher else min)(epoch["metrics"][split][name] for epoch in epochs)
-            for selection, value in (("last", last), ("best", best)):
-                entries.append(metric_entry(name, split, selection, value))
+            entries += [metric_entry(name, split, "last", last), metric_entry(name, split, "best", best)]
     return entries
 
 
-def of_last_epoch(scores: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def of_last_epoch(scores: dict[str, dict[str, float]]) -> list[Metric]:
     """List the scores {split: {metric: value}} of decoded texts, which only the last epoch has."""
     return [metric_entry(name, split, "last", v) for split, values in scores.items() for name, v in values.items()]
 
 
-def metric_entry(name: str, split: str, selection: str, value: float) -> dict[str, Any]:
+def metric_entry(name: str, split: str, selection: Selection, value: float) -> Metric:
     """Return one item of a record's `metrics`, raw scale."""
     higher = METRICS[name].higher_is_better
     return {"name": name, "split": split, "selection": selection, "value": value, "higher_is_better": higher}
 
 
-def baselines(task: TaskConfig, data: RunData) -> list[dict[str, Any]]:
+def baselines(task: TaskConfig, data: RunData) -> list[Baseline]:
     """List the score of the majority answer for every metric and split; generated texts have none."""
     if task.kind == "generation":
         return []
@@ -55,7 +55,7 @@ def prediction_rows(data: RunData, predictions: dict[str, np.ndarray]) -> Iterat
             yield {"split": split, "index": index, "prediction": answer.item(), "label": label.item()}
 
 
-def cost(state: TrainingState, device: torch.device) -> dict[str, Any]:
+def cost(state: TrainingState, device: torch.device) -> Cost:
     """Return the run's cost; seconds add up over resumed attempts."""
     return {
         "seconds": state.seconds,

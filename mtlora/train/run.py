@@ -20,6 +20,7 @@ from mtlora.config.schema import RunConfig
 from mtlora.data.contexts import Group
 from mtlora.plan.cell import Cell
 from mtlora.records.record import GEOMETRY, RunRecord
+from mtlora.records.schema import Cohort
 from mtlora.train.batches import steps_of_epoch
 from mtlora.train.evaluation import RunData, evaluate
 from mtlora.train.model.geometry import transform_geometry
@@ -45,7 +46,7 @@ class Run:
     tracker: Tracker
     device: torch.device
     contexts: list[Group] = field(default_factory=list)  # what a generation task decodes at the end
-    cohort: dict[str, Any] | None = None  # id, runs, members: the cohort of this attempt
+    cohort: Cohort | None = None  # id, runs, members: the cohort of this attempt
     state: TrainingState = field(default_factory=TrainingState)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)  # of the last evaluation, by split
     failure: UserError | None = None  # why the run cannot go on

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mtlora.base.files import replacing
+from mtlora.records.schema import Cohort, Epoch
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,9 @@ class TrainingState:
     train_seconds: float = 0.0  # of it, time in training steps
     window: list[torch.Tensor] = field(default_factory=list)  # losses since the last row of metrics.jsonl
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
-    epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
+    epochs: list[Epoch] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
     geometry: list[dict[str, Any]] = field(default_factory=list)  # geometry.jsonl so far
-    cohort: dict[str, Any] | None = None  # id, runs, members of the last cohort in which the run trained
+    cohort: Cohort | None = None  # id, runs, members of the last cohort in which the run trained
 
 
 def save_checkpoint(

@@ -19,6 +19,7 @@ from mtlora.base.hashing import digest
 from mtlora.base.streams import torch_stream
 from mtlora.config.schema import RunConfig
 from mtlora.plan.cell import model_content
+from mtlora.records.schema import Parameters
 from mtlora.train.model.backbones import drop_unread_tokens, load_backbone
 
 ADAPTER = "default"
@@ -147,7 +148,7 @@ def load_adapter_tensors(model: PeftModel, folder: Path) -> None:
             parameter.copy_(saved[name])
 
 
-def count_parameters(model: PeftModel) -> dict[str, int]:
+def count_parameters(model: PeftModel) -> Parameters:
     """Count parameters: `adapter` and `head` are trained, `total` is all the model holds while it trains."""
     head = sum(
         p.numel()
