@@ -1,7 +1,5 @@
 """Where and how a run computes: device, threads, and the fastest fp32 matrix product that really is fp32."""
 
-from typing import Any
-
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
