@@ -20,8 +20,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mtlora.base import cli
 from mtlora.base.files import write_text
+from mtlora.base.onednn import onednn_is_fp32, set_fp32_matmul_precision
 from mtlora.data.builtin.triples import background_text
-from mtlora.train.onednn import onednn_is_fp32, set_fp32_matmul_precision
 
 END = "<|endoftext|>"
 VOCABULARY = 3000
@@ -67,7 +67,7 @@ def pretrain(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     if onednn_is_fp32():
-        set_fp32_matmul_precision("bf16")  # oneDNN's own fp32 products: see mtlora.train.compute
+        set_fp32_matmul_precision("bf16")  # oneDNN's own fp32 products: see mtlora.base.onednn
     tokenizer = make_tokenizer()
     ends: dict[str, Any] = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}

@@ -28,7 +28,7 @@ def measure(device: str, cpu_gemm: str) -> tuple[float, str]:
     """
     import torch
 
-    from mtlora.train.onednn import onednn_is_fp32, set_fp32_matmul_precision
+    from mtlora.base.onednn import onednn_is_fp32, set_fp32_matmul_precision
 
     used = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     onednn = used == "cpu" and cpu_gemm == "auto" and onednn_is_fp32()

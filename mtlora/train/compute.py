@@ -6,9 +6,9 @@ from accelerate.state import AcceleratorState
 
 from mtlora.base.cpu import processor, threads_allowed
 from mtlora.base.errors import UserError
+from mtlora.base.onednn import fp32_matmul_precision, use_fastest_products
 from mtlora.config.schema import RunConfig
 from mtlora.records.schema import Provenance
-from mtlora.train.onednn import fp32_matmul_precision, use_fastest_products
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -20,7 +20,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     if config.compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device=cuda: this PyTorch sees no CUDA device: use compute.device=cpu or auto")
     torch.set_num_threads(config.compute.threads or threads_allowed())
-    use_fastest_products(config)
+    use_fastest_products(config.compute.cpu_gemm)
     AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "bf16" if config.train.precision == "bf16" else "no"
     return Accelerator(mixed_precision=mixed, cpu=config.compute.device == "cpu" or not torch.cuda.is_available())

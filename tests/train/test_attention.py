@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtlora.base.onednn import fp32_matmul_precision, set_fp32_matmul_precision
 from mtlora.train.model.attention import ProductAttention, fastest_attention
-from mtlora.train.onednn import fp32_matmul_precision, set_fp32_matmul_precision
 
 SEEN = torch.ones(2, 1, 5, 5, dtype=torch.bool)
 SEEN[1, ..., 3:] = False

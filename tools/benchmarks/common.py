@@ -14,8 +14,8 @@ import torch
 
 from mtlora.base.cpu import available_cores, processor
 from mtlora.base.files import write_text
+from mtlora.base.onednn import fp32_matmul_precision
 from mtlora.base.paths import REPOSITORY
-from mtlora.train.onednn import fp32_matmul_precision
 
 OUT = REPOSITORY / "results" / "benchmarks" / "summary.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "loralib")

@@ -13,10 +13,10 @@ import torch
 from common import Entry, interleave, publish, ratio
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
+from mtlora.base.onednn import onednn_is_fp32, set_fp32_matmul_precision
 from mtlora.config.schema import DecodeConfig
 from mtlora.train.decode.beam_search import generate
 from mtlora.train.model.attention import fastest_attention
-from mtlora.train.onednn import onednn_is_fp32, set_fp32_matmul_precision
 
 LENGTHS = (24, 31, 38, 45, 27, 52, 33, 41)  # tokens of the prompts: those of WebNLG's contexts are 20 to 60
 BATCHES = (1, 2, 4, 8)

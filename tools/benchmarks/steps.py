@@ -30,9 +30,9 @@ from transformers.pytorch_utils import Conv1D
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
 from mtlora.base.files import write_text
+from mtlora.base.onednn import onednn_is_fp32, set_fp32_matmul_precision
 from mtlora.train.memory import peak_memory_bytes, reset_peak_memory, saved_bytes
 from mtlora.train.model.attention import ProductAttention, fastest_attention
-from mtlora.train.onednn import onednn_is_fp32, set_fp32_matmul_precision
 
 STRUCTURES = ("none", "shim", "icfm", "ctcm", "dtsm")
 NAMES = {"none": "LoRA (ours)", "shim": "SHIM", "icfm": "ICFM", "ctcm": "CTCM", "dtsm": "DTSM"}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mtlora.train.onednn import fp32_matmul_precision
+from mtlora.base.onednn import fp32_matmul_precision
 
 
 def fastest_attention(device: torch.device) -> AbstractContextManager[Any]:
