@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     DebertaV2Config,
+    ModernBertConfig,
     PretrainedConfig,
     RobertaConfig,
 )
@@ -24,7 +25,7 @@ from mtlora.base.errors import UserError
 from mtlora.config.schema import ModelConfig
 from mtlora.plan.cell import compose_cell
 from mtlora.train.model.backbones import builtin_tokenizer, drop_unread_tokens, load_backbone, load_tokenizer
-from mtlora.train.model.build import build_model, count_parameters, load_adapter_tensors
+from mtlora.train.model.build import build_model, count_parameters, load_adapter_tensors, reset_head
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -116,6 +117,23 @@ def test_seeds_differ_and_matrices_differ_from_each_other() -> None:
     assert not any(
         torch.equal(c, d) for c, d in zip(part(zero, "mtlora_C").values(), part(zero, "mtlora_D").values(), strict=True)
     )
+
+
+def test_the_norm_of_a_fresh_head_scales_by_one() -> None:
+    special = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+    settings = ModernBertConfig(**SHAPE, **special, vocab_size=100, norm_bias=True, classifier_bias=True)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(settings).eval()
+    with torch.no_grad():
+        model.head.norm.weight.fill_(3.0)  # a pretrained norm; the head must not keep it
+        model.head.norm.bias.fill_(3.0)
+    reset_head(model, ["head", "classifier"], seed=0)
+    assert torch.equal(model.head.norm.weight, torch.ones(32))
+    assert not any(bias.any() for bias in (model.head.norm.bias, model.head.dense.bias, model.classifier.bias))
+    ids = torch.randint(5, 100, (4, 6))
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    assert logits.abs().min() > 0
+    assert len(logits.unique()) == logits.numel(), "each text has logits of its own"
 
 
 def test_global_generator_has_no_say() -> None:

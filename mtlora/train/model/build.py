@@ -70,16 +70,22 @@ def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrain
 
 
 def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:
-    """Draw the head anew: weights from N(0, initializer_range) by stream (seed, "head", name), biases 0 (as in BERT)."""
+    """Give the head a fresh start, as in BERT: weights from N(0, initializer_range), biases 0, and the weights of norms 1.
+
+    Each weight is drawn from a stream of its own, (seed, "head", parameter name).
+
+    Raises:
+        UserError: `head` matches no module of the backbone.
+    """
     parameters = [(name, p) for name, p in backbone.named_parameters() if set(name.split(".")) & set(head)]
     if head and not parameters:
         raise UserError(f"model.head={head} matches no module of {type(backbone).__name__}: correct conf/model/")
     for name, parameter in parameters:
-        if parameter.dim() == 1:
-            nn.init.zeros_(parameter)
-        else:
+        if parameter.dim() > 1:
             std = backbone.config.initializer_range
             nn.init.normal_(parameter, std=std, generator=torch_stream(seed, "head", name))
+        else:
+            nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
 
 def set_output_bias(model: nn.Module, value: float) -> None:
