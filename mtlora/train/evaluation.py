@@ -14,7 +14,6 @@ from mtlora.data.batches import evaluation_batches, sample_rows
 from mtlora.data.encoding import Encoded, collate
 from mtlora.score.compute import compute
 from mtlora.train.compute import to_device
-from mtlora.train.model.attention import fastest_attention
 from mtlora.train.objectives import completion_loss
 
 
@@ -50,7 +49,7 @@ def evaluate(
             batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
             del batch["labels"]
             batch = to_device(batch, accelerator.device)
-            with torch.no_grad(), accelerator.autocast(), fastest_attention(accelerator.device):
+            with torch.no_grad(), accelerator.autocast():
                 logits = model(**batch).logits.float()
             answer = logits.squeeze(-1) if config.task.kind == "regression" else logits.argmax(-1)
             parts.append((rows, answer.cpu().numpy(), bool(torch.isfinite(logits).all())))
@@ -73,7 +72,7 @@ def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, dat
         rows = chosen[batch_rows]
         batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
         batch = to_device(batch, accelerator.device)
-        with torch.no_grad(), accelerator.autocast(), fastest_attention(accelerator.device):
+        with torch.no_grad(), accelerator.autocast():
             loss, tokens = completion_loss(model, batch)
         parts.append((number, loss.item(), tokens))
     total, count = 0.0, 0

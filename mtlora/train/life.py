@@ -27,7 +27,7 @@ from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import score
 from mtlora.train.compute import computed_with
 from mtlora.train.data import load_data
-from mtlora.train.decode.decoding import decode, prepare_groups
+from mtlora.train.decode.decoding import decode, prepare_contexts
 from mtlora.train.model.build import build_model, count_parameters, load_adapter_tensors, set_output_bias
 from mtlora.train.results import baselines, cost, last_and_best, of_last_epoch, prediction_rows
 from mtlora.train.run import Run
@@ -132,7 +132,7 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
         load_adapter_tensors(model, cell.parent.folder)
     record.parameters = count_parameters(model)
     record.baselines = baselines(config.task, data)
-    contexts = prepare_groups(config, model, tokenizer) if config.task.kind == "generation" else []
+    contexts = prepare_contexts(config, model, tokenizer) if config.task.kind == "generation" else []
     tracker = make_tracker(cell, cell.folder) if is_first() else NullTracker()
     if shared:
         model.to(accelerator.device)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from mtlora.train.batches import collated, loss_shares
 from mtlora.train.compute import to_device
-from mtlora.train.model.attention import fastest_attention
+from mtlora.train.model.dropout import Masks, use_masks
 from mtlora.train.objectives import Objective
 from mtlora.train.optimizer import trained
 from mtlora.train.run import Run
@@ -21,6 +21,8 @@ class SoloStep:
     def __init__(self, run: Run, accelerator: Accelerator) -> None:
         """Let the accelerator wrap the run's model and optimizer."""
         self.run, self.accelerator = run, accelerator
+        self.masks = Masks([run.config.seed], accelerator.device)
+        use_masks(run.model, self.masks)
         self.objective, run.optimizer = accelerator.prepare(Objective(run.config, run.model), run.optimizer)
 
     def begin(self, runs: Sequence[Run]) -> None:
@@ -34,12 +36,12 @@ class SoloStep:
 
         Each batch comes with its share of the step's loss, so accumulation equals one large batch.
         """
-        run, accelerator, (own,), (seed,) = self.run, self.accelerator, batches, seeds
-        torch.manual_seed(seed)
+        run, accelerator, (own,) = self.run, self.accelerator, batches
+        self.masks.begin_step(seeds)
         losses = []
         shares = loss_shares(run.config, run.data, own)
         for batch, part in zip(collated(run.config, run.data, own), shares, strict=True):
-            with accelerator.autocast(), fastest_attention(accelerator.device):
+            with accelerator.autocast():
                 loss = self.objective(to_device(batch, accelerator.device)) * part
             accelerator.backward(loss)
             losses.append(loss.detach().float())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mtlora.base import product_rate
-from mtlora.train.onednn import fp32_matmul_precision, onednn_is_fp32, set_fp32_matmul_precision
+from mtlora.base.onednn import fp32_matmul_precision, onednn_is_fp32, set_fp32_matmul_precision
 
 
 def test_the_rate_is_of_the_library_that_runs_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,23 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from mtlora.base.errors import UserError
 from mtlora.config.schema import DecodeConfig
 from mtlora.train.decode import beam_search as generation
 from mtlora.train.decode.beam_search import beam_search, generate
-from mtlora.train.model.attention import ProductAttention
+from mtlora.train.model import attention
+from mtlora.train.model.attention import use_own_attention
 
 PAD = 0
 Logits = Callable[[Sequence[int]], list[float]]
@@ -56,7 +66,9 @@ def repeats(tokens: list[int], token: int, n: int) -> bool:
     return any(longer[i : i + n] == longer[-n:] for i in range(len(longer) - n))
 
 
-def random_model(kind: str, vocabulary: int = 24, seed: int = 0, positions: int = 40) -> torch.nn.Module:
+def random_model(
+    kind: str, vocabulary: int = 24, seed: int = 0, positions: int = 40, window: int | None = None
+) -> torch.nn.Module:
     """Two layers in float64, so that rounding cannot decide; weights large enough for uneven distributions."""
     torch.manual_seed(seed)
     common: dict[str, Any] = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None}
@@ -66,7 +78,11 @@ def random_model(kind: str, vocabulary: int = 24, seed: int = 0, positions: int 
     else:
         shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
         shape |= {"num_key_value_heads": 2, "max_position_embeddings": positions}
-        model = LlamaForCausalLM(LlamaConfig(initializer_range=0.5, **common, **shape))
+        if kind == "mistral":
+            model = MistralForCausalLM(MistralConfig(initializer_range=0.5, sliding_window=window, **common, **shape))
+        else:
+            model = LlamaForCausalLM(LlamaConfig(initializer_range=0.5, **common, **shape))
+    use_own_attention(model)
     return model.double().eval()
 
 
@@ -88,7 +104,7 @@ def random_prompts(choice: random.Random, vocabulary: int, n: int) -> list[list[
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_equals_the_reference_token_for_token(kind: str) -> None:
+def test_equals_the_reference_token_for_token(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The counts make sure that each rule decides in some of the cases; without one of them the test would prove less."""
     choice = random.Random(kind)
     decisive = dict.fromkeys(["no_repeat_ngram", "length_penalty", "beams", "second end token", "death", "padding"], 0)
@@ -105,9 +121,10 @@ def test_equals_the_reference_token_for_token(kind: str) -> None:
                 max_new_tokens=choice.randint(1, 12),
             )
             ends = choice.sample(range(vocabulary), choice.randint(1, 4))
+            monkeypatch.setattr(attention, "products_are_faster", lambda device: False)
             answers = beam_search(model, prompts, decode, ends, PAD)
-            with ProductAttention():  # as where products go through oneDNN; padding is on the left
-                assert beam_search(model, prompts, decode, ends, PAD) == answers
+            monkeypatch.setattr(attention, "products_are_faster", lambda device: True)  # padding is on the left
+            assert beam_search(model, prompts, decode, ends, PAD) == answers
             for prompt, answer in zip(prompts, answers, strict=True):
                 assert answer == reference(logits_of, prompt, decode, ends), (seed, decode, ends, prompt)
                 for key, other in [("no_repeat_ngram", 0), ("length_penalty", 0), ("beams", 1)]:
@@ -196,6 +213,47 @@ def test_too_few_positions_are_one_clear_line() -> None:
         generate(model, [[1] * 12, [2]], decode, [3], PAD)
     decode.max_context = 10
     assert len(generate(model, [[1] * 12, [2]], decode, [], PAD)[0]) == 6
+
+
+def test_a_window_of_attention_that_is_too_short_is_one_clear_line() -> None:
+    """Within the window a model attends to all tokens, as the search does; beyond it the search would be another model's."""
+    prompts, decode = [[1, 2, 3, 4, 5], [7, 8]], DecodeConfig(beams=2, max_new_tokens=6, max_context=20)
+    fitting = random_model("mistral", window=11)
+    expected = [reference(full_logits(fitting), prompt, decode, [3]) for prompt in prompts]
+    assert generate(fitting, prompts, decode, [3], PAD) == expected
+    with pytest.raises(
+        UserError, match=r"5 tokens and decode.max_new_tokens=6 .*sliding_window of 10.*: lower decode.max_con"
+    ):
+        generate(random_model("mistral", window=10), prompts, decode, [3], PAD)
+
+
+def test_the_layer_of_a_cache_is_found_by_its_number() -> None:
+    model = random_model("llama")
+    model.model.layers = torch.nn.ModuleList(reversed(model.model.layers))  # number 1 is called first
+    decode = DecodeConfig(beams=3, max_new_tokens=6)
+    prompts = [[1, 2, 3], [4, 5]]
+    assert beam_search(model, prompts, decode, [3], PAD) == [
+        reference(full_logits(model), prompt, decode, [3]) for prompt in prompts
+    ]
+
+
+def test_a_model_with_attention_of_its_own_is_refused_in_one_line() -> None:
+    shape: dict[str, Any] = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 24}
+    neo = GPTNeoForCausalLM(GPTNeoConfig(**shape, attention_types=[[["global"], 2]])).eval()
+    use_own_attention(neo)
+    with pytest.raises(
+        UserError, match=r"beam search needs .* AttentionInterface .*: GPTNeoForCausalLM computes its own"
+    ):
+        generate(neo, [[1, 2]], DecodeConfig(beams=2, max_new_tokens=3), [3], PAD)
+
+
+def test_a_model_that_keeps_our_arguments_from_its_attention_is_refused_in_one_line() -> None:
+    model = random_model("gpt2")
+    model.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, {k: v for k, v in kwargs.items() if k != "attend"}), with_kwargs=True
+    )
+    with pytest.raises(UserError, match=r"beam search needs .*: GPT2LMHeadModel does not pass its arguments on"):
+        generate(model, [[1, 2]], DecodeConfig(beams=2, max_new_tokens=3), [3], PAD)
 
 
 class Markov:

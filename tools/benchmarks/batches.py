@@ -19,7 +19,6 @@ from mtlora.plan.cell import compose_cell
 from mtlora.train.compute import make_accelerator
 from mtlora.train.data import load_data
 from mtlora.train.evaluation import RunData
-from mtlora.train.model.attention import fastest_attention
 from mtlora.train.model.build import build_model
 from mtlora.train.objectives import batch_loss
 
@@ -44,8 +43,7 @@ def epoch(
     def run() -> None:
         for rows in batches:
             batch = collate(data.train, rows, data.pad_token_id, padding, 512)
-            with fastest_attention(torch.device("cpu")):
-                loss = batch_loss(config, model, batch)  # type: ignore[arg-type]
+            loss = batch_loss(config, model, batch)  # type: ignore[arg-type]
             loss.backward()
             model.zero_grad()
 

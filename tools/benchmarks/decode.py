@@ -6,6 +6,7 @@ A GPT-2 of random weights, so that no hypothesis ends early on either side.
 """
 
 import argparse
+import copy
 import sys
 from functools import partial
 
@@ -16,7 +17,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from mtlora.base.onednn import onednn_is_fp32, set_fp32_matmul_precision
 from mtlora.config.schema import DecodeConfig
 from mtlora.train.decode.beam_search import generate
-from mtlora.train.model.attention import fastest_attention
+from mtlora.train.model.attention import use_own_attention
 
 LENGTHS = (24, 31, 38, 45, 27, 52, 33, 41)  # tokens of the prompts: those of WebNLG's contexts are 20 to 60
 BATCHES = (1, 2, 4, 8)
@@ -55,6 +56,8 @@ def main() -> None:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = GPT2LMHeadModel(GPT2Config(n_layer=options.layers, bos_token_id=None, eos_token_id=None)).eval().to(device)
+    own = copy.deepcopy(model)
+    use_own_attention(own)
     prompts = [torch.randint(5, 50000, (length,)).tolist() for length in LENGTHS]
     ours = DecodeConfig(max_new_tokens=options.tokens, batch_size=len(prompts))
     plain = DecodeConfig(max_new_tokens=options.tokens, batch_size=len(prompts), no_repeat_ngram=0)
@@ -62,8 +65,7 @@ def main() -> None:
 
     def decode(settings: DecodeConfig = ours) -> list[list[int]]:
         set_fp32_matmul_precision(chosen)
-        with fastest_attention(model.device):
-            return generate(model, prompts, settings, [1], 0)
+        return generate(own, prompts, settings, [1], 0)
 
     def transformers(size: int, precision: str) -> None:
         set_fp32_matmul_precision(precision)

@@ -11,7 +11,7 @@ from mtlora.data.encoding import collate
 from mtlora.train.cohort.grouping import parts
 from mtlora.train.compute import to_device
 from mtlora.train.memory import saved_bytes
-from mtlora.train.model.attention import ProductAttention
+from mtlora.train.model.dropout import Masks, use_masks
 from mtlora.train.objectives import batch_loss
 from mtlora.train.run import Run
 
@@ -39,8 +39,7 @@ def cohorts_that_fit(runs: Sequence[Run], accelerator: Accelerator) -> list[list
 def runs_that_fit(run: Run, accelerator: Accelerator) -> int:
     """Return how many runs can train together: by memory, and on a CPU by what still makes them faster.
 
-    Measured: the bytes that the forward pass of two of the run's longest rows keeps for the backward pass, with attention as two
-    products, since cohorts drop from its weights.
+    Measured: the bytes that the forward pass of two of the run's longest rows keeps for the backward pass.
     """
     t, data, device = run.config.train, run.data, accelerator.device
     lengths = data.train.lengths[data.train_rows]
@@ -48,7 +47,8 @@ def runs_that_fit(run: Run, accelerator: Accelerator) -> int:
     batch = collate(data.train, longest, data.pad_token_id, run.config.data.padding, run.config.data.max_length)
     run.model.train()
     on_device = to_device(batch, device)
-    with accelerator.autocast(), ProductAttention():
+    use_masks(run.model, Masks([run.config.seed], device))
+    with accelerator.autocast():
         saved = saved_bytes(run.model, lambda: batch_loss(run.config, run.model, on_device))
     needed = saved / len(longest) * t.batch_size
     if device.type == "cuda":

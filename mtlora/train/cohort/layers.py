@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mtlora.adapter.layer import Linear
 from mtlora.adapter.transforms import STRUCTURES
-from mtlora.train.cohort.dropout import RunDropout
 from mtlora.train.cohort.grouping import CohortUnsupported
 from mtlora.train.model.build import ADAPTER
+from mtlora.train.model.dropout import Masks
 
 # Where a run's parameter lies: the parameter, the stack, the index in the stack, and the shape there.
 Place = tuple[Tensor, nn.Parameter, Any, tuple[int, ...]]
@@ -31,7 +31,7 @@ class CohortLinear(nn.Module):
     identity: Tensor
     rows: Tensor
 
-    def __init__(self, layers: Sequence[Linear], dropout: RunDropout) -> None:
+    def __init__(self, layers: Sequence[Linear], masks: Masks) -> None:
         """Stack the adapters of `layers`, one a run.
 
         Raises:
@@ -39,7 +39,7 @@ class CohortLinear(nn.Module):
         """
         super().__init__()
         first = layers[0]
-        self.base_layer, self.dropout = first.get_base_layer(), dropout
+        self.base_layer, self.masks = first.get_base_layer(), masks
         self.slices = first.slices[ADAPTER]
         s, h = sum(self.slices), first.out_features // len(self.slices)
         if any(layer.slices[ADAPTER] != self.slices for layer in layers):
@@ -98,11 +98,10 @@ class CohortLinear(nn.Module):
             CohortUnsupported: x has no rows of each run, as where a model puts shared position embeddings through the layer.
         """
         runs = len(self.ranks)
-        if x.shape[0] != self.dropout.rows:
-            raise CohortUnsupported("the model puts what belongs to no run through an adapted layer")
+        self.masks.check_rows(x)
         result = self.base_layer(x.reshape(runs, -1, x.shape[-1]))
         kind = result.dtype  # under autocast the low one
-        adapted = self.dropout(x, self.rates) if self.training and any(self.rates) else x
+        adapted = self.masks.drop_each(x, self.rates) if self.training and any(self.rates) else x
         a = self.A.flatten(1, 2).to(kind)
         bt = self._expanded(self.scaling * (self.B @ self.transforms())).to(kind)
         hidden = torch.bmm(adapted.reshape(runs, -1, x.shape[-1]).to(kind), a.mT)  # (K, rows, s r)

@@ -10,10 +10,10 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from mtlora.adapter.layer import Linear, MTLoraLayer
-from mtlora.train.cohort.dropout import RunDropout
 from mtlora.train.cohort.grouping import CohortUnsupported
 from mtlora.train.cohort.layers import CohortLinear, Place, RunLinear
 from mtlora.train.model.build import ADAPTER
+from mtlora.train.model.dropout import Masks, use_masks
 
 
 class Network:
@@ -23,7 +23,7 @@ class Network:
     the gradients of the stacks to them.
     """
 
-    def __init__(self, models: Sequence[PeftModel], dropout: RunDropout) -> None:
+    def __init__(self, models: Sequence[PeftModel], masks: Masks) -> None:
         """Stack the adapters and heads of `models`, which must share their backbone's tensors.
 
         Raises:
@@ -33,7 +33,7 @@ class Network:
         # What is frozen is shared, what is trained is replaced below.
         shared = {id(t): t for t in (*first.parameters(), *first.buffers()) if not t.requires_grad}
         self.model: nn.Module = copy.deepcopy(first, shared)
-        self.dropout = dropout
+        self.masks = masks
         places: list[Place] = []
         parts = [dict(model.get_base_model().named_modules()) for model in models]
         for name, module in parts[0].items():
@@ -41,7 +41,7 @@ class Network:
                 layers = [layer for part in parts if isinstance(layer := part[name], Linear)]
                 if len(layers) < len(parts):
                     raise CohortUnsupported("an embedding is adapted")
-                together = CohortLinear(layers, dropout)
+                together = CohortLinear(layers, masks)
                 self.model.set_submodule(name, together)
                 places += [place for run, layer in enumerate(layers) for place in together.places(run, layer)]
             elif isinstance(module, ModulesToSaveWrapper):
@@ -49,6 +49,7 @@ class Network:
                 head, found = _stacked_head(heads)
                 self.model.set_submodule(name, head)
                 places += found
+        use_masks(self.model, masks)
         stacks = {id(stack): stack for _, stack, _, _ in places}.values()
         self._gradients = [torch.zeros_like(stack) for stack in stacks]
         for stack, gradient in zip(stacks, self._gradients, strict=True):

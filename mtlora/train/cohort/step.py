@@ -9,10 +9,9 @@ from accelerate import Accelerator
 
 from mtlora.data.encoding import collate
 from mtlora.train.batches import loss_shares
-from mtlora.train.cohort.dropout import RunDropout
 from mtlora.train.cohort.network import Network
 from mtlora.train.compute import to_device
-from mtlora.train.model.attention import fastest_attention
+from mtlora.train.model.dropout import Masks
 from mtlora.train.objectives import run_losses
 from mtlora.train.optimizer import trained
 from mtlora.train.run import Run
@@ -33,8 +32,8 @@ class CohortStep:
         """
         self.runs = runs
         streams = [(run.config.seed, run.config.adapter.dropout) for run in runs]
-        self.dropout = RunDropout(streams, self.accelerator.device)
-        self.network = Network([run.model for run in runs], self.dropout)
+        self.masks = Masks(streams, self.accelerator.device)
+        self.network = Network([run.model for run in runs], self.masks)
         self.network.model.train()
 
     def __call__(
@@ -43,11 +42,10 @@ class CohortStep:
         """Take one optimizer step of all runs.
 
         Raises:
-            CohortUnsupported: the model computes something that belongs to no run.
+            CohortUnsupported: the model computes with what belongs to no run, or draws random numbers of its own.
         """
         runs, network, accelerator = self.runs, self.network, self.accelerator
-        self.dropout.seed(seeds)
-        torch.manual_seed(seeds[0])  # for what draws otherwise than by dropout, if a model does
+        self.masks.begin_step(seeds)
         shares = [loss_shares(run.config, run.data, own) for run, own in zip(runs, batches, strict=True)]
         network.load()
         total = torch.zeros(len(runs), device=accelerator.device)
@@ -55,8 +53,9 @@ class CohortStep:
             batch = self._collated(parts) | {"share": torch.tensor([of_run[number] for of_run in shares])}
             batch = to_device(batch, accelerator.device)
             share = batch.pop("share")
-            with accelerator.autocast(), fastest_attention(accelerator.device), self.dropout:
+            with accelerator.autocast():
                 losses = run_losses(runs[0].config, network.model, batch, len(runs)) * share
+            self.masks.end_batch()
             losses.sum().backward()  # each loss reaches the parameters of its own run only
             total += losses.detach().float()
         network.share_gradients()
@@ -68,12 +67,12 @@ class CohortStep:
         return list(total), norms
 
     def _collated(self, parts: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-        """Return the rows of all runs as one batch, and tell the dropout how it is made up."""
+        """Return the rows of all runs as one batch, and begin it in the masks."""
         config, data = self.runs[0].config, self.runs[0].data
         rows = np.concatenate(parts)
-        self.dropout.rows = len(rows)
-        self.dropout.widths = [
+        widths = [
             config.data.max_length if config.data.padding == "max_length" else int(data.train.lengths[own].max())
             for own in parts
         ]
+        self.masks.begin_batch(len(rows), widths)
         return collate(data.train, rows, data.pad_token_id, config.data.padding, config.data.max_length)

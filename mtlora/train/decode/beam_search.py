@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from transformers.cache_utils import Cache, DynamicLayer
 
 from mtlora.base.errors import UserError
 from mtlora.config.schema import DecodeConfig
+from mtlora.train.decode.cache import CachedForward, check_attention
+
+# Settings of a model whose layers, or some of them, attend to the latest tokens only.
+WINDOWS = ("sliding_window", "attention_chunk_size")
 
 
 def generate(
@@ -38,7 +39,7 @@ def generate(
         on_progress: called with (different prompts done, different prompts in all) after each batch.
 
     Raises:
-        UserError: a prompt and its new tokens exceed the model's positions.
+        UserError: as `check_model`.
     """
     kept = [tuple(prompt[-decode.max_context :]) for prompt in prompts]
     # Longest first: neighbours need little padding, and a batch that does not fit the memory fails at once.
@@ -75,9 +76,9 @@ def beam_search(
         N lists of at most `max_new_tokens` ids; an empty one if the ban left no hypothesis at all.
 
     Raises:
-        UserError: a prompt and its new tokens exceed the model's positions.
+        UserError: as `check_model`.
     """
-    check_positions(model, prompts, decode)
+    check_model(model, prompts, decode)
     forward = CachedForward(model, prompts, decode.max_new_tokens, pad_token_id)
     logits = forward.prompts()
     best = Best(len(prompts), decode, end_tokens, logits)
@@ -151,15 +152,26 @@ def settled(best: Tensor, live: Tensor, decode: DecodeConfig) -> Tensor:
     return best >= live / decode.max_new_tokens**decode.length_penalty
 
 
-def check_positions(model: Any, prompts: Sequence[Sequence[int]], decode: DecodeConfig) -> None:
-    """Refuse prompts for which the model has too few positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+def check_model(model: Any, prompts: Sequence[Sequence[int]], decode: DecodeConfig) -> None:
+    """Refuse a model that cannot decode these prompts.
+
+    Raises:
+        UserError: a prompt and its new tokens exceed the model's positions or its window of attention, or the attention cannot be
+            replaced by that to the hypotheses' cache.
+    """
+    check_attention(model)
     longest = max(map(len, prompts))
+    tokens = f"a context of {longest} tokens and decode.max_new_tokens={decode.max_new_tokens}"
+    lower = f"lower decode.max_context ({decode.max_context}) or decode.max_new_tokens"
+    positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and longest + decode.max_new_tokens > positions:
-        raise UserError(
-            f"a context of {longest} tokens and decode.max_new_tokens={decode.max_new_tokens} exceed the model's "
-            f"{positions} positions: lower decode.max_context ({decode.max_context}) or decode.max_new_tokens"
-        )
+        raise UserError(f"{tokens} exceed the model's {positions} positions: {lower}")
+    for name in WINDOWS:
+        window = getattr(model.config, name, None)
+        if window and longest + decode.max_new_tokens > window:
+            raise UserError(
+                f"{tokens} exceed the model's {name} of {window}, and beam search attends to all tokens: {lower}"
+            )
 
 
 class Best:
@@ -199,152 +211,3 @@ class Best:
         """Return each context's tokens."""
         pairs = zip(self.tokens.tolist(), self.length.tolist(), strict=True)
         return [tokens[:length] for tokens, length in pairs]
-
-
-class CachedForward:
-    """The model with its key-value cache and padding: the prompts once, then one token per row and call."""
-
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], steps: int, pad_token_id: int) -> None:
-        self.model, self.steps, self.device = model, steps, model.device
-        self.cache = Cache(layer_class_to_replicate=BeamLayer)
-        self.layers: list[BeamLayer] = self.cache.layers  # type: ignore[assignment]
-        width = max(map(len, prompts))
-        self.ids = torch.tensor([[pad_token_id] * (width - len(p)) + list(p) for p in prompts], device=self.device)
-        self.lengths = torch.tensor([len(p) for p in prompts], device=self.device)
-        self.mask: Tensor | None = None  # (N, width); without padding none, which allows faster attention
-        if any(len(p) < width for p in prompts):
-            self.mask = torch.arange(width, device=self.device) >= width - self.lengths[:, None]
-        self.shape = (len(prompts), 1)  # (C, W) of the call before
-        # (rows, t): for each generated token in the cache, the row in which its keys and values were computed.
-        self.origin = torch.empty(len(prompts), 0, dtype=torch.long, device=self.device)
-
-    def prompts(self) -> Tensor:
-        """Return the logits after the prompts, (N, V)."""
-        positions = None if self.mask is None else (self.mask.cumsum(1) - 1).clamp(min=0)
-        return self._run(self.ids, self.mask, positions)
-
-    def tokens(self, parents: Tensor, tokens: Tensor, contexts: Tensor) -> Tensor:
-        """Append a token to each hypothesis and return the logits after it, (C * W, V).
-
-        Args:
-            parents: (C, W) rows of the call before, which the hypotheses continue.
-            tokens: (C, W).
-            contexts: (C,) numbers of the contexts; none that was left out before.
-        """
-        rows = parents.flatten()
-        t = self.origin.shape[1]
-        origin = self.origin[rows]
-        if parents.shape != self.shape or t == 0:
-            kept = None if len(parents) == self.shape[0] else parents[:, 0] // self.shape[1]
-            for layer in self.layers:
-                layer.regroup(rows, kept, self.steps)
-        elif changed := (origin != self.origin).any(0).nonzero()[:1].tolist():
-            # Keys and values before the first change are the same tensors: they stay.
-            for layer in self.layers:
-                layer.reorder(rows, changed[0][0])
-        self.shape = (parents.shape[0], parents.shape[1])
-        self.origin = torch.cat([origin, torch.arange(len(rows), device=self.device)[:, None]], 1)
-        positions = (self.lengths[contexts] + t).repeat_interleave(parents.shape[1])[:, None]
-        attention = BeamAttention(self.layers, len(contexts), None if self.mask is None else self.mask[contexts])
-        with attention:
-            logits = self._run(tokens.reshape(-1, 1), None, positions)
-        if attention.calls != len(self.layers):
-            raise UserError("beam search needs a model whose attention is PyTorch's (attn_implementation=sdpa)")
-        return logits
-
-    def _run(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-class BeamLayer(DynamicLayer):
-    """One layer's keys and values: those of the prompts once per context, those of generated tokens once per row.
-
-    `DynamicLayer` repeats the prompt for every hypothesis and copies the whole cache for each token, and `reorder_cache` does
-    once more; here a token is written in place, and only what differs between the hypotheses moves.
-    """
-
-    prompt: tuple[Tensor, Tensor]  # keys and values, (C, heads, width, size)
-    own: list[Tensor]  # keys and values, (C * W, heads, room for all steps, size)
-    length = 0  # generated tokens
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Keep the prompts (first call), or a token of each row; what is returned then is not used (see `BeamAttention`)."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.prompt = (key_states, value_states)
-            self.own = [new[:, :, :0] for new in self.prompt]
-        else:
-            for buffer, new in zip(self.own, (key_states, value_states), strict=True):
-                buffer[:, :, self.length : self.length + 1] = new
-            self.length += 1
-        return key_states, value_states
-
-    def get_seq_length(self) -> int:
-        """Return how many tokens a row has behind it."""
-        return self.prompt[0].shape[2] + self.length if self.is_initialized else 0
-
-    def regroup(self, rows: Tensor, contexts: Tensor | None, room: int) -> None:
-        """Make the cache that of the given rows, with room for all steps, and of the given contexts (None: all stay)."""
-        if contexts is not None:
-            self.prompt = (self.prompt[0][contexts], self.prompt[1][contexts])
-        for i, old in enumerate(self.own):
-            buffer = old.new_empty(len(rows), old.shape[1], room, old.shape[3])
-            buffer[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
-            self.own[i] = buffer
-
-    def reorder(self, rows: Tensor, first: int) -> None:
-        """Replace each row's tokens from number `first` on by those of the given rows."""
-        for buffer in self.own:
-            view = buffer[:, :, first : self.length]
-            view[:] = view.index_select(0, rows)
-
-
-class BeamAttention(TorchFunctionMode):
-    """While active, answers the attention calls of one step, in the order of the layers, from their caches.
-
-    The hypotheses of a context ask its prompt together, one matrix product instead of a product per row with a copy of the keys.
-    """
-
-    def __init__(self, layers: Sequence[BeamLayer], contexts: int, mask: Tensor | None) -> None:
-        """Take the layers' caches and the prompts' mask, (C, width), True at tokens."""
-        super().__init__()
-        self.layers, self.contexts, self.calls = layers, contexts, 0
-        self.mask = None if mask is None else ~mask[:, None, None, None]
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace scaled dot product attention; let all others pass."""
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        layer = self.layers[self.calls]
-        self.calls += 1
-        return self._attend(layer, args[0], (kwargs or {}).get("scale"))
-
-    def _attend(self, layer: BeamLayer, query: Tensor, scale: float | None) -> Tensor:
-        """Return the attention of one query a row, shaped as `query`: (C * W, ..., size), g heads for each head of keys."""
-        prompt_keys, prompt_values = layer.prompt
-        keys, values = (buffer[:, :, : layer.length] for buffer in layer.own)
-        rows, heads, _, size = keys.shape
-        c, w = self.contexts, rows // self.contexts
-        q = query.reshape(rows, heads, -1, size) * (scale if scale is not None else size**-0.5)
-        g = q.shape[2]
-        # (C, heads, W, g, width) for the prompt; the hypotheses and their g heads are the rows of one product
-        together = q.view(c, w, heads, g, size).transpose(1, 2)
-        scores = (together.reshape(c, heads, w * g, size) @ prompt_keys.mT).view(c, heads, w, g, -1)
-        if self.mask is not None:
-            scores = scores.masked_fill(self.mask, -math.inf)
-        width = scores.shape[-1]
-        own = (q @ keys.mT).view(c, w, heads, g, -1).transpose(1, 2)
-        weights = (
-            torch.cat([scores, own], -1).softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
-        )
-        of_prompt = (weights[..., :width].reshape(c, heads, w * g, width) @ prompt_values).view(c, heads, w, g, size)
-        of_own = weights[..., width:].transpose(1, 2).reshape(rows, heads, g, -1) @ values
-        return (of_prompt.transpose(1, 2).reshape(rows, heads, g, size) + of_own).reshape(query.shape)

@@ -14,21 +14,20 @@ from mtlora.data.batches import sample_rows
 from mtlora.data.contexts import Group
 from mtlora.data.prompting import encode_prompts, end_tokens, pad_token
 from mtlora.data.sources import load_groups
-from mtlora.train.decode.beam_search import check_positions, generate
-from mtlora.train.model.attention import fastest_attention
+from mtlora.train.decode.beam_search import check_model, generate
 
 
-def prepare_groups(config: RunConfig, model: PeftModel, tokenizer: Any) -> list[Group]:
+def prepare_contexts(config: RunConfig, model: PeftModel, tokenizer: Any) -> list[Group]:
     """Return the contexts that a run decodes: those of the test split, or the sample that `decode.limit_contexts` asks for.
 
     Raises:
-        UserError: as `load_groups`, or a context and its text exceed the model's positions.
+        UserError: as `load_groups` and `check_model`; asked before training.
     """
-    groups = load_groups(config.task, config.data, Path(config.results) / "cache")
-    rows = sample_rows(len(groups), config.decode.limit_contexts, "contexts", config.task.name)
-    chosen = [groups[row] for row in rows]
-    prompts = encode_prompts([group.context for group in chosen], tokenizer)
-    check_positions(model, [prompt[-config.decode.max_context :] for prompt in prompts], config.decode)
+    contexts = load_groups(config.task, config.data, Path(config.results) / "cache")
+    rows = sample_rows(len(contexts), config.decode.limit_contexts, "contexts", config.task.name)
+    chosen = [contexts[row] for row in rows]
+    prompts = encode_prompts([context.context for context in chosen], tokenizer)
+    check_model(model, [prompt[-config.decode.max_context :] for prompt in prompts], config.decode)
     return chosen
 
 
@@ -45,7 +44,7 @@ def decode(
     model.eval()
     # In fp32 whatever `train.precision` says: in bf16 ties between the scores of hypotheses would decide. The forward of the PEFT
     # model is wrapped in autocast by accelerate, that of the model inside is not.
-    with merged(model), fastest_attention(model.device):
+    with merged(model):
         ids = generate(
             model.get_base_model(), prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress
         )

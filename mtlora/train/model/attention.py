@@ -1,75 +1,127 @@
-"""Scaled dot product attention as two matrix products, for where PyTorch's own kernels are slower."""
+"""The attention of our backbones: a function of ours in the place that transformers keeps for one, its `AttentionInterface`.
+
+It computes scaled dot product attention as two matrix products where PyTorch's own kernel is slower or draws the wrong dropout,
+and leaves the rest to PyTorch. Beam search puts its own computation in its place.
+"""
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from mtlora.base.onednn import fp32_matmul_precision
+from mtlora.train.model.dropout import masks_of
+
+NAME = "mtlora"  # of `attention` in the interface
+LEFT_TO_PYTORCH = ("position_bias", "softcap")  # arguments of a few models; PyTorch's attention refuses the second
+
+# Returns the attention of a layer: (number of the layer, query, scale) -> output, shaped as the query.
+Attend = Callable[[int, Tensor, float | None], Tensor]
 
 
-def fastest_attention(device: torch.device) -> AbstractContextManager[Any]:
-    """Return what to compute attention in on a device.
+def use_own_attention(model: PreTrainedModel) -> None:
+    """Let a model compute its attention by `attention`.
 
-    PyTorch's fused kernel for the CPU multiplies small blocks, and through oneDNN each of those products is set up anew: it then
-    takes four to six times as long as two plain products (measured by tools/benchmarks/steps.py).
+    A model that has no place for it, such as DeBERTa, or that cannot use PyTorch's attention either, is left alone.
     """
-    return ProductAttention() if device.type == "cpu" and fp32_matmul_precision() == "bf16" else nullcontext()
+    if model.is_backend_compatible() and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(NAME)
 
 
-class ProductAttention(TorchFunctionMode):
-    """While active, answers `F.scaled_dot_product_attention`; dropout draws what PyTorch would draw."""
+def products_are_faster(device: torch.device) -> bool:
+    """Tell whether two plain products are faster than PyTorch's fused kernel.
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Replace that function; let all others pass."""
-        if func is F.scaled_dot_product_attention:
-            return attention(F.dropout, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    On the CPU that kernel multiplies small blocks, and oneDNN sets up each of those products anew: it then takes four to six
+    times as long (measured by tools/benchmarks/steps.py).
+    """
+    return device.type == "cpu" and fp32_matmul_precision() == "bf16"
 
 
 def attention(
-    dropout: Callable[[Tensor, float], Tensor],
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    attend: Attend | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Return the attention of a layer, (batch, queries, heads, size), and no weights; called by the layer.
+
+    Args:
+        module: the layer; `use_masks` has left its masks there, if any.
+        query: (batch, heads, queries, size).
+        key: (batch, heads of keys, keys, size).
+        value: as `key`.
+        attention_mask: boolean, True where a key may be seen, (batch, 1, queries, keys).
+        dropout: the rate of the weights' dropout; 0 outside of training.
+        scaling: None is 1 / sqrt(size).
+        is_causal: whether each query sees the keys up to its own position; None is the layer's own `is_causal`. As in
+            transformers' own functions it counts for several queries without a mask only.
+        attend: computes the attention instead; given to the model's forward, which passes it on.
+        **kwargs: passed to PyTorch's attention.
+    """
+    if attend is not None:
+        return attend(module.layer_idx, query, scaling).transpose(1, 2).contiguous(), None
+    masks = masks_of(module) if dropout else None
+    # A run alone on the CPU draws from PyTorch's own generator, as PyTorch's kernel does.
+    drops_itself = masks is not None and (masks.runs > 1 or query.device.type != "cpu")
+    plain = all(kwargs.get(name) is None for name in LEFT_TO_PYTORCH)
+    if plain and (drops_itself or products_are_faster(query.device)):
+        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        causal = is_causal and attention_mask is None and query.shape[2] > 1
+        drop = F.dropout if masks is None else masks.drop
+        output = products(query, key, value, attention_mask, scaling, causal, dropout, drop)
+        return output.transpose(1, 2).contiguous(), None
+    arguments = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
+
+
+def products(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
     scale: float | None = None,
-    enable_gqa: bool = False,
+    is_causal: bool = False,
+    dropout: float = 0.0,
+    drop: Callable[[Tensor, float], Tensor] = F.dropout,
 ) -> Tensor:
     """Return ``dropout(softmax(scale q k^T + mask)) v``, as `F.scaled_dot_product_attention` with the same arguments.
 
-    A query that may see no key, as those of padding on the left, sees all of them: what it returns is finite, and used by nobody.
+    A fully masked query (padding on the left) attends uniformly, so its unused output is finite rather than NaN.
 
     Args:
-        dropout: drops weights, (..., queries, keys), at a rate.
         query: (..., heads, queries, size).
-        key: (..., heads, keys, size).
-        value: (..., heads, keys, size of the output).
-        attn_mask: what is added, or True where a key may be seen; broadcast to the weights.
-        dropout_p: the rate.
-        is_causal: each query sees the keys up to its own position; instead of a mask.
+        key: (..., heads, keys, size), or fewer heads, each shared by neighbouring heads of the query.
+        value: as `key`, (..., size of the output).
+        mask: added, or True where a key may be seen; broadcast to the weights.
         scale: None is 1 / sqrt(size).
-        enable_gqa: several heads of the query share a head of the keys and values.
+        is_causal: each query sees the keys up to its own position; instead of a mask.
+        dropout: the rate at which weights are dropped.
+        drop: drops from the weights, (..., heads, queries, keys), at a rate.
     """
-    if enable_gqa:
+    if key.shape[-3] != query.shape[-3]:
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
     weights = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.mT
     if is_causal:
-        attn_mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=weights.device).tril()
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        attn_mask = torch.zeros_like(attn_mask, dtype=weights.dtype).masked_fill(
-            ~attn_mask, torch.finfo(weights.dtype).min
-        )
-    if attn_mask is not None:
-        weights.add_(attn_mask)  # in place: a product keeps its factors for the backward pass, not its result
+        mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=weights.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=weights.dtype).masked_fill(~mask, torch.finfo(weights.dtype).min)
+    if mask is not None:
+        weights.add_(mask)  # in place: a product keeps its factors for the backward pass, not its result
     weights = weights.softmax(-1)
-    return (dropout(weights, dropout_p) if dropout_p else weights) @ value
+    return (drop(weights, dropout) if dropout else weights) @ value
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

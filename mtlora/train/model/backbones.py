@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -21,6 +22,7 @@ from transformers import (
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import file_sha256
 from mtlora.config.schema import ModelConfig, RunConfig
+from mtlora.train.model.attention import use_own_attention
 
 # Dropout of the frozen backbone, off in generation tasks: LoRA's GPT-2 has none (arXiv 2106.09685, its code).
 DECODER_DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop", "attention_dropout")
@@ -90,27 +92,34 @@ def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
     Raises:
         UserError: the weights cannot be loaded, differ from their checksum, or are not those of this architecture.
     """
-    model, task = config.model, config.task
+    task = config.task
     kind: Any = AutoModelForCausalLM if task.kind == "generation" else AutoModelForSequenceClassification
     head: dict[str, Any] = {} if task.kind == "generation" else {"num_labels": len(task.labels) or 1}
     if task.kind == "regression":
         head["problem_type"] = "regression"
-    if model.source == "random" and model.path is None:
-        values = {**model.architecture, **head, "vocab_size": vocabulary}
-        values |= dict.fromkeys(DECODER_DROPOUT, 0.0) if task.kind == "generation" else {}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return kind.from_config(AutoConfig.for_model(**values))
+    if config.model.source == "random" and config.model.path is None:
+        backbone = _random_backbone(config, kind, head | {"vocab_size": vocabulary})
+    else:
+        backbone = _pretrained_backbone(config, kind, head)
+    use_own_attention(backbone)
+    return backbone
+
+
+def _random_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> PreTrainedModel:
+    values = {**config.model.architecture, **head}
+    values |= dict.fromkeys(DECODER_DROPOUT, 0.0) if config.task.kind == "generation" else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone: PreTrainedModel = kind.from_config(AutoConfig.for_model(**values))
+    return backbone
+
+
+def _pretrained_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> PreTrainedModel:
+    model = config.model
     location, options = _location(model)
     try:
         settings = AutoConfig.from_pretrained(location, **head, **options)
-        for name in DECODER_DROPOUT if task.kind == "generation" else ():
-            if hasattr(settings, name):
-                setattr(settings, name, 0.0)
-        if model.head_dropout is not None:
-            # DeBERTa reads cls_dropout, which its configuration has only where the file on disk sets it.
-            name = "cls_dropout" if settings.model_type.startswith("deberta") else "classifier_dropout"
-            setattr(settings, name, model.head_dropout)
+        _set_dropout(settings, config)
         backbone, found = kind.from_pretrained(
             location,
             config=settings,
@@ -130,7 +139,18 @@ def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
     absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if stray := [name for name in absent if not set(name.split(".")) & set(model.head)]:
         raise UserError(f"model {model.name}: the weights in {location} lack {stray[0]}, or it has another shape there")
-    return backbone
+    loaded: PreTrainedModel = backbone
+    return loaded
+
+
+def _set_dropout(settings: PretrainedConfig, config: RunConfig) -> None:
+    for name in DECODER_DROPOUT if config.task.kind == "generation" else ():
+        if hasattr(settings, name):
+            setattr(settings, name, 0.0)
+    if config.model.head_dropout is not None:
+        # DeBERTa reads cls_dropout, which its configuration has only where the file on disk sets it.
+        name = "cls_dropout" if settings.model_type.startswith("deberta") else "classifier_dropout"
+        setattr(settings, name, config.model.head_dropout)
 
 
 def drop_unread_tokens(backbone: PreTrainedModel) -> None:

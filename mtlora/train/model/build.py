@@ -82,7 +82,7 @@ def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:
         raise UserError(f"model.head={head} matches no module of {type(backbone).__name__}: correct conf/model/")
     for name, parameter in parameters:
         if parameter.dim() > 1:
-            std = backbone.config.initializer_range
+            std = getattr(backbone.config, "initializer_range", 0.02)  # where it is absent: as transformers does
             nn.init.normal_(parameter, std=std, generator=torch_stream(seed, "head", name))
         else:
             nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
