@@ -1,1 +1,1 @@
-"""The metrics: which text treatment, which numbers."""
+"""The metrics: how texts are treated before they are scored, and how each metric is computed."""

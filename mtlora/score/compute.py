@@ -1,4 +1,4 @@
-"""Which metrics exist and how they are read, without any heavy import; `compute` is what the training loop calls."""
+"""The scores of predictions, for training and for the scoring command; importing this module loads nothing heavy."""
 
 import importlib.util
 import logging
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mtlora.base.errors import UserError
+from mtlora.score import text
 
 if TYPE_CHECKING:
     import numpy as np
 
 log = logging.getLogger(__name__)
 
-
-TEXT_PACKAGES = ("sacrebleu", "pyter", "pycocoevalcap")  # what the extra `metrics` brings
-# scoring: the metrics that see the texts after the PTB tokenizer, which is a Java program
+TEXT_PACKAGES = ("sacrebleu", "pyter", "rapidfuzz", "pycocoevalcap")  # those of the extra `metrics`
+# scoring: the metrics that are computed on the tokens of the PTB tokenizer, which is a Java program
 TOKENISED: dict[str, tuple[str, ...]] = {"triples": (), "e2e": ("meteor", "rouge_l", "cider")}
 
 
@@ -32,9 +32,9 @@ def compute(
     Raises:
         FloatingPointError: a prediction is not finite.
     """
-    from mtlora.score import evaluators  # imports `evaluate`, which takes seconds
+    from mtlora.score.metric import measure  # imports `evaluate`, which takes seconds
 
-    return evaluators.compute(names, predictions, references, experiment_id)
+    return {name: measure(name, predictions, references, experiment_id) for name in names}
 
 
 def compute_texts(
@@ -45,26 +45,24 @@ def compute_texts(
     experiment_id: str,
     official_ter: bool = False,
 ) -> dict[str, float]:
-    """Return the named metrics of generated texts as they are published: BLEU 0 to 100, the others raw.
+    """Return the named metrics of generated texts on the scale of publications: BLEU 0 to 100, the others raw.
 
     Args:
-        names: text metrics of `METRICS`; those that need Java are left out, with a warning, where there is none.
-        scoring: `triples` (DART, WebNLG: both sides are cut, lower-cased and split) or `e2e` (both sides are only cut;
-            METEOR, ROUGE-L and CIDEr come after coco-caption's tokenizer).
+        names: text metrics of `METRICS`; those that need Java are left out, with a warning, if it does not start.
+        scoring: `triples` (DART, WebNLG: both sides are trimmed, lower-cased and split) or `e2e` (both sides are only
+            trimmed; METEOR, ROUGE-L and CIDEr are computed on the tokens of coco-caption's tokenizer).
         hypotheses: n texts as they were decoded.
-        references: n lists of texts; empty ones do not count.
+        references: n lists of texts; empty texts among them are ignored.
         experiment_id: one per run, so that runs in parallel never share state.
         official_ter: count the blank last line that the official TER script reads: (sum + 1) / (n + 1).
 
     Raises:
-        UserError: the extra `metrics` is not installed, or there is nothing to score or to compare with.
+        UserError: the extra `metrics` is not installed, there are no texts, or a text has no reference.
     """
     require_text_packages()
-    from mtlora.score import text
-
-    treat = text.treat(scoring)
     if not hypotheses or len(hypotheses) != len(references):
         raise UserError(f"{len(hypotheses)} texts for {len(references)} lists of references: give one text for each")
+    treat = text.treat(scoring)
     groups = [[treated for treated in map(treat, group) if treated] for group in references]
     if lone := [number for number, group in enumerate(groups, 1) if not group]:
         raise UserError(f"text {lone[0]} has no reference that is not empty: complete the test data or leave it out")
@@ -75,12 +73,21 @@ def compute_texts(
             ", ".join(needing),
         )
         names = [name for name in names if name not in needing]
-    from mtlora.score import text_evaluators  # imports `evaluate`, which takes seconds
+    from mtlora.score.metric import measure  # imports `evaluate`, which takes seconds
 
-    treated_texts = [treat(hypothesis) for hypothesis in hypotheses]
-    return text_evaluators.compute(
-        names, treated_texts, groups, TOKENISED[scoring], experiment_id, official_ter=official_ter
-    )
+    plain = [treat(hypothesis) for hypothesis in hypotheses], groups
+    tokens = _tokenise(*plain) if set(names) & set(TOKENISED[scoring]) else plain
+    options = {"ter": {"official_off_by_one": official_ter}}
+    return {
+        name: measure(name, *(tokens if name in TOKENISED[scoring] else plain), experiment_id, **options.get(name, {}))
+        for name in names
+    }
+
+
+def _tokenise(hypotheses: list[str], references: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Tokenise both sides in one go each, as coco-caption does."""
+    rest = iter(text.ptb_tokenise([reference for group in references for reference in group]))
+    return text.ptb_tokenise(hypotheses), [[next(rest) for _ in group] for group in references]
 
 
 def needing_java(names: Sequence[str], scoring: str) -> list[str]:
@@ -89,7 +96,7 @@ def needing_java(names: Sequence[str], scoring: str) -> list[str]:
 
 
 def require_text_packages() -> None:
-    """Raise a UserError if the extra `metrics` is not installed; cheap, so that a run can ask before it trains."""
+    """Raise a UserError if the extra `metrics` is not installed; imports nothing, so that a run can check before training."""
     if missing := [name for name in TEXT_PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"text metrics need {', '.join(missing)}: install them with `pip install 'mtlora[metrics]'` or `make setup`"

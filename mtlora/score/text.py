@@ -1,7 +1,7 @@
 """Metrics of generated texts as pure functions, and the published treatment of the texts before they are scored.
 
-Every metric takes hypotheses (n strings) and references (n lists of one or more strings, not all equally many).
-The packages of the extra `metrics` are imported where they are used.
+Every metric takes hypotheses (n strings) and references (n lists of one or more strings; the lists may differ in length).
+The packages of the extra `metrics` are imported in the functions that use them, because they are optional.
 """
 
 import math
@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,25 +23,26 @@ References = Sequence[Sequence[str]]
 NIST_ORDER = 5
 NIST_BETA = math.log(0.5) / math.log(1.5) ** 2  # the penalty is one half where the output has 2/3 of the words
 METEOR_OPTIONS = ["-", "-", "-stdio", "-l", "en", "-norm"]
-# Both programs read and write UTF-8 whatever the locale is, but METEOR lower-cases by its language: in Turkish "I" is "ı".
+# Both programs read and write UTF-8 in every locale, but METEOR lower-cases by the rules of the locale's language: in
+# Turkish "I" becomes "ı".
 JAVA_FLAGS = ["-Duser.language=en", "-Duser.country=US", "-Xmx2G"]
 
 
 def trim(text: str) -> str:
-    """Return what comes before the first `<|endoftext|>` and the first blank line, stripped (E2E)."""
+    """Return the text up to the first `<|endoftext|>` or blank line, stripped (E2E)."""
     return text.split("<|endoftext|>")[0].split("\n\n")[0].strip()
 
 
 def normalise(text: str) -> str:
-    r"""Return the trimmed text in lower case, every non-word character (regex `\W`) a token of its own (DART, WebNLG).
+    r"""Return the trimmed text in lower case, with every non-word character (regex `\W`) as a token of its own (DART, WebNLG).
 
-    Tokens are joined by single spaces; white space is no token. The underscore is a word character.
+    Tokens are joined by single spaces; white space is not a token. The underscore is a word character.
     """
     return " ".join(re.sub(r"(\W)", r" \1 ", trim(text).lower()).split())
 
 
 def treat(scoring: str) -> Callable[[str], str]:
-    """Return the published treatment of texts before scoring: `triples` (DART, WebNLG) or `e2e`."""
+    """Return the published treatment of texts before scoring: `triples` (DART, WebNLG) is `normalise`, `e2e` is `trim`."""
     return {"triples": normalise, "e2e": trim}[scoring]
 
 
@@ -58,16 +59,17 @@ def bleu_metric(**options: Any) -> Any:
 
 
 def reference_streams(references: References) -> list[list[str | None]]:
-    """Turn n lists of references into sacrebleu's streams, each of n texts; it leaves out None, where a text has fewer."""
+    """Turn n lists of references into sacrebleu's streams of n texts each, with None for a reference that does not exist."""
     return [[refs[i] if i < len(refs) else None for refs in references] for i in range(max(map(len, references)))]
 
 
 def nist(hypotheses: Sequence[str], references: References) -> float:
-    """Return corpus NIST, from 0, as the E2E challenge's script computes it with `-p` (LoRA calls it so).
+    """Return corpus NIST, from 0, as the E2E challenge's script computes it with `-p`, the option that LoRA's authors use.
 
-    13a tokens in lower case; n-grams up to 5, weighted by information over all references; a count is clipped at the
-    largest of any one reference; the length is held against the mean over references. nltk's `corpus_nist` is another
-    number: it takes the single best reference. Formula: Doddington (2002), equations 2 and 3. Not run against mteval-v13a.
+    The tokens are those of 13a in lower case. N-grams up to 5 are weighted by their information over all references, and
+    a count is clipped at the largest count in any one reference. The length is compared with the mean over references.
+    nltk's `corpus_nist` differs: it takes the single best reference. Formula: Doddington (2002), equations 2 and 3. This
+    function has not been compared with mteval-v13a itself.
     """
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
@@ -96,14 +98,15 @@ def nist(hypotheses: Sequence[str], references: References) -> float:
 
 
 def ter(hypotheses: Sequence[str], references: References, official_off_by_one: bool = False) -> float:
-    """Return the mean over texts of the smallest translation edit rate over the references, from 0, lower is better.
+    """Return the mean over texts of the smallest translation edit rate over the references, from 0; lower is better.
 
-    An empty text counts 1: every word is missing. The numbers are those of `pyter.ter` on words split at white space.
+    An empty text counts as 1, since every word is missing. The rates are those of `pyter.ter` on words split at white
+    space.
 
     Args:
-        hypotheses: the texts.
-        references: those of each text.
-        official_off_by_one: count one more text as wholly wrong, the blank last line that the official script reads.
+        hypotheses: n texts.
+        references: n lists of texts.
+        official_off_by_one: count one more text, with rate 1: the official script reads a blank last line as a text.
     """
     total, cache = 0.0, {}
     for hypothesis, refs in zip(hypotheses, references, strict=True):
@@ -117,49 +120,20 @@ def ter(hypotheses: Sequence[str], references: References, official_off_by_one: 
 
 
 def edit_rate(words: Words, reference: Words) -> float:
-    """Return `pyter.ter(words, reference)` by the same search for shifts, with a faster edit distance.
+    """Return `pyter.ter(words, reference)`, from the same search for shifts with a faster edit distance.
 
     An empty reference gives 1, as in the official script.
     """
-    from pyter import _ter  # pinned to version 0.3: its search with the distance as an argument
+    from pyter import _ter  # pinned to version 0.3: the search with the distance as an argument
+    from rapidfuzz.distance import Levenshtein
 
     if not reference:
         return 1.0
-    return float(_ter(list(words), list(reference), edit_distance_to(reference)))
-
-
-def edit_distance_to(reference: Words) -> Callable[[Words], int]:
-    """Return a function that gives the Levenshtein distance (in words) of a text to `reference`, not empty.
-
-    One row of the table is two bit vectors in Python integers: Myers (1999) in the form of Hyyrö (2003).
-    """
-    size, last = len(reference), 1 << (len(reference) - 1)
-    full = (1 << size) - 1
-    places: defaultdict[str, int] = defaultdict(int)
-    for place, word in enumerate(reference):
-        places[word] |= 1 << place
-    known = dict(places)
-
-    def distance(words: Words) -> int:
-        above, below, result = full, 0, size  # where a cell is one more, one less than its neighbour
-        for word in words:
-            match = known.get(word, 0)
-            diagonal = (((match & above) + above) ^ above) | match
-            right, left = below | ~(diagonal | above) & full, above & diagonal
-            if right & last:
-                result += 1
-            elif left & last:
-                result -= 1
-            right = right << 1 | 1
-            vertical = match | below
-            above, below = (left << 1 | ~(vertical | right)) & full, right & vertical & full
-        return result
-
-    return distance
+    return float(_ter(list(words), list(reference), lambda shifted: Levenshtein.distance(shifted, reference)))
 
 
 def meteor(hypotheses: Sequence[str], references: References) -> float:
-    """Return METEOR 1.5 for English with `-norm`, 0 to 1, by the jar in pycocoevalcap.
+    """Return METEOR 1.5 for English with `-norm`, 0 to 1, computed by the jar in pycocoevalcap.
 
     Raises:
         UserError: the Java program ends early.
@@ -168,7 +142,7 @@ def meteor(hypotheses: Sequence[str], references: References) -> float:
 
     pairs = list(zip(hypotheses, references, strict=True))
     command = ["java", *JAVA_FLAGS, "-jar", "meteor-1.5.jar", *METEOR_OPTIONS]
-    # pycocoevalcap's own class would work too, but it hangs for good when Java fails: it deletes itself under its lock.
+    # pycocoevalcap has a class for this, but it hangs forever when Java fails: its destructor waits for a lock that it holds.
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(
@@ -194,31 +168,33 @@ def meteor(hypotheses: Sequence[str], references: References) -> float:
                 ask("SCORE", *map(_one_line, refs), _one_line(hypothesis))
                 statistics.append(answer())
             ask("EVAL", *statistics)
-            return float([answer() for _ in range(len(statistics) + 1)][-1])  # each text's score, then the corpus's
+            return float(
+                [answer() for _ in range(len(statistics) + 1)][-1]
+            )  # one score per text, then that of the corpus
         except (BrokenPipeError, ValueError):
             raise _java_failed("METEOR", errors) from None
         finally:
             process.kill()
-            with suppress(BrokenPipeError):  # what could not be written is still in the buffer
+            with suppress(BrokenPipeError):  # closing writes the rest of the buffer
                 stdin.close()
 
 
 def rouge_l(hypotheses: Sequence[str], references: References) -> float:
-    """Return mean ROUGE-L as in coco-caption, 0 to 1, of texts that `ptb_tokenise` has treated."""
+    """Return mean ROUGE-L as in coco-caption, 0 to 1, of texts that come from `ptb_tokenise`."""
     from pycocoevalcap.rouge.rouge import Rouge
 
     return float(Rouge().compute_score(*_coco_form(hypotheses, references))[0])
 
 
 def cider(hypotheses: Sequence[str], references: References) -> float:
-    """Return CIDEr as in coco-caption, 0 to 10, of texts that `ptb_tokenise` has treated; 0 for a single text."""
+    """Return CIDEr as in coco-caption, 0 to 10, of texts that come from `ptb_tokenise`; 0 for a single text."""
     from pycocoevalcap.cider.cider import Cider
 
     return float(Cider().compute_score(*_coco_form(hypotheses, references))[0])
 
 
 def ptb_tokenise(texts: Sequence[str]) -> list[str]:
-    """Return coco-caption's form of each text: Stanford's PTB tokens in lower case without punctuation, space between.
+    """Return each text as coco-caption sees it: Stanford's PTB tokens in lower case, without punctuation, joined by spaces.
 
     Raises:
         UserError: the Java program ends early.
@@ -256,7 +232,7 @@ def _ngrams(words: Words, order: int) -> Counter[tuple[str, ...]]:
 
 
 def _one_line(text: str) -> str:
-    """Return the text without what METEOR's line protocol reads as a separator."""
+    """Return the text without the separators of METEOR's line protocol."""
     return " ".join(text.replace("|||", " ").split())
 
 
@@ -268,8 +244,8 @@ def _folder(package: object) -> Path:
     return Path(next(iter(package.__path__)))  # type: ignore[attr-defined]
 
 
-def _java_failed(what: str, errors: IO[bytes]) -> UserError:
+def _java_failed(program: str, errors: IO[bytes]) -> UserError:
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
-    reason = next((line for line in lines if "rror" in line or "xception" in line), lines[-1])  # not the stack below it
-    return UserError(f"{what} ended early ({reason.strip()}): check `java -version` and free memory")
+    reason = next((line for line in lines if "rror" in line or "xception" in line), lines[-1])  # skips the stack trace
+    return UserError(f"{program} ended early ({reason.strip()}): check `java -version` and free memory")

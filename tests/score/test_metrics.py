@@ -73,19 +73,19 @@ def test_small_cases_by_hand() -> None:
 def test_compute_goes_through_evaluate_and_agrees_with_the_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mtlora.score import evaluators
+    from mtlora.score.metric import FUNCTIONS, Metric
 
     rng = np.random.default_rng(0)
     references = rng.integers(0, 2, size=500)
     predictions = np.where(rng.random(500) < 0.3, 1 - references, references)
     seen: list[tuple[str, str, bool]] = []
-    original = evaluators.GlueMetric._compute
+    original = Metric._compute
 
-    def spy(self: evaluators.GlueMetric, **columns: object) -> dict[str, float]:
-        seen.append((self.name, self.experiment_id, self.keep_in_memory))
+    def spy(self: Metric, **columns: object) -> dict[str, float]:
+        seen.append((self.config_name, self.experiment_id, self.keep_in_memory))
         return original(self, **columns)
 
-    monkeypatch.setattr(evaluators.GlueMetric, "_compute", spy)
+    monkeypatch.setattr(Metric, "_compute", spy)
     assert compute(["accuracy", "f1", "matthews"], predictions, references, "run-1") == {
         "accuracy": pytest.approx(sklearn.metrics.accuracy_score(references, predictions)),
         "f1": pytest.approx(sklearn.metrics.f1_score(references, predictions)),
@@ -97,7 +97,7 @@ def test_compute_goes_through_evaluate_and_agrees_with_the_libraries(
     found = compute(["pearson", "spearman"], noisy, truth, "run-2")
     assert found["pearson"] == pytest.approx(scipy.stats.pearsonr(noisy.astype(float), truth.astype(float)).statistic)
     assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(noisy, truth).statistic)
-    assert set(evaluators.CLASSES) <= set(METRICS)
+    assert set(FUNCTIONS) == set(METRICS)
     assert all(type(value) is float for value in found.values())
 
 

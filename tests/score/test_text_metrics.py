@@ -23,6 +23,7 @@ from mtlora.score.compute import TOKENISED, compute_texts
 
 pytest.importorskip("sacrebleu", reason="the extra `metrics` is not installed")
 pytest.importorskip("pyter", reason="the extra `metrics` is not installed")
+pytest.importorskip("rapidfuzz", reason="the extra `metrics` is not installed")
 pycocoevalcap = pytest.importorskip("pycocoevalcap", reason="the extra `metrics` is not installed")
 
 WEBNLG = Path(REPOSITORY).parent / "shared" / "data" / "webnlg_2017" / "dev.jsonl.gz"
@@ -149,16 +150,17 @@ def test_nist_with_one_reference_is_that_of_nltk(seed: int) -> None:
 @given(word_lists, word_lists.filter(bool))
 def test_edit_rate_is_that_of_pyter(words: list[str], reference: list[str]) -> None:
     import pyter
+    from rapidfuzz.distance import Levenshtein
 
     assert text.edit_rate(words, reference) == pyter.ter(words, reference)
-    assert text.edit_distance_to(reference)(words) == pyter.edit_distance(words, reference)
+    assert Levenshtein.distance(words, reference) == pyter.edit_distance(words, reference)
 
 
 def test_edit_rate_of_long_texts() -> None:
     import pyter
 
     rng = random.Random(5)
-    for size in (64, 65, 90):  # the bit vectors are longer than a machine word
+    for size in (64, 65, 90):  # 64 is where the bit vectors of the edit distance fill a machine word
         reference = rng.choices([*WORDS, *map(str, range(60))], k=size)
         words = reference[30:] + rng.choices(WORDS, k=5) + reference[:20]
         assert text.edit_rate(words, reference) == pyter.ter(words, reference)
@@ -287,7 +289,7 @@ def test_real_texts(real: tuple[list[str], list[list[str]]]) -> None:
 
 @java
 def test_e2e_texts_are_tokenised_for_the_coco_metrics_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mtlora.score import text_evaluators
+    from mtlora.score.metric import FUNCTIONS
 
     seen = {}
 
@@ -295,7 +297,7 @@ def test_e2e_texts_are_tokenised_for_the_coco_metrics_only(monkeypatch: pytest.M
         seen["meteor"] = (hypotheses, references)
         return 0.5
 
-    monkeypatch.setattr(text_evaluators.Meteor, "function", staticmethod(spy))
+    monkeypatch.setitem(FUNCTIONS, "meteor", (spy, "string"))
     names = ["bleu", "meteor", "rouge_l", "cider", "nist"]
     raw = ["The Mill, a pub.<|endoftext|>!", "Cheap food\n\nThe Mill"]
     references = [["The Mill is a Pub!", " ", "A pub"], ["Cheap food"]]
@@ -311,16 +313,16 @@ def test_e2e_texts_are_tokenised_for_the_coco_metrics_only(monkeypatch: pytest.M
 
 
 def test_triples_go_through_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mtlora.score import text_evaluators
+    from mtlora.score.metric import Metric
 
     seen: list[tuple[str, str, bool]] = []
-    original = text_evaluators.TextMetric._compute
+    original = Metric._compute
 
-    def spy(self: text_evaluators.TextMetric, **columns: object) -> dict[str, float]:
-        seen.append((self.name, self.experiment_id, self.keep_in_memory))
+    def spy(self: Metric, **columns: object) -> dict[str, float]:
+        seen.append((self.config_name, self.experiment_id, self.keep_in_memory))
         return original(self, **columns)
 
-    monkeypatch.setattr(text_evaluators.TextMetric, "_compute", spy)
+    monkeypatch.setattr(Metric, "_compute", spy)
     arguments = (["ter", "bleu"], "triples", ["C d. A b", "X"], [["a B c d .", ""], [" ", "x\n\ny"]], "run-1")
     found = compute_texts(*arguments)
     # "c d . a b" to "a b c d .": one shift, 1 / 5; the empty reference, which would give 1, does not count
@@ -363,10 +365,12 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_metric_table() -> None:
-    from mtlora.score import evaluators, text_evaluators
+    from mtlora.score.metric import FUNCTIONS
 
-    assert set(text_evaluators.CLASSES) == {"bleu", "nist", "meteor", "ter", "rouge_l", "cider"}
-    assert set(METRICS) == set(evaluators.CLASSES) | set(text_evaluators.CLASSES)
+    texts = {name for name, (_, kind) in FUNCTIONS.items() if kind == "string"}
+    assert texts == {"bleu", "nist", "meteor", "ter", "rouge_l", "cider"}
+    assert texts == {name for name, info in METRICS.items() if info.text}
+    assert set(METRICS) == set(FUNCTIONS)
     assert [name for name, info in METRICS.items() if not info.higher_is_better] == ["ter"]
-    assert not any(METRICS[name].percent for name in text_evaluators.CLASSES)
-    assert {name for names in TOKENISED.values() for name in names} <= set(text_evaluators.CLASSES)
+    assert not any(METRICS[name].percent for name in texts)
+    assert {name for names in TOKENISED.values() for name in names} <= texts
