@@ -1,6 +1,7 @@
 """Files that other processes may read at any moment: they appear whole or not at all."""
 
 import fcntl
+import io
 import json
 import logging
 import os
@@ -22,27 +23,60 @@ class Busy(UserError):
     """Another process holds a lock."""
 
 
+class _Target(io.FileIO):
+    """A new file that keeps the first error of its own: a library that writes to it may raise another one instead."""
+
+    error: OSError | None = None
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Keep an OSError of the block."""
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes; return how many were written."""
+        with self.noting():
+            return super().write(data)
+
+
 @contextmanager
 def replacing(path: Path, advice: str = "choose a writable folder with results=DIR") -> Iterator[IO[Any]]:
     """Open a temporary binary file beside `path`; on leaving without an error, fsync it and rename it to `path`.
 
     Raises:
-        UserError: the folder cannot be written; the message ends in `advice`.
+        UserError: the file cannot be made, written or renamed; the message ends in `advice`. Other errors of the block
+            pass through as they are.
     """
     # Two processes may write the same cache file at once, so the name is unique.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as stream:
+        target = _Target(temporary, "x")
+    except OSError as error:
+        raise _unwritable(path, error, advice) from None
+    try:
+        with io.BufferedWriter(target) as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror or error}): {advice}") from None
+            with target.noting():
+                os.fsync(target.fileno())
+        with target.noting():
+            os.replace(temporary, path)
+    except Exception:
+        if target.error is None:
+            raise
+        raise _unwritable(path, target.error, advice) from None
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _unwritable(path: Path, error: OSError, advice: str) -> UserError:
+    return UserError(f"cannot write {path} ({error.strerror or error}): {advice}")
 
 
 @contextmanager
@@ -57,7 +91,7 @@ def only_process(path: Path, busy: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("ab")
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): choose a writable folder with results=DIR") from None
+        raise _unwritable(path, error, "choose a writable folder with results=DIR") from None
     with stream:
         try:
             for attempt in range(LOCK_ATTEMPTS):
