@@ -1,14 +1,25 @@
-"""The CPU: how many cores and threads a process may use, and what it is called."""
+"""The cores, threads and memory that a process may use, and the name of the CPU."""
 
+import math
 import os
 import platform
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
+from mtlora.base.cgroup import cpu_limit, memory_left
+
 
 def available_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, by its affinity and its container's quota, rounded up."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(affinity, cpu_limit())))
+
+
+def available_memory() -> int:
+    """Return how many bytes this process can still take: those free on the machine, at most those its container allows."""
+    return int(min(psutil.virtual_memory().available, memory_left()))
 
 
 def threads_allowed() -> int:
