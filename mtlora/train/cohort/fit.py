@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import psutil
 import torch
 from accelerate import Accelerator
 
+from mtlora.base.cpu import available_memory
 from mtlora.base.hashing import digest
 from mtlora.data.encoding import collate
 from mtlora.train.cohort.grouping import parts
@@ -54,6 +54,6 @@ def runs_that_fit(run: Run, accelerator: Accelerator) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what an earlier cohort has left is free
         return max(1, int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0] / needed))
-    by_memory = MEMORY_SHARE * psutil.virtual_memory().available / needed
+    by_memory = MEMORY_SHARE * available_memory() / needed
     by_speed = CPU_TOKENS / (t.batch_size * lengths.mean())
     return max(1, int(min(by_memory, by_speed)))
