@@ -1,7 +1,7 @@
 """MTLoRA (arXiv 2403.07440) as a PEFT method: ``dW = (alpha / r) B T A`` with a trainable matrix T in the middle.
 
-Importing this package registers the method with PEFT, after which `get_peft_model`, `PeftModel.from_pretrained` and the
-``AutoPeftModel*`` classes know it.
+Importing this package registers the method with PEFT, so that `get_peft_model`, `PeftModel.from_pretrained` and the
+``AutoPeftModel*`` classes accept it.
 """
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING

@@ -40,7 +40,7 @@ def fills(init_weights: bool | str, *, structure: str, r: int, is_embedding: boo
 
 
 def _kaiming(values: torch.Tensor, generator: Generator) -> None:
-    # matrix by matrix: of a stack (k, r, r), torch would take r * r for the fan-in
+    # matrix by matrix, because torch takes r * r as the fan-in of a stack (k, r, r)
     for matrix in values.view(-1, *values.shape[-2:]):
         nn.init.kaiming_uniform_(matrix, a=math.sqrt(5), generator=generator)
 

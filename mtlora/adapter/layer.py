@@ -55,7 +55,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
     def update_layer(
         self, adapter_name: str, config: MTLoraConfig, *, r: int, alpha: float, slices: Sequence[bool] | None
     ) -> None:
-        """Add an adapter, or replace one of the same name; the tuner decides which adapters are active and train.
+        """Add an adapter, or replace one of the same name; the tuner sets which adapters are active and which train.
 
         Args:
             adapter_name: Name of the adapter.
@@ -113,7 +113,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             if adapter_name in self._parameters_of(letter):
                 parameter = self._parameters_of(letter)[adapter_name]
                 generator = generators(letter) if generators else None
-                # drawn in float32 where the generator lives, so that neither dtype nor device changes the values
+                # drawn in float32 on the generator's device, so that the values depend on neither dtype nor device
                 values = torch.empty(parameter.shape, device=generator.device if generator else parameter.device)
                 fill[letter](values, generator)
                 parameter.copy_(values)
@@ -136,7 +136,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             return b
         height = self.out_features // len(slices)
         blocks = iter(b.split(height))
-        # a block without columns contributes nothing but the zero rows of a slice that is not adapted
+        # a block without columns adds only the zero rows of a slice that is not adapted
         return torch.block_diag(*(next(blocks) if adapted else b.new_empty(height, 0) for adapted in slices))
 
     def get_b_t(self, adapter: str, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -169,7 +169,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
 
         Raises:
             ValueError: If `safe_merge` finds a non-finite value, or the base weight is parametrized (as by `weight_norm`): it
-                is computed anew in each forward pass, so what is added to it would be lost.
+                is recomputed in each forward pass, so the sum would be lost.
         """
         if is_parametrized(self.get_base_layer(), "weight"):
             raise ValueError("The base weight is parametrized: remove the parametrization before merging.")

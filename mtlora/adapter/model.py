@@ -1,4 +1,4 @@
-"""Puts MTLoRA layers into a model and takes them out again."""
+"""The tuner: it puts MTLoRA layers into a model and takes them out again."""
 
 import os
 import warnings
@@ -43,7 +43,7 @@ class MTLoraModel(BaseTuner):
         export.save_as_lora(self, folder, adapter_name)
 
     def _prepare_model(self, peft_config: MTLoraConfig, model: nn.Module) -> None:  # type: ignore[override]
-        # Before anything is injected: an adapter that is refused half-way would leave layers behind.
+        # Checked before the first layer is injected: an adapter that fails halfway would leave layers behind.
         fused = peft_config.fused_modules or {}
         unused = set(fused)
         for name, module in model.named_modules() if fused else ():

@@ -45,7 +45,7 @@ def transform(structure: str, factors: Sequence[torch.Tensor]) -> torch.Tensor |
 
     Returns:
         T of shape (n, n). Factors of shape (k, r, r) give the block-diagonal T of shape (k r, k r), so that callers
-        need not tell the two cases apart.
+        treat both cases alike.
     """
     matrix = STRUCTURES[structure].matrix(*factors)
     return torch.block_diag(*matrix) if matrix is not None and matrix.dim() == 3 else matrix

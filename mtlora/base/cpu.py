@@ -23,7 +23,7 @@ def available_memory() -> int:
 
 
 def threads_allowed() -> int:
-    """Return the number of threads to compute with: the user's or the Slurm job's, else one per available core."""
+    """Return the number of threads to compute with: that of the user or the Slurm job, else one per available core."""
     for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         given = os.environ.get(name, "")
         if given.isdecimal() and int(given) > 0:

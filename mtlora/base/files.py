@@ -1,4 +1,4 @@
-"""Files that other processes may read at any moment: they appear whole or not at all."""
+"""Files that other processes may read at any moment: a file appears complete or not at all."""
 
 import fcntl
 import io
@@ -81,7 +81,7 @@ def _unwritable(path: Path, error: OSError, advice: str) -> UserError:
 
 @contextmanager
 def only_process(path: Path, busy: str) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`, which is made if need be; the system frees it when the process ends.
+    """Hold an exclusive lock on the file `path`, which is created if necessary; the system releases it when the process ends.
 
     Raises:
         Busy: another process holds it (the message is `busy`).
@@ -98,17 +98,17 @@ def only_process(path: Path, busy: str) -> Iterator[None]:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
-                except BlockingIOError:  # it may be `is_held`, which asks by taking the lock for a moment
+                except BlockingIOError:  # `is_held` takes the lock too, for a moment
                     if attempt == LOCK_ATTEMPTS - 1:
                         raise Busy(busy) from None
                     time.sleep(0.02)
-        except OSError:  # a file system without locks: go on, as nothing there can tell
+        except OSError:  # a file system without locks
             log.warning("%s cannot be locked: do not train the same run twice at once", path)
         yield
 
 
 def is_held(path: Path) -> bool:
-    """Tell whether another process holds the lock of `only_process`."""
+    """Return whether another process holds the lock of `only_process`."""
     try:
         with path.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -126,10 +126,10 @@ def sync(path: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder if need be.
+    """Create a folder if necessary.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: no file can be written there.
     """
     with replacing(folder / ".writable"):
         pass
@@ -143,5 +143,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as one JSON object a line, atomically."""
+    """Write rows as one JSON object per line, atomically."""
     write_text(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run where it can go on later: between two optimizer steps, with a checkpoint."""
+"""Ctrl-C and SIGTERM end a run between two optimizer steps, with a checkpoint, so that it can be resumed."""
 
 import signal
 import threading
@@ -12,11 +12,11 @@ _pending: int | None = None
 
 
 def handle_signals() -> None:
-    """From now on SIGINT raises KeyboardInterrupt and SIGTERM raises SystemExit(143), not inside of `shielded`.
+    """From now on SIGINT raises KeyboardInterrupt and SIGTERM raises SystemExit(143), inside `shielded` once its block has ended.
 
-    Only the first one counts: a second signal must not break what the first has begun to save. (SIGKILL still can.)
+    Only the first signal counts: a second one must not interrupt the saving that the first has started. (SIGKILL still can.)
     """
-    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+    if threading.current_thread() is threading.main_thread():  # Python sets handlers only there
         for number in SIGNALS:
             signal.signal(number, _arrived)
 
@@ -29,7 +29,7 @@ def ignore_signals() -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Hold a signal back until the block has ended: inside, half of the parameters may have been updated."""
+    """Delay a signal until the block has ended: within it, only some of the parameters may have been updated."""
     global _shielded, _pending
     _shielded = True
     try:
@@ -38,7 +38,7 @@ def shielded() -> Iterator[None]:
         _shielded = False
         if _pending is not None:
             number, _pending = _pending, None
-            raise _exception(number)  # also where the block has failed: the signal decides what happens next
+            raise _exception(number)  # also if the block has failed: the signal takes precedence
 
 
 def _arrived(number: int, frame: FrameType | None) -> None:

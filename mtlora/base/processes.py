@@ -1,7 +1,7 @@
-"""One run in several processes (`torchrun`, `accelerate launch`): who does which share, and who writes.
+"""One run in several processes (`torchrun`, `accelerate launch`): the rows of each process, and which process writes.
 
-The first process alone keeps the record, the checkpoint and the tracker. Examples are dealt out one by one, so no process sees
-one twice and nothing is padded with repeated examples.
+Only the first process keeps the record, the checkpoint and the tracker. Examples are dealt out one by one, so that no example
+is repeated and no batch is padded with repeated examples.
 """
 
 import os
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 
 def rank() -> int:
-    """Return this process's number, from 0, as the launcher gave it."""
+    """Return the number of this process, from 0, as set by the launcher."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -28,7 +28,7 @@ def is_first() -> bool:
 
 
 def own_rows(rows: Rows) -> Rows:
-    """Return the part of a sequence that falls to this process: every world_size-th element."""
+    """Return this process's part of a sequence: every world_size-th element."""
     return rows[rank() :: world_size()]  # type: ignore[index, no-any-return]
 
 
@@ -37,6 +37,6 @@ def gather(items: Iterable[Item]) -> list[Item]:
     own = list(items)
     if world_size() == 1:
         return own
-    from accelerate.utils import gather_object  # with torch: seconds that the thin processes of a sweep need not pay
+    from accelerate.utils import gather_object  # imports torch, which takes seconds
 
     return list(gather_object(own))

@@ -1,7 +1,7 @@
 """Score texts that any system wrote for DART, WebNLG or E2E: `python -m mtlora.score TASK PREDICTIONS --data-root DIR`.
 
-PREDICTIONS has one text a line, in the order of `--list-contexts`, or is the `predictions.jsonl` of a run, which carries its
-contexts and references and needs no data. The scores are printed as JSON, by part of the test set.
+PREDICTIONS has one text per line, in the order of `--list-contexts`, or is the `predictions.jsonl` of a run, which contains its
+contexts and references and needs no data. The scores are printed as JSON for each part of the test set.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def read_texts(path: Path, groups: list[Group]) -> list[str]:
 
 
 def check_task(path: Path, task: str) -> None:
-    """Refuse the predictions of a run of another task, where the run's record lies beside them."""
+    """Refuse the predictions of a run of another task, which the record beside them shows, if there is one."""
     record = path.with_name(RECORD)
     if record.exists() and (found := RunRecord.load(record).task) != task:
         raise UserError(f"{path} holds texts for {found}, not {task}: give that task")
@@ -81,7 +81,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Print scores, or contexts."""
+    """Print the scores, or the contexts."""
     arguments = parse()
     source = arguments.source or ("local" if arguments.data_root else None)
     records = arguments.predictions is not None and arguments.predictions.suffix == ".jsonl"
