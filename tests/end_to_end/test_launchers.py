@@ -11,12 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from helpers.glue_files import write, write_official
-from helpers.tiny_runs import cell_in, overrides
+from helpers.tiny_runs import cell_in, holder, overrides
 
 from mtlora.base.paths import REPOSITORY
 from mtlora.plan.cell import Cell, compose_cell
@@ -37,19 +36,6 @@ def command(*arguments: str) -> "subprocess.Popen[str]":
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def holder(lock: Path) -> int | None:
-    """Return the child that trains a cell: it has the lock's file open. (Its parent may look at it, too.)"""
-    for entry in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):
-            process = Path("/proc", entry.parts[2])
-            if (
-                os.readlink(entry) == str(lock.resolve())
-                and b"mtlora.train.worker" in (process / "cmdline").read_bytes()
-            ):
-                return int(process.name)
-    return None
 
 
 def kill_when_it_trains(cell: Cell, killed: list[int]) -> None:

@@ -171,13 +171,22 @@ def test_monitor_counts_records_written_since_its_start(tmp_path: Path, monkeypa
         assert re.fullmatch(r"1/4 cells done, .* so far, about \d+ s left", line())
         make_record(second, {}, status="failed").save(second.folder)
         assert line().startswith("2/4 cells done, 1 failed, ")
+        make_record(second, {}, status="running").save(second.folder)
+        assert line().startswith("1/4 cells done, "), "it is tried again"
+        assert "failed" not in line()
+        make_record(second, {}).save(second.folder)
+        assert line().startswith("2/4 cells done, ")
+        assert "failed" not in line()
 
 
-@pytest.mark.parametrize("module", ["plan", "tables"])
-def test_plan_and_tables_start_without_torch(module: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "finished"), [("plan", True), ("plan", False), ("tables", True), ("reproduce", True)]
+)
+def test_plan_and_tables_start_without_torch(module: str, finished: bool, tmp_path: Path) -> None:
     overrides = ["model=tiny", "task=rte", "transform=lora", "seed=0", f"results={tmp_path}"]
     cell = plan_of(*overrides).cells[0]
-    make_record(cell, {("accuracy", "validation"): (0.6, 0.7)}).save(cell.folder)
+    if finished:
+        make_record(cell, {("accuracy", "validation"): (0.6, 0.7)}).save(cell.folder)
     code = (
         "import runpy, sys, time\n"
         f"sys.argv = ['x', 'glue', *{overrides!r}]\n"
@@ -187,6 +196,21 @@ def test_plan_and_tables_start_without_torch(module: str, tmp_path: Path) -> Non
         "assert time.process_time() < 8, time.process_time()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_the_processes_that_train_nothing_never_import_torch(tmp_path: Path) -> None:
+    overrides = [*SHORT, "task=rte", "transform=lora", f"results={tmp_path}"]
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['x', 'glue', *{overrides!r}]\n"
+        "runpy.run_module('mtlora.reproduce', run_name='__main__')\n"
+        "import mtlora.train.sweep\n"  # the process between this one and the children
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+    (record,) = map(RunRecord.load, record_times(tmp_path))
+    assert record.status == "success"
+    assert record.provenance["argv"] == ["glue", *overrides], "the user's command"
 
 
 @pytest.mark.parametrize(
