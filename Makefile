@@ -8,16 +8,28 @@ SUITES := $(basename $(notdir $(wildcard experiments/*.yaml)))
 
 PROFILE ?= mini
 # Narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=joblib
-# Keys with a dot, and model, rank, targets, init_from, results, tracking, are given as they are: make reproduce-glue PROFILE=paper model.path=DIR
-DOTTED := $(foreach v,$(.VARIABLES),$(if $(findstring .,$v),$(if $(filter command line,$(origin $v)),'$v=$($v)')))
-PASSED := model rank targets init_from results tracking
-PLAIN := $(foreach v,$(PASSED),$(if $(filter command line,$(origin $v)),'$v=$($v)'))
-# A variable that nothing reads would be dropped in silence, and TASK=rte would start the whole grid.
-KNOWN := PYTHON EXTRAS PROFILE SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS $(PASSED)
-$(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $v)),$(if $(findstring .,$v)$(filter $(KNOWN) MAKEFLAGS MAKEOVERRIDES -*-,$v),,\
-$(error $v is not a variable of this Makefile: use $(KNOWN), or a key with a dot such as train.epochs))))
-OVERRIDES = profile=$(PROFILE) $(if $(TASKS),task=$(TASKS)) $(if $(METHODS),transform=$(METHODS)) $(if $(SEEDS),seed=$(SEEDS)) $(PLAIN) $(DOTTED)
-SCALE = $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
+VARIABLES := PYTHON EXTRAS PROFILE SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS
+# Keys of a configuration are passed on as they are: make reproduce-glue PROFILE=paper model.path=DIR results=DIR
+KEYS := model rank targets init_from results tracking
+
+# The names of the variables on the command line of this make, less those of make itself.
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+GIVEN := $(filter-out MAKEFLAGS MAKEOVERRIDES -*-%,$(GIVEN))
+# Those that are keys with a dot, such as train.epochs.
+DOTTED := $(foreach name,$(GIVEN),$(if $(findstring .,$(name)),$(name)))
+
+# A misspelt name is refused: with TASK=rte for TASKS=rte the whole grid would start.
+UNKNOWN := $(filter-out $(VARIABLES) $(KEYS) $(DOTTED),$(GIVEN))
+ifneq ($(UNKNOWN),)
+$(error $(firstword $(UNKNOWN)) is not a variable of this Makefile: use $(VARIABLES) $(KEYS), or a key with a dot such as train.epochs)
+endif
+
+OVERRIDES := 'profile=$(PROFILE)'
+OVERRIDES += $(if $(TASKS),'task=$(TASKS)')
+OVERRIDES += $(if $(METHODS),'transform=$(METHODS)')
+OVERRIDES += $(if $(SEEDS),'seed=$(SEEDS)')
+OVERRIDES += $(foreach name,$(filter $(KEYS) $(DOTTED),$(GIVEN)),'$(name)=$($(name))')
+SCALE := $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 
 .DEFAULT_GOAL := help
 REPRODUCE := $(addprefix reproduce-,$(SUITES))
@@ -68,13 +80,19 @@ chaos: $(STAMP) ## kill sweeps, fill their disk, damage their files; check that 
 	@$(BIN)/python tools/benchmarks/chaos.py
 
 bench: $(STAMP) ## measure speed against named peers; data.root=DIR (GLUE's files) for real lengths and the grid; about 20 minutes
-	$(if $(data.root),@test -d '$(data.root)' || { echo "error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files"; exit 1; })
+ifdef data.root
+	@test -d '$(data.root)' || { echo "error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files"; exit 1; }
+endif
 	@rm -f results/benchmarks/summary.json
 	@$(BIN)/python tools/benchmarks/steps.py
 	@$(BIN)/python tools/benchmarks/cohorts.py
 	@$(BIN)/python tools/benchmarks/decode.py
-	@$(BIN)/python tools/benchmarks/batches.py $(if $(data.root),--data-root '$(data.root)')
-	$(if $(data.root),@$(BIN)/python tools/benchmarks/grid.py --data-root '$(data.root)')
+ifdef data.root
+	@$(BIN)/python tools/benchmarks/batches.py --data-root '$(data.root)'
+	@$(BIN)/python tools/benchmarks/grid.py --data-root '$(data.root)'
+else
+	@$(BIN)/python tools/benchmarks/batches.py
+endif
 
 plan: $(STAMP) ## show what reproduce-SUITE would still run, and how long it takes (SUITE=glue, dart, ...)
 	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES) $(if $(JOBS),--jobs $(JOBS))
