@@ -1,4 +1,4 @@
-"""What the command-line entry points share: one line for a user's mistake, a traceback only for a bug."""
+"""The frame of every command: one line for a user's mistake, a traceback only for a bug."""
 
 import argparse
 import logging
@@ -20,7 +20,7 @@ NUMBER_FOR_GROUP = "Config group override must be a string"  # Hydra raises a ba
 
 
 def one_line(error: BaseException) -> str:
-    """Describe an error in one line: what is wrong and what to do."""
+    """Describe an error in one line: the mistake and its remedy."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         if group.startswith("recipe"):
@@ -49,7 +49,7 @@ def _number_for_group() -> str:
 
 
 def configure_logging() -> None:
-    """Send our own messages to stderr, and hide what libraries say to their developers; every process needs it."""
+    """Send our own messages to stderr and hide the warnings of libraries to their developers, in this process."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mtlora").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -59,7 +59,7 @@ def configure_logging() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with an argument in one line, as everything else does."""
+    """Reports a wrong argument in one line, like every other mistake of a user."""
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage."""

@@ -1,7 +1,7 @@
 """A cell is one run to be made: its composed configuration, its identity and its folder.
 
 The identity (`config_sha`) covers every value that can change a metric, and the content of the data and the weights. It leaves
-out where things are (folders), how they are tracked, and how many processes or threads do the work.
+out folders, tracking, and the number of processes or threads.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from mtlora.data.sources import fingerprint
 
 PROTOCOL = 2  # raised when our own code changes what the same configuration computes
 
-# What from_pretrained reads of a local snapshot.
+# The files of a local snapshot that from_pretrained reads.
 SNAPSHOT_FILES = (
     "*config.json",
     "token*.json",
@@ -38,7 +38,7 @@ SNAPSHOT_FILES = (
     "*.bin",
 )
 
-# What cannot change a metric, or is covered by a content hash.
+# Values that cannot change a metric, or are covered by a content hash.
 NOT_IDENTITY: tuple[str, ...] = (
     "results",
     "tracking",
@@ -69,7 +69,7 @@ NOT_IDENTITY: tuple[str, ...] = (
 
 
 def metric_values(config: dict[str, Any]) -> dict[str, Any]:
-    """Remove from a configuration, in place, what cannot change a metric (`NOT_IDENTITY`); return it."""
+    """Remove the values in `NOT_IDENTITY` from a configuration, in place, and return it."""
     for key in NOT_IDENTITY:
         *path, last = key.split(".")
         node = config

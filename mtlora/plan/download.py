@@ -1,4 +1,4 @@
-"""Fetch an experiment's data and model ahead of time: `python -m mtlora.download EXPERIMENT [overrides]`.
+"""Fetch an experiment's data and model ahead of time: `python -m mtlora.plan.download EXPERIMENT [overrides]`.
 
 Afterwards the same runs need no network (set HF_HUB_OFFLINE=1 to be sure that none is used).
 """
@@ -18,7 +18,7 @@ MODEL_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "pytorch_model
 
 def main() -> None:
     """Parse the command line and fetch every split and snapshot that the experiment's cells read."""
-    parser = cli.experiment_parser("mtlora.download", "Fetch data and models ahead of time.")
+    parser = cli.experiment_parser("mtlora.plan.download", "Fetch data and models ahead of time.")
     arguments = parser.parse_intermixed_args()
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
     console = Console(stderr=True)

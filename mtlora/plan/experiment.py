@@ -1,4 +1,4 @@
-"""An experiment is data: `experiments/NAME.yaml` names a grid of cells and the table made from them."""
+"""An experiment is data: `experiments/NAME.yaml` describes a grid of cells and the table made from them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +52,7 @@ class Convention:
 
 @dataclass
 class Claim:
-    """What a paper says about MTLoRA over LoRA: a difference of the headline figure of a model in the profile `paper`."""
+    """A published advantage of MTLoRA over LoRA: a difference of the headline figure of a model in the profile `paper`."""
 
     model: str
     difference: float

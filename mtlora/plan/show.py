@@ -1,4 +1,4 @@
-"""What an experiment still has to do: `python -m mtlora.plan EXPERIMENT [overrides]` lists its cells and the time they need."""
+"""The display of a plan: its cells by state, the time that the rest needs, and the commands that would train it."""
 
 import shlex
 import sys
@@ -29,7 +29,7 @@ def show(plan: Plan, console: Console, jobs: int | None) -> None:
         table.add_row(task, *(str(counts[kind] or "") for kind in State))
     console.print(table)
     rest = [cell for cell in cells if state[cell.sha] != State.DONE]
-    cost = estimate(rest, cells)
+    cost = estimate([cell for cell in rest if state[cell.sha] != State.UNSCORED], cells)
     how = {None: "if run one after another", 1: "one after another"}.get(jobs, f"{jobs} at a time")
     console.print(
         f"{len(rest)} cell{'s' * (len(rest) != 1)} to run: {cost.flops:.2g} FLOP, {cost.tokens:.2g} training tokens, "
