@@ -138,6 +138,9 @@ class ModelConfig:
     weights_sha256: str | None = None  # of model.safetensors or the GGUF file; checked before loading
     path: str | None = None  # a local snapshot folder: used instead of hub or package
     architecture: dict[str, Any] = field(default_factory=dict)  # source=random: transformers config, with `model_type`
+    pretrained_config: dict[str, Any] = field(
+        default_factory=dict
+    )  # source=hub: values of its config.json, by which tables tell whether a local snapshot is of this architecture
     head: list[str] = field(default_factory=list)  # modules that are trained in full, fresh at the start of each run
     head_dropout: float | None = None  # dropout before the classifier; null keeps the backbone's own value
     target_sets: dict[str, TargetSet] = MISSING

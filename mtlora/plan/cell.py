@@ -59,6 +59,7 @@ NOT_IDENTITY: tuple[str, ...] = (
     "model.gguf",
     "model.install",
     "model.source",
+    "model.pretrained_config",
     "model.weights_sha256",
     "model.target_sets",
     "model.parameters",
@@ -75,7 +76,7 @@ def metric_values(config: dict[str, Any]) -> dict[str, Any]:
         node = config
         for part in path:
             node = node[part]
-        del node[last]
+        node.pop(last, None)  # records of before may lack it
     return config
 
 

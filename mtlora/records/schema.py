@@ -124,6 +124,8 @@ class Provenance(TypedDict, total=False):
     """The arguments of the command."""
     started: str
     """The start in UTC, ISO 8601."""
+    rows: dict[str, Count]
+    """The number of rows of each split that the run read; of a data-to-text test split, of contexts decoded."""
     git: Git
     """The state of the checkout."""
     packages: dict[str, str | None]

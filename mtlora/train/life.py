@@ -29,7 +29,7 @@ from mtlora.train.compute import computed_with
 from mtlora.train.data import load_data
 from mtlora.train.decode.decoding import decode, prepare_contexts
 from mtlora.train.model.build import build_model, count_parameters, load_adapter_tensors, set_output_bias
-from mtlora.train.results import baselines, cost, last_and_best, of_last_epoch, prediction_rows
+from mtlora.train.results import baselines, cost, last_and_best, of_last_epoch, prediction_rows, row_counts
 from mtlora.train.run import Run
 from mtlora.train.state import CHECKPOINT
 from mtlora.train.tracking import NullTracker, make_tracker
@@ -133,6 +133,7 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
     record.parameters = count_parameters(model)
     record.baselines = baselines(config.task, data)
     contexts = prepare_contexts(config, model, tokenizer) if config.task.kind == "generation" else []
+    record.provenance["rows"] = row_counts(data, len(contexts))
     tracker = make_tracker(cell, cell.folder) if is_first() else NullTracker()
     if shared:
         model.to(accelerator.device)

@@ -48,6 +48,12 @@ def baselines(task: TaskConfig, data: RunData) -> list[Baseline]:
     ]
 
 
+def row_counts(data: RunData, contexts: int) -> dict[str, int]:
+    """Count the rows of each split that a run reads; of a generation task's test split, the contexts that it decodes."""
+    counts = {"train": len(data.train)} | {split: len(encoded) for split, encoded in data.evaluation.items()}
+    return counts | ({"test": contexts} if contexts else {})
+
+
 def prediction_rows(data: RunData, predictions: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
     """Yield one row per evaluated example of the last epoch."""
     for split, answers in predictions.items():

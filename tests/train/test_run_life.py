@@ -11,6 +11,7 @@ from helpers.record_files import make_record
 from helpers.tiny_runs import cell_in, execute, record_of
 
 from mtlora.base.errors import UserError
+from mtlora.data.sources import load_groups, load_split
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
 from mtlora.records import provenance
@@ -78,6 +79,26 @@ def test_a_running_record_names_code_and_machine(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         execute(cell)
     assert record_of(cell).status == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("task", "splits"), [("cola", ("train", "validation")), ("dart", ("train", "validation", "test"))]
+)
+def test_a_record_counts_the_rows_of_each_split(
+    task: str, splits: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mtlora.train.execution.train", train)
+    cell = cell_in(tmp_path, f"task={task}", f"model={'tiny' if task == 'cola' else 'tiny_gpt2'}")
+    with pytest.raises(KeyboardInterrupt):
+        execute(cell)
+    config = cell.config
+    rows = {split: len(load_split(config.task, config.data, split, tmp_path)) for split in splits}
+    if task == "dart":  # several texts share a context
+        assert rows["test"] > (rows := rows | {"test": len(load_groups(config.task, config.data, tmp_path))})["test"]
+    assert record_of(cell).provenance["rows"] == rows
 
 
 def test_products_that_are_the_same_run_count_once(tmp_path: Path) -> None:
