@@ -86,7 +86,7 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
     declared = {**experiment.axes, **experiment.profiles[profile]}
     axes = {**{key: [str(v) for v in values] for key, values in declared.items()}, **given}
     products = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
-    wanted = [product for product in products if not _excluded(product, experiment)]
+    wanted = [product for product in products if not is_excluded(product, experiment)]
     if not wanted:
         raise UserError(f"experiment {experiment.name} excludes every combination of these values: name others")
     composed = _compose(wanted, _prefixes(overrides))
@@ -99,7 +99,8 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
     return Plan(experiment, profile, axes, list(cells.values()))
 
 
-def _excluded(product: dict[str, str], experiment: Experiment) -> bool:
+def is_excluded(product: dict[str, str], experiment: Experiment) -> bool:
+    """Tell whether an experiment leaves out a combination of override values."""
     return any(all(product.get(key) == str(value) for key, value in rule.items()) for rule in experiment.exclude)
 
 

@@ -10,8 +10,7 @@ from mtlora.data.sources import low_resource
 from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
-from mtlora.tables.aggregate import entries_of, shown_columns
-from mtlora.tables.comparison import Row, row_of
+from mtlora.tables.aggregate import Row, entries_of, row_of
 
 
 def method_label(method: str) -> str:
@@ -21,22 +20,22 @@ def method_label(method: str) -> str:
 
 def row_labels(rows: Sequence[Row], among: Sequence[Row] = ()) -> dict[str, list[str]]:
     """Name each row by its method, and by whatever else differs between the rows `among` (default: these)."""
-    labels = {"Method": [method_label(row[1]) for row in rows]}
-    for position, title in ((2, "r"), (0, "Model"), (3, "Targets"), (4, "Variant")):
-        if len({row[position] for row in among or rows}) > 1:
-            labels[title] = [str(row[position]) or "–" for row in rows]
+    labels = {"Method": [method_label(row.method) for row in rows]}
+    for name, title in (("rank", "r"), ("model", "Model"), ("targets", "Targets"), ("variant", "Variant")):
+        if len({getattr(row, name) for row in among or rows}) > 1:
+            labels[title] = [str(getattr(row, name)) or "–" for row in rows]
     return labels
 
 
 def average_column(plan: Plan) -> Column:
     """Return the column of the suite's average."""
-    shown, every = len(shown_columns(plan)), len(plan.experiment.columns)
+    shown, every = len(plan.columns), len(plan.experiment.columns)
     return Column("average", "", "mean", "Average" if shown == every else f"Average of {shown}")
 
 
 def table_columns(plan: Plan) -> list[Column]:
     """Return the columns of a plan's tables: those shown, and the average of several."""
-    columns = shown_columns(plan)
+    columns = plan.columns
     return [*columns, average_column(plan)] if plan.experiment.average and len(columns) > 1 else columns
 
 
@@ -44,7 +43,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
     """State what a reader must know: seeds, split, metrics, selection rule, profile, data."""
     config = plan.cells[0].config
     counts = sorted({int(n) for n in table["n"]})
-    splits = ", ".join(dict.fromkeys(e.split for column in shown_columns(plan) for e in entries_of(column)))
+    splits = ", ".join(dict.fromkeys(e.split for column in plan.columns for e in entries_of(column)))
     planned = len({cell.config.seed for cell in plan.cells})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}" if counts else "n = 0"
     single = {key: {lookup(cell.config, key) for cell in plan.cells} for key in ("model.name", "targets", "adapter.r")}
@@ -57,7 +56,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
         f"{', '.join(fixed)}; profile {plan.profile}, data: {config.data.source}",
         f"mean ± sample standard deviation over seeds ({n} of {planned} planned), {plan.experiment.selection} epoch",
         f"splits: {splits}",
-        _metrics_text(shown_columns(plan)),
+        _metrics_text(plan.columns),
     ]
     if any(low_resource(cell.config.task, cell.config.data) for cell in plan.cells):
         parts.append("low-resource: partial training files, not comparable with published figures")
@@ -87,7 +86,7 @@ def uninformative(plan: Plan, records: dict[str, RunRecord]) -> dict[str, tuple[
         By task, LoRA's rows for which this holds, and whether it holds for all of them.
     """
     margins: dict[tuple[str, Row], list[float]] = {}
-    for column in shown_columns(plan):
+    for column in plan.columns:
         for cell in plan.cells:
             record = records.get(cell.sha)
             if record is None or (cell.config.task.name, transform_name(cell.config)) != (column.task, "lora"):

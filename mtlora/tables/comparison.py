@@ -1,31 +1,28 @@
 """MTLoRA against LoRA in a plan's runs: paired differences by task and suite, Holm over the structures, verdicts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mtlora.config.metrics import METRICS
-from mtlora.plan.cell import Cell, override_key
-from mtlora.plan.experiment import Claim, Column
+from mtlora.plan.cell import Cell
+from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
-from mtlora.tables.aggregate import ROW, column_values, comparable, long_frame, row_keys, shown_columns
+from mtlora.tables.aggregate import Row, column_values, long_frame, row_of
+from mtlora.tables.families import Rival, families
 from mtlora.tables.statistics import (
     ALPHA,
     Difference,
+    Verdict,
     direction,
     holm,
-    judge_claim,
     paired_difference,
     pairs_needed,
     seeds_to_decide,
 )
-
-Row = tuple[Any, ...]  # the values of aggregate.ROW
-METHOD = ROW.index("method")
 
 
 @dataclass(frozen=True)
@@ -59,27 +56,27 @@ class Comparison:
     equivalence_p_holm: float = 1.0  # for the margin
 
     @property
-    def verdict(self) -> str:
-        """Return what these runs say without any claim: better, worse, no difference larger than x, undecided."""
+    def verdict(self) -> Verdict:
+        """What these runs show, whatever the paper claims."""
         if self.difference is None:
-            return "no data"
+            return Verdict.NO_DATA
         if sign := direction(self.difference, self.p_holm):
             lower_is_better = self.metric in METRICS and not METRICS[self.metric].higher_is_better
-            return "better" if (sign > 0) != lower_is_better else "worse"
+            return Verdict.BETTER if (sign > 0) != lower_is_better else Verdict.WORSE
         if self.margin is not None and self.equivalence_p_holm <= ALPHA:
-            return f"no difference larger than {self.margin:g}"
-        return "undecided"
+            return Verdict.EQUAL
+        return Verdict.UNDECIDED
 
+    @property
+    def verdict_text(self) -> str:
+        """The verdict as it is printed, with the margin within which two methods count as equal."""
+        text = str(self.verdict)
+        return f"{text} larger than {self.margin:g}" if self.verdict is Verdict.EQUAL else text
 
-@dataclass(frozen=True)
-class ClaimVerdict:
-    """What a plan's runs say about a claim of the paper, for one structure, or for none."""
-
-    claim: Claim
-    method: str  # empty: all structures
-    comparison: Comparison | None
-    verdict: str  # reproduced, smaller than claimed, contradicted, inconclusive, not tested here
-    why: str
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The ids of the runs behind the comparison."""
+        return tuple(dict.fromkeys(run for pair in self.pairs for run in pair.runs))
 
 
 def compare(plan: Plan, records: dict[str, RunRecord]) -> list[Comparison]:
@@ -92,74 +89,25 @@ def compare(plan: Plan, records: dict[str, RunRecord]) -> list[Comparison]:
     values = column_values(plan, long_frame(plan, records))
     table: dict[tuple[Row, str, int], dict[int, tuple[float, str]]] = {}
     for item in values.to_dict("records"):
-        key = (tuple(item[name] for name in ROW), item["selection"], item["column"])
+        key = (Row.of(item), item["selection"], item["column"])
         table.setdefault(key, {})[item["seed"]] = (item["value"], item["run_id"])
     comparisons = []
-    for rivals, size in _families(plan):
-        for task in [*range(len(shown_columns(plan))), None]:
+    for rivals, size in families(plan):
+        for task in [*range(len(plan.columns)), None]:
             if task is None and not plan.experiment.average:
                 continue
             comparisons += _corrected([_compare(plan, table, rival, task, size) for rival in rivals], size)
     return comparisons
 
 
-@dataclass(frozen=True)
-class _Rival:
-    """A row and the row that it is compared with."""
-
-    row: Row
-    base: Row
-    contrast: str
-
-
-def _families(plan: Plan) -> Iterable[tuple[list[_Rival], int]]:
-    """Yield what Holm's correction takes together, and how many that are.
-
-    The structures of one setting count as the experiment declares them: leaving some out on the command line must not make
-    the others significant.
-    """
-    rows = list(dict.fromkeys(row_of(plan, cell) for cell in plan.cells))
-    declared = {str(method) for method in plan.experiment.axes.get("transform", [])} - {"lora"}
-    settings = dict.fromkeys(setting_of(row) for row in rows)
-    for setting in settings:
-        inside = [row for row in rows if setting_of(row) == setting]
-        base = next((row for row in inside if row[METHOD] == "lora"), None)
-        if base is not None and len(inside) > 1:
-            rivals = [_Rival(row, base, "") for row in inside if row != base]
-            yield rivals, len(declared | {rival.row[METHOD] for rival in rivals})
-    for key in plan.experiment.contrasts:
-        by_value: dict[str, dict[tuple[str, ...], Row]] = {}
-        for cell in plan.cells:
-            others = tuple(o for o in cell.overrides if override_key(o) not in (key, "seed", "task"))
-            value = next((o.partition("=")[2] for o in cell.overrides if override_key(o) == key), "")
-            by_value.setdefault(value, {})[others] = row_of(plan, cell)
-        first, *values = plan.axes.get(key, [""])
-        for value in values:
-            pairs = [(row, by_value.get(first, {}).get(o)) for o, row in by_value.get(value, {}).items()]
-            rivals = [_Rival(row, base, key) for row, base in pairs if base is not None and base != row]
-            for setting in dict.fromkeys(setting_of(rival.row) for rival in rivals):
-                family = [rival for rival in rivals if setting_of(rival.row) == setting]
-                yield family, len(family)
-
-
-def row_of(plan: Plan, cell: Cell) -> Row:
-    """Return the row of the table that a cell belongs to."""
-    return tuple(row_keys(plan, cell).values())
-
-
-def setting_of(row: Row) -> Row:
-    """Return everything of a row but its method."""
-    return tuple(value for position, value in enumerate(row) if position != METHOD)
-
-
 def _compare(
     plan: Plan,
     table: dict[tuple[Row, str, int], dict[int, tuple[float, str]]],
-    rival: _Rival,
+    rival: Rival,
     number: int | None,
     family: int,
 ) -> Comparison:
-    columns = shown_columns(plan)
+    columns = plan.columns
     column = columns[number] if number is not None else Column("average", "", "mean", "Average")
     members = list(range(len(columns))) if number is None else [number]
 
@@ -224,44 +172,6 @@ def headlines(plan: Plan, comparisons: Sequence[Comparison]) -> list[Comparison]
     return [c for c in comparisons if not c.contrast and (c.task, c.split, c.metric) == key]
 
 
-def claim_verdicts(plan: Plan, comparisons: Sequence[Comparison]) -> list[ClaimVerdict]:
-    """Judge every claim of the experiment for every structure and set of target modules; Holm over the structures."""
-    verdicts = []
-    for claim in plan.experiment.claims:
-        fitting = [c for c in headlines(plan, comparisons) if c.row[0] == claim.model and _fits(plan, c)]
-        if not fitting:
-            verdicts.append(ClaimVerdict(claim, "", None, "not tested here", _unfit(plan, claim)))
-        for setting in dict.fromkeys(c.base for c in fitting):
-            family = [c for c in fitting if c.base == setting]
-            found = [c for c in family if c.difference is not None]
-            same = iter(
-                holm(
-                    [c.difference.equivalence_p(claim.difference / 2) for c in found if c.difference], family[0].family
-                )
-            )
-            for c in family:
-                if c.difference is None:
-                    verdict, why = "not tested here", "runs are missing"
-                else:
-                    verdict = judge_claim(c.difference, claim.difference, c.p_holm, next(same))
-                    why = needed(c, claim.difference) if verdict == "inconclusive" else ""
-                verdicts.append(ClaimVerdict(claim, c.row[METHOD], c, verdict, why))
-    return verdicts
-
-
-def _fits(plan: Plan, c: Comparison) -> bool:
-    """Tell whether a comparison is about the claim's setting: the paper's profile, data, recipe, rank and all of its tasks."""
-    cells = [cell for cell in plan.cells if row_of(plan, cell) in (c.row, c.base)]
-    rank = f"r{c.row[ROW.index('rank')]}" in map(str, plan.experiment.axes["rank"])
-    whole = len(shown_columns(plan)) == len(plan.experiment.columns)
-    return rank and whole and all(map(comparable, cells))
-
-
-def _unfit(plan: Plan, claim: Claim) -> str:
-    ranks = ", ".join(map(str, plan.experiment.axes["rank"]))
-    return f"the claim is about {claim.model}, rank {ranks}, the profile paper and all of its data and tasks"
-
-
 def needed(c: Comparison, size: float) -> str:
     """Say how many seeds would decide whether a difference of `size` is there."""
     if c.difference is None:
@@ -304,14 +214,13 @@ def comparison_frame(plan: Plan, comparisons: Sequence[Comparison]) -> pd.DataFr
         if c.difference is None:
             continue
         low, high = c.difference.interval() or (None, None)
-        keys = dict(zip(ROW, c.row, strict=True))
         rows.append(
-            keys
+            c.row._asdict()
             | {"table": plan.name, "against": against(c), "task": c.task, "split": c.split, "metric": c.metric}
             | {"selection": plan.experiment.selection, "pairs": c.difference.pairs, "seeds": c.seeds}
             | {"difference": c.difference.mean, "low": low, "high": high, "dof": c.difference.dof}
             | {"p": c.difference.p, "attainable_p": c.difference.attainable_p, "p_holm": c.p_holm, "family": c.family}
-            | {"verdict": c.verdict, "run_ids": " ".join(runs_of(c))}
+            | {"verdict": c.verdict_text, "run_ids": " ".join(c.runs)}
         )
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -320,10 +229,5 @@ def against(c: Comparison) -> str:
     """Name the base of a comparison: `lora`, or the values in which it differs."""
     if not c.contrast:
         return "lora"
-    changed = [(name, value) for name, value, own in zip(ROW, c.base, c.row, strict=True) if value != own]
+    changed = [(name, value) for name, value, own in zip(Row._fields, c.base, c.row, strict=True) if value != own]
     return " ".join(str(value) if name == "variant" else f"{name}={value}" for name, value in changed)
-
-
-def runs_of(c: Comparison) -> tuple[str, ...]:
-    """Return the run ids behind a comparison."""
-    return tuple(dict.fromkeys(run for pair in c.pairs for run in pair.runs))

@@ -19,7 +19,7 @@ def convention(view: View) -> TextTable | None:
     plan, rule = view.plan, view.plan.experiment.convention
     if rule is None:
         return None
-    published = published_rows(plan)
+    published = published_rows(plan, view.records)
     published = published[(published["selection"] == rule.selection) & (published["statistic"] == rule.statistic)]
     if published.empty and (rule.selection, rule.statistic) == (plan.experiment.selection, "mean"):
         return None

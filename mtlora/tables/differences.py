@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from mtlora.tables.aggregate import shown_columns
 from mtlora.tables.captions import average_column, row_labels
-from mtlora.tables.comparison import Comparison, against, needed, runs_of
+from mtlora.tables.comparison import Comparison, against, needed
 from mtlora.tables.items import TRIALS
 from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
-from mtlora.tables.statistics import ALPHA, pairs_needed
+from mtlora.tables.statistics import ALPHA, Verdict, pairs_needed
 from mtlora.tables.view import View
 
 
@@ -18,7 +17,7 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     heads = [c for c in chosen if c.margin is not None]
     if not heads:  # nothing to compare, or the headline's task is not among these runs
         return None
-    digits = {(c.task, c.split, c.metric): c.digits for c in shown_columns(plan)}
+    digits = {(c.task, c.split, c.metric): c.digits for c in plan.columns}
     labels = row_labels([c.row for c in heads], view.rows)
     if contrasts:
         labels["Against"] = [against(c) for c in heads]
@@ -28,11 +27,9 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
         columns.setdefault(label, []).append(_difference_cell(c, digits.get((c.task, c.split, c.metric), 2)))
     first = average_column(plan).label if heads[0].task == "average" else heads[0].label
     body = {first: columns.pop(first)}  # what the verdict is about comes first
-    body["p"] = [
-        TableCell(_p_text(c.difference.p), c.difference.p, runs_of(c)) if c.difference else MISSING for c in heads
-    ]
-    body["p, Holm"] = [TableCell(_p_text(c.p_holm), c.p_holm, runs_of(c)) if c.difference else MISSING for c in heads]
-    body["Verdict"] = [TableCell(c.verdict, runs=runs_of(c)) for c in heads]
+    body["p"] = [TableCell(_p_text(c.difference.p), c.difference.p, c.runs) if c.difference else MISSING for c in heads]
+    body["p, Holm"] = [TableCell(_p_text(c.p_holm), c.p_holm, c.runs) if c.difference else MISSING for c in heads]
+    body["Verdict"] = [TableCell(c.verdict_text, runs=c.runs) for c in heads]
     body |= columns
     base = "the same method in the first setting" if contrasts else "LoRA"
     h = plan.experiment.headline
@@ -54,7 +51,7 @@ def _difference_cell(c: Comparison, digits: int) -> TableCell:
     interval = c.difference.interval()
     text = number(c.difference.mean, digits, True)
     text += f" [{number(interval[0], digits)}, {number(interval[1], digits)}]" if interval else " (1 seed)"
-    return TableCell(text, c.difference.mean, runs_of(c))
+    return TableCell(text, c.difference.mean, c.runs)
 
 
 def _p_text(p: float) -> str:
@@ -74,7 +71,7 @@ def _reach(heads: Sequence[Comparison]) -> list[str]:
             f"possible; after Holm over {few.family}, {pairs_needed(few.family)} pairs are the fewest that can be significant."
         )
     for c in found:
-        if c.verdict == "undecided" and c.margin is not None:
+        if c.verdict is Verdict.UNDECIDED and c.margin is not None:
             name = " ".join(values[0] for values in row_labels([c.row], [h.row for h in heads]).values())
             notes.append(f"{name}: {needed(c, 2 * c.margin)} (0 or {2 * c.margin:g}).")
     return notes

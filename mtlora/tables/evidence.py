@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -113,12 +113,17 @@ def _changed(cell: Cell, record: RunRecord) -> list[str]:
     return [text for name, text in CONTENT.items() if name in theirs and theirs[name] != own[name]]
 
 
+def uncommitted(records: Collection[RunRecord]) -> int:
+    """Count the runs of a checkout with uncommitted changes: their commit does not identify their code."""
+    return sum(bool(_git(record).get("dirty")) for record in records)
+
+
 def stale_code(plan: Plan, evidence: Evidence) -> dict[str, str]:
     """Return the finished runs of uncommitted code on another commit than most of the plan's runs: config_sha -> commit.
 
     A commit tells what a clean checkout computes; beside other commits, nothing tells that of a dirty one.
     """
-    states = {sha: record.provenance.get("git") or {} for sha, record in _finished(plan, evidence).items()}
+    states = {sha: _git(record) for sha, record in _finished(plan, evidence).items()}
     counts = Counter(state.get("commit") for state in states.values())
     if len(counts) < 2:
         return {}
@@ -128,6 +133,15 @@ def stale_code(plan: Plan, evidence: Evidence) -> dict[str, str]:
         for sha, state in states.items()
         if state.get("dirty") and state.get("commit") != usual
     }
+
+
+def _git(record: RunRecord) -> dict[str, Any]:
+    return record.provenance.get("git") or {}
+
+
+def touched(plan: Plan, evidence: Evidence) -> bool:
+    """Tell whether any run of a plan was ever started or left out; else its table has simply not been run."""
+    return any(cell.sha in evidence.records or _twins(cell, evidence) for cell in plan.cells)
 
 
 def problems(plan: Plan, evidence: Evidence) -> list[str]:

@@ -1,11 +1,11 @@
 """The formats of a table: Markdown, LaTeX (booktabs) and HTML."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from tabulate import tabulate
 
 from mtlora.tables.layout import TableCell, TextTable
 
@@ -16,16 +16,10 @@ def markdown(table: TextTable) -> str:
     """Return the table as Markdown: caption, notes, grid."""
     texts = [[_marked(cell, _markdown_text, "**", "**") for cell in row] for row in table.rows]
     header = [_markdown_text(title) for title in table.header]
-    widths = [max(3, *(len(row[i]) for row in [header, *texts])) for i in range(len(header))]
-    left = [i < table.labels for i in range(len(header))]
-    rule = [":" + "-" * (w - 1) if is_left else "-" * (w - 1) + ":" for w, is_left in zip(widths, left, strict=True)]
-    lines = ["| " + " | ".join(_padded(row, widths, left)) + " |" for row in [header, rule, *texts]]
+    sides = ["left" if i < table.labels else "right" for i in range(len(header))]
+    grid = tabulate(texts, header, tablefmt="pipe", colalign=sides, disable_numparse=True)
     title = f"**{table.title}**, {table.caption}" if table.caption else f"**{table.title}**"
-    return "\n\n".join([title, *table.notes, "\n".join(lines)]) + "\n"
-
-
-def _padded(row: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> list[str]:
-    return [text.ljust(w) if flag else text.rjust(w) for text, w, flag in zip(row, widths, left, strict=True)]
+    return "\n\n".join([title, *table.notes, grid]) + "\n"
 
 
 def _markdown_text(text: str) -> str:
@@ -103,17 +97,16 @@ def _latex_text(text: str) -> str:
 
 def html_page(title: str, tables: Sequence[TextTable]) -> str:
     """Return a self-contained page with the tables: columns sort, a cell shows its runs."""
-    return render("page.html", title=title, tables=tables)
+    return render(TEMPLATES / "page.html", title=title, tables=tables)
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill in a template of `mtlora/tables/templates/`; texts are escaped."""
-    return _environment().get_template(template).render(**values)
-
-
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    return jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+def render(template: Path, **values: Any) -> str:
+    """Fill in a template, which may include those of its own folder and of `mtlora/tables/templates/`; texts are escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, TEMPLATES]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
+    return environment.get_template(template.name).render(**values)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mtlora.plan.grid import Plan
 from mtlora.records.record import GEOMETRY, RunRecord
-from mtlora.tables.comparison import row_of
+from mtlora.tables.aggregate import row_of
 from mtlora.tables.evidence import Evidence
 
 

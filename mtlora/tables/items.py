@@ -14,7 +14,9 @@ from mtlora.base.errors import UserError
 from mtlora.config.schema import TaskConfig
 from mtlora.data.contexts import Group
 from mtlora.plan.grid import Plan
+from mtlora.records.predictions import read_records
 from mtlora.score.compute import require_text_packages
+from mtlora.score.generated import in_part
 from mtlora.score.text import bleu_metric, reference_streams, treat
 from mtlora.tables.comparison import Comparison
 from mtlora.tables.evidence import Evidence
@@ -54,15 +56,12 @@ def compare_items(plan: Plan, comparisons: list[Comparison], evidence: Evidence)
             except (UserError, RecursionError) as error:
                 problems.append(f"{pair.runs[0]} and {pair.runs[1]} are not compared item by item: {error}")
                 continue
-            keys = {"row": c.row, "method": c.row[1], "seed": pair.seed, "split": c.split, "items": len(ours)}
+            keys = {"row": c.row, "method": c.row.method, "seed": pair.seed, "split": c.split, "items": len(ours)}
             rows.append(keys | {"difference": pair.difference, "p": p, "run_ids": " ".join(pair.runs)})
     return pd.DataFrame(rows, columns=COLUMNS), problems
 
 
 def _texts(folder: Path | None, task: TaskConfig, split: str) -> list[tuple[Group, str]]:
-    from mtlora.records.predictions import read_records
-    from mtlora.score.generated import in_part
-
     path = folder / "predictions.jsonl" if folder else None
     if path is None or not path.exists():
         raise UserError("the decoded texts (predictions.jsonl) are not beside the records")

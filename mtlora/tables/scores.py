@@ -5,9 +5,9 @@ from typing import Any
 
 from mtlora.config.metrics import METRICS
 from mtlora.plan.experiment import Column
-from mtlora.tables.aggregate import ROW, entries_of
+from mtlora.tables.aggregate import Row, entries_of, row_of
 from mtlora.tables.captions import caption, row_labels, table_columns, uninformative
-from mtlora.tables.comparison import Row, row_of
+from mtlora.tables.evidence import uncommitted
 from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.tables.view import View
 
@@ -38,6 +38,11 @@ def scores(view: View) -> TextTable:
         if not every:
             names = [" ".join(values) for values in zip(*row_labels(rows, view.rows).values(), strict=True)]
             table.notes.append(f"{', '.join(names)}: not above the majority answer on {task}.")
+    if dirty := uncommitted(view.records.values()):
+        table.notes.append(
+            f"{dirty} of {len(view.records)} runs come from a checkout with uncommitted changes: "
+            "their commit does not identify their code."
+        )
     return table
 
 
@@ -45,10 +50,7 @@ def score_columns(view: View, selection: str, statistic: str) -> dict[tuple[str,
     """Return (label, task) -> a cell per row: the statistic over seeds, and the deviation beside a mean."""
     plan = view.plan
     selected = view.summary[view.summary["selection"] == selection]
-    found = {
-        (tuple(item[key] for key in ROW), item["task"], item["split"], item["metric"]): item
-        for item in selected.to_dict("records")
-    }
+    found = {(Row.of(item), item["task"], item["split"], item["metric"]): item for item in selected.to_dict("records")}
     columns = table_columns(plan)
     body = {}
     seeds = max((item["n"] for item in found.values()), default=0)
@@ -97,11 +99,12 @@ def cost(view: View) -> TextTable | None:
     frame = view.cost
     if frame.empty:
         return None
-    everywhere = frame.groupby("task")[ROW].apply(lambda part: len(part.drop_duplicates()))
+    keys = list(Row._fields)
+    everywhere = frame.groupby("task")[keys].apply(lambda part: len(part.drop_duplicates()))
     tasks = set(everywhere[everywhere == everywhere.max()].index)
     frame = frame[frame["task"].isin(tasks)]
-    grouped = frame.groupby(ROW, sort=False)
-    means = grouped[[c for c in frame.columns if c not in (*ROW, "task", "n", "run_ids")]].mean()
+    grouped = frame.groupby(keys, sort=False)
+    means = grouped[[c for c in frame.columns if c not in (*keys, "task", "n", "run_ids")]].mean()
     means = means[grouped.size() == len(tasks)]
     runs = {row: tuple(" ".join(part).split(" ")) for row, part in grouped["run_ids"]}
     columns = {

@@ -9,6 +9,7 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +20,21 @@ EXACT_PAIRS = 16  # up to so many pairs all 2^n sign patterns are counted; beyon
 FLIPS = 20_000
 NO_SPREAD = 1e-9  # on the scale of tables; what rounding leaves of equal differences
 MOST_SEEDS = 10_000  # beyond it, a number of seeds is no plan
+
+
+class Verdict(StrEnum):
+    """What runs show, as it is printed: the first five about a method and its base, the others about a paper's claim."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    EQUAL = "no difference"  # larger than a margin
+    UNDECIDED = "undecided"
+    NO_DATA = "no data"
+    REPRODUCED = "reproduced"
+    SMALLER = "smaller than claimed"
+    CONTRADICTED = "contradicted"
+    INCONCLUSIVE = "inconclusive"
+    NOT_TESTED = "not tested here"
 
 
 @dataclass(frozen=True)
@@ -148,7 +164,7 @@ def median_interval(values: np.ndarray, level: float = 1 - ALPHA) -> tuple[float
     return float(ordered[cut - 1]), float(ordered[n - cut]), max(coverage, 0.0)
 
 
-def judge_claim(difference: Difference, claim: float, p_holm: float, equivalence_p_holm: float) -> str:
+def judge_claim(difference: Difference, claim: float, p_holm: float, equivalence_p_holm: float) -> Verdict:
     """Judge a claimed difference > 0, first match: reproduced, smaller than claimed, contradicted, inconclusive.
 
     With the 95% interval [lo, hi]: reproduced if lo > 0 and hi >= claim; smaller than claimed if lo > 0 and hi < claim;
@@ -163,8 +179,8 @@ def judge_claim(difference: Difference, claim: float, p_holm: float, equivalence
     """
     sign, interval = direction(difference, p_holm), difference.interval()
     if sign > 0 and interval is not None:
-        return "reproduced" if interval[1] >= claim else "smaller than claimed"
-    return "contradicted" if sign < 0 or equivalence_p_holm <= ALPHA else "inconclusive"
+        return Verdict.REPRODUCED if interval[1] >= claim else Verdict.SMALLER
+    return Verdict.CONTRADICTED if sign < 0 or equivalence_p_holm <= ALPHA else Verdict.INCONCLUSIVE
 
 
 def direction(difference: Difference, p_holm: float) -> int:

@@ -7,9 +7,9 @@ import pandas as pd
 
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
-from mtlora.tables.aggregate import cost_frame, row_keys, summary
-from mtlora.tables.comparison import Comparison, Row, compare, headlines
-from mtlora.tables.evidence import Evidence, problems, usable
+from mtlora.tables.aggregate import Row, cost_frame, row_of, summary
+from mtlora.tables.comparison import Comparison, compare, headlines
+from mtlora.tables.evidence import Evidence, problems, touched, usable
 from mtlora.tables.geometry import read_geometry
 from mtlora.tables.items import compare_items
 
@@ -33,8 +33,8 @@ class View:
 
     @property
     def touched(self) -> bool:
-        """Whether any run of the plan was ever started, or left out; else the table has simply not been run."""
-        return bool(self.records) or any(not line.endswith("not made yet") for line in self.problems)
+        """Whether any run of the plan was ever started or left out; else its table has simply not been run."""
+        return touched(self.plan, self.evidence)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -64,5 +64,5 @@ class View:
     @cached_property
     def rows(self) -> list[Row]:
         """Return the rows in their order: by model, targets, rank, variant; methods as in the experiment."""
-        rows = list(dict.fromkeys(tuple(row_keys(self.plan, cell).values()) for cell in self.plan.cells))
-        return sorted(rows, key=lambda row: (row[0], row[3], row[2], row[4]))
+        rows = list(dict.fromkeys(row_of(self.plan, cell) for cell in self.plan.cells))
+        return sorted(rows, key=lambda row: (row.model, row.targets, row.rank, row.variant))

@@ -16,7 +16,8 @@ from mtlora.config.schema import transform_name
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.records.record import RunRecord
-from mtlora.tables.comparison import Comparison, against, claim_verdicts, compare, comparison_frame, headlines, needed
+from mtlora.tables.claims import claim_verdicts
+from mtlora.tables.comparison import Comparison, against, compare, comparison_frame, headlines, needed
 
 Score = Callable[[str, str, int], float | None]  # task, method, seed -> raw value, None for a missing run
 TASKS = ("rte", "stsb")
@@ -48,7 +49,7 @@ def noisy(task: str, method: str, seed: int) -> float:
 
 
 def only(found: list[Comparison], method: str, task: str) -> Comparison:
-    (one,) = [c for c in found if (c.row[1], c.task, c.contrast) == (method, task, "")]
+    (one,) = [c for c in found if (c.row.method, c.task, c.contrast) == (method, task, "")]
     return one
 
 
@@ -98,7 +99,7 @@ def test_holm_over_the_structures() -> None:
     for rank, (raw, c) in enumerate(p):
         highest = max(highest, min(1.0, (4 - rank) * raw))
         assert c.p_holm == pytest.approx(highest)
-    assert [c.row[1] for c in found if c.verdict == "better"] == ["shim"]
+    assert [c.row.method for c in found if c.verdict == "better"] == ["shim"]
 
 
 def test_a_structure_without_runs_still_counts_in_the_family() -> None:
@@ -143,7 +144,7 @@ def shifted(gain: float, spread: float) -> Score:
 def test_verdicts_on_these_runs(gain: float, spread: float, verdict: str) -> None:
     plan = tiny(10)
     found = headlines(plan, compare(plan, records_of(plan, shifted(gain, spread))))
-    assert [c.verdict for c in found] == [verdict] * 4
+    assert [c.verdict_text for c in found] == [verdict] * 4
 
 
 def test_few_seeds_of_one_task_decide_nothing() -> None:
@@ -175,7 +176,9 @@ def test_contrasts_compare_a_method_with_itself() -> None:
         )
         records[cell.sha] = make_record(cell, {("matthews", "validation"): (value, value)})
     found = [c for c in compare(plan, records) if c.task == "average"]
-    means = {(c.contrast, c.row[1], c.row[3], c.base[3]): c.difference.mean for c in found if c.difference}
+    means = {
+        (c.contrast, c.row.method, c.row.targets, c.base.targets): c.difference.mean for c in found if c.difference
+    }
     assert means == pytest.approx(
         {
             ("", "shim", "qv", "qv"): 0.0,
@@ -221,8 +224,10 @@ def test_tasks_that_start_from_one_adapter_are_one_group() -> None:
 )
 def test_verdicts_on_the_claim(gain: float, spread: float, verdict: str) -> None:
     plan = paper()
-    (found,) = claim_verdicts(plan, compare(plan, records_of(plan, shifted(gain, spread))))
-    assert (found.claim.difference, found.method, found.verdict) == (1.0, "shim", verdict)
+    records = records_of(plan, shifted(gain, spread))
+    (found,) = claim_verdicts(plan, records, compare(plan, records))
+    assert found.comparison is not None
+    assert (found.claim.difference, found.comparison.row.method, found.verdict) == (1.0, "shim", verdict)
     assert bool(found.why) == (verdict == "inconclusive")
     # five groups (MNLI, MRPC, RTE and STS-B are one) of three seeds; with equal gains everywhere the groups are alike
     values = np.array([gain + spread * (-1) ** s for s in range(3)])
@@ -245,7 +250,8 @@ def test_verdicts_on_the_claim(gain: float, spread: float, verdict: str) -> None
     [tiny, lambda: paper("train.epochs=1"), lambda: paper("task=rte"), lambda: paper("rank=r2", "task=cola,rte")],
 )
 def test_a_claim_is_not_tested_on_other_runs(plan: Callable[[], Plan]) -> None:
-    found = claim_verdicts(plan(), compare(plan(), records_of(plan(), shifted(1.2, 0.3))))
+    records = records_of(plan(), shifted(1.2, 0.3))
+    found = claim_verdicts(plan(), records, compare(plan(), records))
     assert [(v.verdict, v.comparison) for v in found] == [("not tested here", None)]
 
 
@@ -272,15 +278,36 @@ def test_leaving_out_structures_makes_nothing_significant() -> None:
     assert (c.family, c.p_holm) == (4, min(1.0, 4 * c.difference.p))
 
 
+@pytest.mark.parametrize("methods", ["lora,shim", "lora,shim,icfm,ctcm,dtsm"])
+@pytest.mark.parametrize(
+    ("experiment", "sizes"),
+    [
+        ("targets", {"official": 5, "all": 5}),
+        ("init", {"adapter.init_weights=identity": 5, "adapter.init_weights=zero_t": 2}),  # SHIM and DTSM only
+    ],
+)
+def test_leaving_out_methods_makes_no_contrast_significant(
+    experiment: str, sizes: dict[str, int], methods: str
+) -> None:
+    plan = plan_of(experiment, "model=tiny", "task=cola", f"transform={methods}", "seed=range(0,3)")
+    found = [c for c in compare(plan, records_of(plan, noisy)) if c.contrast and c.task == "average"]
+    shim = {c.row.variant or c.row.targets: c for c in found if c.row.method == "shim"}
+    assert {name: c.family for name, c in shim.items()} == sizes
+    if methods == "lora,shim" and experiment == "init":
+        c = shim["adapter.init_weights=zero_t"]  # alone here, one of two in the experiment
+        assert c.difference is not None
+        assert c.p_holm == min(1.0, 2 * c.difference.p)
+
+
 def test_dependence_is_that_of_the_row_and_contrasts_of_any_axis() -> None:
     plan = plan_of("glue", "profile=paper", "task=mrpc,rte", "transform=lora,shim", "init_from=none,mnli", "seed=0,1,2")
     records = records_of(plan, noisy)
-    sizes = {c.row[-1]: c.difference.sizes for c in compare(plan, records) if c.task == "average" and c.difference}
+    sizes = {c.row.variant: c.difference.sizes for c in compare(plan, records) if c.task == "average" and c.difference}
     assert sizes == {"init_from=none": (3, 3), "init_from=mnli": (3,)}
     experiment = dataclasses.replace(load_experiment("rank"), contrasts=["rank"])
     ranks = make_plan(experiment, ["model=tiny", "task=cola", "transform=lora,shim", "rank=r2,r8", "seed=0,1"])
     found = [c for c in compare(ranks, records_of(ranks, noisy)) if c.contrast and c.task == "cola"]
-    assert [(c.row[1], c.row[2], c.base[2], against_name) for c in found for against_name in [against(c)]] == [
+    assert [(c.row.method, c.row.rank, c.base.rank, against_name) for c in found for against_name in [against(c)]] == [
         ("lora", 8, 2, "rank=2"),
         ("shim", 8, 2, "rank=2"),
     ]

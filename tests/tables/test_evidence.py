@@ -109,6 +109,16 @@ def test_uncommitted_code_on_another_commit_is_left_out(plan: Plan, tmp_path: Pa
     assert set(accuracies(found)) == {("lora", 2), ("shim", 3)}
 
 
+def test_runs_of_uncommitted_code_are_counted_below_the_table(plan: Plan, tmp_path: Path) -> None:
+    made = records(plan)
+    assert all_tables(view(plan, made, tmp_path / "clean"))[0].notes == []
+    for record in made[:2]:
+        record.provenance["git"]["dirty"] = True  # on the commit of the others
+    scores, *_ = all_tables(view(plan, made, tmp_path / "mixed"))
+    (note,) = scores.notes
+    assert note.startswith("2 of 6 runs come from a checkout with uncommitted changes")
+
+
 def test_a_metric_that_a_record_lacks_is_named(plan: Plan, tmp_path: Path) -> None:
     made = records(plan)
     made[0].metrics = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.glue_files import write_mixed
+from helpers.glue_files import write_mixed, write_official
 from helpers.record_files import grid, make_record, save_record
 
 from mtlora.base.errors import UserError
@@ -232,6 +232,50 @@ def test_published_numbers_stand_beside_comparable_runs_only(
         assert lora["table"] == "glue_paper"
     else:
         assert (lora["published"], lora["published_source"], lora["difference"]) == ("", "", "")
+
+
+def roberta(**changes: int) -> dict[str, Any]:
+    """What `config.json` of FacebookAI/roberta-base says of its architecture, with changes."""
+    sizes = {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072, "vocab_size": 50265}
+    return {"architectures": ["RobertaForMaskedLM"], "model_type": "roberta", **sizes, **changes}
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "joined"),
+    [
+        (roberta(), {"train": 67349, "validation": 872}, True),  # SST-2's official sizes
+        (roberta(), {"train": 2, "validation": 872}, False),
+        (roberta(), {"train": 67349, "validation": 2}, False),
+        (roberta(), None, False),  # a record of before rows were counted
+        (roberta(num_hidden_layers=24), {"train": 67349, "validation": 872}, False),
+        (roberta(hidden_size=1024), {"train": 67349, "validation": 872}, False),
+        (roberta(vocab_size=50257), {"train": 67349, "validation": 872}, False),
+        ([], {"train": 67349, "validation": 872}, False),
+    ],
+)
+def test_local_folders_are_comparable_only_with_official_rows_and_architecture(
+    config: Any, rows: dict[str, int] | None, joined: bool, tmp_path: Path
+) -> None:
+    data = write_official(tmp_path / "glue")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    overrides = ["profile=paper", "task=sst2", "transform=lora", "seed=0,1,2"]
+    folders = ["data.source=local", f"data.root={data}", f"model.path={tmp_path / 'model'}"]
+    plan = make_plan(load_experiment("glue"), [*overrides, *folders])
+    records = [make_record(cell, {RTE: (0.94, 0.95)}) for cell in plan.cells]
+    for record in records:
+        record.provenance |= {"rows": rows} if rows else {}
+    _, written = write(plan, records, tmp_path)
+    published = {row["published"] for row in written if (row["task"], row["selection"]) == ("sst2", "best")}
+    assert published == ({"95.1"} if joined else {""})
+
+
+def test_hub_rows_of_another_number_are_not_comparable(tmp_path: Path) -> None:
+    plan = plan_of("profile=paper", "task=rte", "transform=lora", "seed=0,1")
+    records = [make_record(cell, {RTE: (0.85, 0.87)}) for cell in plan.cells]
+    records[1].provenance["rows"] = {"train": 2490, "validation": 276}
+    _, rows = write(plan, records, tmp_path)
+    assert {row["published"] for row in rows} == {""}
 
 
 def test_a_published_suite_average_is_not_set_beside_one_over_fewer_tasks(tmp_path: Path) -> None:

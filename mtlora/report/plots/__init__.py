@@ -1,5 +1,6 @@
 """Figures from records, as PNG and SVG."""
 
+import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ class Plot:
     title: str
     caption: str  # what it shows, in words
     svg: bytes
+
+    @property
+    def data_uri(self) -> str:
+        """The figure as the source of an image, so that the page needs no other file."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
 
 
 def draw_all(view: View, folder: Path) -> list[Plot]:

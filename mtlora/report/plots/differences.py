@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtlora.report.plots.style import grid, legend, settings_of, style
-from mtlora.tables.aggregate import shown_columns
 from mtlora.tables.captions import average_column, method_label
 from mtlora.tables.view import View
 
@@ -23,14 +22,14 @@ def forest(view: View) -> tuple[Figure, str] | None:
     scales = _panels_by_scale(view, labels)
     figure, axes = grid(len(settings) * len(scales), 4.2, 1.2 + 0.42 * max(map(len, scales)))
     for axis, (name, rows, chosen) in zip(axes, ((n, r, s) for n, r in settings.items() for s in scales), strict=True):
-        methods = [row[1] for row in rows if row[1] != "lora"]
+        methods = [row.method for row in rows if row.method != "lora"]
         for c in found:
             label = average_column(view.plan).label if c.task == "average" else c.label
             if c.row not in rows or label not in chosen or c.difference is None:
                 continue
-            y = chosen.index(label) + (methods.index(c.row[1]) - (len(methods) - 1) / 2) * 0.17
+            y = chosen.index(label) + (methods.index(c.row.method) - (len(methods) - 1) / 2) * 0.17
             interval = c.difference.interval() or (c.difference.mean, c.difference.mean)
-            look = style(c.row[1])
+            look = style(c.row.method)
             axis.plot(interval, (y, y), color=look["color"], linestyle=look["linestyle"], linewidth=1.2)
             axis.plot(
                 c.difference.mean,
@@ -39,7 +38,7 @@ def forest(view: View) -> tuple[Figure, str] | None:
                 marker=look["marker"],
                 markersize=4,
                 linestyle="none",
-                label=method_label(c.row[1]),
+                label=method_label(c.row.method),
             )
         axis.axvline(0, color="#444444", linewidth=0.8)
         axis.set_yticks(range(len(chosen)), chosen)
@@ -56,7 +55,7 @@ def forest(view: View) -> tuple[Figure, str] | None:
 
 def _panels_by_scale(view: View, labels: list[str]) -> list[list[str]]:
     """Return the labels by the number of decimals they are printed with: figures of another scale need another axis."""
-    digits = {column.label: column.digits for column in shown_columns(view.plan)}
+    digits = {column.label: column.digits for column in view.plan.columns}
     groups: dict[int, list[str]] = {}
     for label in labels:
         groups.setdefault(digits.get(label, 2), []).append(label)

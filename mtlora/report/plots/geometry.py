@@ -1,12 +1,20 @@
 """The geometry of T, from the summaries that runs keep."""
 
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mtlora.report.plots.style import grid, legend, settings_of, style
 from mtlora.tables.captions import method_label
-from mtlora.tables.comparison import setting_of
 from mtlora.tables.view import View
+
+QUANTITIES = (
+    ("largest", "largest singular value", "linear"),
+    ("rotation", "mean |eigenvalue phase|, rad", "linear"),
+    ("condition", "condition number", "log"),
+    ("distance", "‖T − I‖ / √r", "linear"),
+)
 
 
 def geometry(view: View) -> tuple[Figure, str] | None:
@@ -14,48 +22,37 @@ def geometry(view: View) -> tuple[Figure, str] | None:
     frame = view.geometry[0]
     if frame.empty:
         return None
-    drawn = frame["row"].map(setting_of)
-    frame = frame[drawn == drawn.iloc[0]]  # further settings would hide each other
-    settings = [name for name, rows in settings_of(view).items() if frame["row"].iloc[0] in rows]
-    figures = (
-        ("largest", "largest singular value", False),
-        ("rotation", "mean |eigenvalue phase|, rad", False),
-        ("condition", "condition number", True),
-        ("distance", "‖T − I‖ / √r", False),
-    )
-    figure, axes = grid(8)
-    for i, (key, label, log) in enumerate(figures):
-        for axis, x in ((axes[i], "module"), (axes[i + 4], "epoch")):
-            for method, part in frame.groupby("method", sort=False):
-                part = part[part["last"]] if x == "module" else part
-                middle = part.groupby(x)[key].quantile([0.25, 0.5, 0.75]).unstack()
-                axis.plot(
-                    middle.index,
-                    middle[0.5],
-                    label=method_label(str(method)),
-                    **style(str(method)) | {"markersize": 2.5},
-                )
-                axis.fill_between(
-                    middle.index,
-                    middle[0.25],
-                    middle[0.75],
-                    color=style(str(method))["color"],
-                    alpha=0.12,
-                    linewidth=0,
-                )
-            if x == "module" and key == "largest":
-                for method, part in frame[frame["last"]].groupby("method", sort=False):
-                    lows = part.groupby("module")["smallest"].median()
-                    axis.plot(lows.index, lows, **style(str(method)) | {"markersize": 0, "linewidth": 0.8})
-            axis.set_yscale("log" if log else "linear")
-            axis.set_xlabel("module, input to output" if x == "module" else "epoch (0: start)")
-            axis.set_ylabel(
-                "largest and smallest singular value" if x == "module" and key == "largest" else label, fontsize=8
-            )
+    first = frame["row"].iloc[0]
+    frame = frame[frame["row"].map(lambda row: row.setting == first.setting)]  # further settings would hide each other
+    setting = next(name for name, rows in settings_of(view).items() if first in rows)
+    trained = frame[frame["last"]]
+    figure, axes = grid(2 * len(QUANTITIES))
+    for above, below, (key, label, scale) in zip(axes, axes[len(QUANTITIES) :], QUANTITIES, strict=False):
+        _draw(above, trained, "module", key)
+        _draw(below, frame, "epoch", key)
+        for axis in (above, below):
+            axis.set_yscale(scale)
+            axis.set_ylabel(label, fontsize=8)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        above.set_xlabel("module, input to output")
+        below.set_xlabel("epoch (0: start)")
+    for method, part in trained.groupby("method", sort=False):
+        lows = part.groupby("module")["smallest"].median()
+        axes[0].plot(lows.index, lows, **style(str(method)) | {"markersize": 0, "linewidth": 0.8})
+    axes[0].set_ylabel("largest and smallest singular value", fontsize=8)
     legend(figure, axes)
     return figure, (
         "Above: by module after training; below: over training. Lines are medians over tasks, seeds and (below) modules, bands "
         "the middle half. T = I would have singular values 1, phases 0, condition number 1, distance 0; LoRA has no other T."
-        + (f" Setting: {settings[0]}." if settings[0] else "")
+        + (f" Setting: {setting}." if setting else "")
     )
+
+
+def _draw(axis: Axes, frame: pd.DataFrame, x: str, key: str) -> None:
+    """Draw the median of a quantity by method, and a band over its middle half."""
+    for method, part in frame.groupby("method", sort=False):
+        values = part.groupby(x)[key]
+        low, middle, high = (values.quantile(share) for share in (0.25, 0.5, 0.75))
+        look = style(str(method))
+        axis.plot(middle.index, middle, label=method_label(str(method)), **look | {"markersize": 2.5})
+        axis.fill_between(middle.index, low, high, color=look["color"], alpha=0.12, linewidth=0)

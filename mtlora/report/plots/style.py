@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mtlora.tables.aggregate import Row
 from mtlora.tables.captions import row_labels
-from mtlora.tables.comparison import Row
 from mtlora.tables.view import View
 
 # method -> colour, line style, marker

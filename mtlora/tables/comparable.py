@@ -1,0 +1,49 @@
+"""Which runs may stand beside published figures."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mtlora.config.schema import ModelConfig, RunConfig
+from mtlora.plan.cell import Cell, override_key
+from mtlora.records.record import RunRecord
+
+# Overrides that leave a paper's recipe as it is (rank and targets are matched with the published row's).
+PLACES = {"task", "model", "transform", "rank", "targets", "seed", "profile", "results", "tracking", "model.path"}
+PLACES |= {"data.source", "data.root", "compute.device", "compute.threads", "compute.cpu_gemm", "tracking.mode"}
+
+
+def comparable(cell: Cell, record: RunRecord | None) -> bool:
+    """Tell whether a run, or one still to be made, has the data, the model and the recipe of the published figures.
+
+    The hub's data and weights are pinned, and a pin is not among the overrides that leave the recipe as it is. Of a local
+    data folder the rows that were read are counted; of a local model folder the architecture is compared, not the weights.
+    """
+    config = cell.config
+    if config.profile != "paper" or config.data.source == "builtin" or config.data.subset:
+        return False
+    if any(override_key(override) not in PLACES for override in cell.overrides):
+        return False
+    return _is_named_model(config.model) and (record is None or _has_official_rows(config, record))
+
+
+def _has_official_rows(config: RunConfig, record: RunRecord) -> bool:
+    rows = record.provenance.get("rows")
+    if not isinstance(rows, dict):  # a record from before rows were counted: only the hub's revision vouches for them
+        return config.data.source == "hub"
+    return all(config.task.sizes.get(split) == count for split, count in rows.items())
+
+
+def _is_named_model(model: ModelConfig) -> bool:
+    if model.path is None:
+        return True
+    return bool(model.pretrained_config) and model.pretrained_config.items() <= _config_json(model.path).items()
+
+
+@lru_cache(maxsize=64)
+def _config_json(folder: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
+    except (TypeError, ValueError):  # no JSON object
+        return {}
