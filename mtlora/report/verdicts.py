@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mtlora.tables.captions import average_column, method_label, row_labels
+from mtlora.tables.captions import method_label, row_labels
 from mtlora.tables.claims import ClaimVerdict
 from mtlora.tables.comparison import Comparison, headlines, needed
-from mtlora.tables.layout import MISSING, TableCell, TextTable, number
-from mtlora.tables.statistics import Difference, Verdict
+from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number
+from mtlora.tables.statistics import Verdict
 from mtlora.tables.view import View
 
 CLASSES = {Verdict.BETTER: "good", Verdict.WORSE: "bad"}  # of a card in style.css; the others are open
@@ -17,7 +17,7 @@ CLASSES = {Verdict.BETTER: "good", Verdict.WORSE: "bad"}  # of a card in style.c
 def answer(views: Sequence[View]) -> tuple[str, str]:
     """Answer whether MTLoRA beats LoRA in these runs, and how sure that is."""
     main = [view for view in views if not view.plan.experiment.ablation] or views
-    found = [(v, c) for v in main for c in headlines(v.plan, v.comparisons) if c.difference is not None]
+    found = [(v, c) for v in main for c in headlines(v.comparisons) if c.difference is not None]
     if not found:
         return _answer_without_headline(main)
     counts = Counter(c.verdict for _, c in found)
@@ -75,7 +75,7 @@ class Card:
 
 def cards(view: View) -> list[Card]:
     """Describe the comparisons with LoRA in the headline figure."""
-    return [_card(view, c) for c in headlines(view.plan, view.comparisons)]
+    return [_card(view, c) for c in headlines(view.comparisons)]
 
 
 def _card(view: View, c: Comparison) -> Card:
@@ -85,8 +85,8 @@ def _card(view: View, c: Comparison) -> Card:
     if c.difference is None:
         text = "no seed has all tasks with both methods"
     else:
-        figure = average_column(view.plan).label if h.task == "average" else h.metric.upper()
-        text = f"{figure} {_mean_and_interval(c.difference, ', no interval')}"
+        figure = c.label if h.task == "average" else h.metric.upper()
+        text = f"{figure} {estimate(c.difference.mean, c.difference.interval(), without=', no interval')}"
         text += f", p = {c.p_holm:.2g} after Holm, {c.seeds} seed{'s' if c.seeds > 1 else ''}"
         if c.verdict is Verdict.UNDECIDED and c.margin:
             text += f"; {needed(c, 2 * c.margin)}"
@@ -101,15 +101,10 @@ def claims_table(verdicts: Sequence[ClaimVerdict]) -> TextTable:
         if v.comparison is not None:
             structure = f"{method_label(v.comparison.row.method)}, targets {v.comparison.row.targets}"
             if d := v.comparison.difference:
-                measured = TableCell(_mean_and_interval(d), d.mean, v.comparison.runs)
+                measured = TableCell(estimate(d.mean, d.interval()), d.mean, v.comparison.runs)
         texts = (f"{v.claim.source}, {v.claim.model}", structure, v.verdict)
         claimed = TableCell(number(v.claim.difference, 2, True), v.claim.difference)
         rows.append([*map(TableCell, texts), claimed, measured, TableCell(v.why or "–")])
     header = ["Claim", "Structure", "Verdict", "Claimed", "Measured [95%]", "Why"]
     text = "reproduced: above 0, and the interval reaches the claim; contradicted: below 0, or within half the claim"
     return TextTable("claims", "The paper's claims", text, header, rows, labels=3)
-
-
-def _mean_and_interval(difference: Difference, without: str = "") -> str:
-    text, interval = number(difference.mean, 2, True), difference.interval()
-    return text + (f" [{number(interval[0], 2)}, {number(interval[1], 2)}]" if interval else without)

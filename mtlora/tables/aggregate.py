@@ -91,6 +91,12 @@ def entries_of(column: Column) -> list[Entry]:
     return [Entry(column.split, column.metric), *([column.beside] if column.beside else [])]
 
 
+def average_column(plan: Plan) -> Column:
+    """Return the column of the suite's average."""
+    shown, every = len(plan.columns), len(plan.experiment.columns)
+    return Column("average", "", "mean", "Average" if shown == every else f"Average of {shown}")
+
+
 def with_average(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
     """Add the suite average per seed: the mean of the table's columns, only for seeds that have every one of them."""
     groups = column_values(plan, frame).groupby([*Row._fields, "selection", "seed"], sort=False)

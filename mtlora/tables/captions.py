@@ -10,7 +10,7 @@ from mtlora.data.sources import low_resource
 from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
-from mtlora.tables.aggregate import Row, entries_of, row_of
+from mtlora.tables.aggregate import Row, average_column, entries_of, row_of
 
 
 def method_label(method: str) -> str:
@@ -25,12 +25,6 @@ def row_labels(rows: Sequence[Row], among: Sequence[Row] = ()) -> dict[str, list
         if len({getattr(row, name) for row in among or rows}) > 1:
             labels[title] = [str(getattr(row, name)) or "–" for row in rows]
     return labels
-
-
-def average_column(plan: Plan) -> Column:
-    """Return the column of the suite's average."""
-    shown, every = len(plan.columns), len(plan.experiment.columns)
-    return Column("average", "", "mean", "Average" if shown == every else f"Average of {shown}")
 
 
 def table_columns(plan: Plan) -> list[Column]:

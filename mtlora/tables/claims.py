@@ -26,7 +26,7 @@ def claim_verdicts(plan: Plan, records: dict[str, RunRecord], comparisons: Seque
     """Judge every claim of the experiment for every structure and set of target modules; Holm over the structures."""
     verdicts = []
     for claim in plan.experiment.claims:
-        fitting = [c for c in headlines(plan, comparisons) if c.row.model == claim.model and _fits(plan, records, c)]
+        fitting = [c for c in headlines(comparisons) if c.row.model == claim.model and _fits(plan, records, c)]
         if not fitting:
             verdicts.append(ClaimVerdict(claim, Verdict.NOT_TESTED, _unfit(plan, claim)))
         for base in dict.fromkeys(c.base for c in fitting):

@@ -8,10 +8,9 @@ import pandas as pd
 
 from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell
-from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
-from mtlora.tables.aggregate import Row, column_values, long_frame, row_of
+from mtlora.tables.aggregate import Row, average_column, column_values, long_frame, row_of
 from mtlora.tables.families import Rival, families
 from mtlora.tables.statistics import (
     ALPHA,
@@ -46,6 +45,7 @@ class Comparison:
     split: str
     metric: str
     label: str
+    digits: int  # with which the difference is printed
     pairs: tuple[Pair, ...]
     difference: Difference | None  # None: no seed has all tasks with both methods
     seeds: int
@@ -108,7 +108,7 @@ def _compare(
     family: int,
 ) -> Comparison:
     columns = plan.columns
-    column = columns[number] if number is not None else Column("average", "", "mean", "Average")
+    column = columns[number] if number is not None else average_column(plan)
     members = list(range(len(columns))) if number is None else [number]
 
     def pairs_of(selection: str) -> list[Pair]:
@@ -125,7 +125,7 @@ def _compare(
     headline, rule = plan.experiment.headline, plan.experiment.convention
     is_headline = (column.task, column.split, column.metric) == (headline.task, headline.split, headline.metric)
     return Comparison(
-        *(rival.row, rival.base, rival.contrast, column.task, column.split, column.metric, column.label),
+        *(rival.row, rival.base, rival.contrast, column.task, column.split, column.metric, column.label, column.digits),
         pairs=tuple(pairs),
         difference=_estimate(plan, rival.row, pairs),
         seeds=len({pair.seed for pair in pairs}),
@@ -165,11 +165,9 @@ def _corrected(comparisons: list[Comparison], family: int) -> list[Comparison]:
     return [c if c.difference is None else next(filled) for c in comparisons]
 
 
-def headlines(plan: Plan, comparisons: Sequence[Comparison]) -> list[Comparison]:
+def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Return the comparisons with LoRA in the headline figure."""
-    h = plan.experiment.headline
-    key = (h.task, h.split, h.metric)
-    return [c for c in comparisons if not c.contrast and (c.task, c.split, c.metric) == key]
+    return [c for c in comparisons if not c.contrast and c.margin is not None]
 
 
 def needed(c: Comparison, size: float) -> str:

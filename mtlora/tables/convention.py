@@ -8,7 +8,7 @@ import pandas as pd
 from mtlora.tables.aggregate import entries_of, published_rows
 from mtlora.tables.captions import row_labels, table_columns
 from mtlora.tables.comparison import Pair, by_seed
-from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
+from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number, text_table
 from mtlora.tables.scores import score_columns
 from mtlora.tables.statistics import ALPHA, median_interval, paired_difference
 from mtlora.tables.view import View
@@ -53,7 +53,7 @@ def _difference_cell(pairs: Sequence[Pair], statistic: str) -> TableCell:
     low, high, coverage = median_interval(values)
     if statistic == "mean" and (interval := paired_difference([values]).interval()):
         low, high, coverage = *interval, 1 - ALPHA
-    return TableCell(f"{number(centre, 2, True)} [{number(low, 2)}, {number(high, 2)}] {coverage:.1%}", centre, runs)
+    return TableCell(f"{estimate(centre, (low, high))} {coverage:.1%}", centre, runs)
 
 
 def _published_lines(view: View, group: pd.DataFrame, labels: int) -> list[list[TableCell]]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from mtlora.tables.captions import average_column, row_labels
+from mtlora.tables.captions import row_labels
 from mtlora.tables.comparison import Comparison, against, needed
 from mtlora.tables.items import TRIALS
-from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
+from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number, text_table
 from mtlora.tables.statistics import ALPHA, Verdict, pairs_needed
 from mtlora.tables.view import View
 
@@ -17,23 +17,21 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     heads = [c for c in chosen if c.margin is not None]
     if not heads:  # nothing to compare, or the headline's task is not among these runs
         return None
-    digits = {(c.task, c.split, c.metric): c.digits for c in plan.columns}
     labels = row_labels([c.row for c in heads], view.rows)
     if contrasts:
         labels["Against"] = [against(c) for c in heads]
     columns: dict[str, list[TableCell]] = {}
     for c in chosen:
-        label = average_column(plan).label if c.task == "average" else c.label
-        columns.setdefault(label, []).append(_difference_cell(c, digits.get((c.task, c.split, c.metric), 2)))
-    first = average_column(plan).label if heads[0].task == "average" else heads[0].label
-    body = {first: columns.pop(first)}  # what the verdict is about comes first
+        columns.setdefault(c.label, []).append(_difference_cell(c))
+    first = heads[0].label  # the figure of the verdict comes first
+    body = {first: columns.pop(first)}
     body["p"] = [TableCell(_p_text(c.difference.p), c.difference.p, c.runs) if c.difference else MISSING for c in heads]
     body["p, Holm"] = [TableCell(_p_text(c.p_holm), c.p_holm, c.runs) if c.difference else MISSING for c in heads]
     body["Verdict"] = [TableCell(c.verdict_text, runs=c.runs) for c in heads]
     body |= columns
     base = "the same method in the first setting" if contrasts else "LoRA"
     h = plan.experiment.headline
-    subject = average_column(plan).label if h.task == "average" else f"{h.metric} on {h.split}"
+    subject = first if h.task == "average" else f"{h.metric} on {h.split}"
     table = text_table(
         f"{plan.name}-{'contrasts' if contrasts else 'differences'}",
         f"{plan.experiment.title}: difference to {base}",
@@ -45,12 +43,10 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     return table
 
 
-def _difference_cell(c: Comparison, digits: int) -> TableCell:
+def _difference_cell(c: Comparison) -> TableCell:
     if c.difference is None:
         return MISSING
-    interval = c.difference.interval()
-    text = number(c.difference.mean, digits, True)
-    text += f" [{number(interval[0], digits)}, {number(interval[1], digits)}]" if interval else " (1 seed)"
+    text = estimate(c.difference.mean, c.difference.interval(), c.digits, " (1 seed)")
     return TableCell(text, c.difference.mean, c.runs)
 
 

@@ -34,6 +34,12 @@ def number(value: float, digits: int, signed: bool = False) -> str:
     return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
+def estimate(mean: float, interval: tuple[float, float] | None, digits: int = 2, without: str = "") -> str:
+    """Write a signed estimate with its interval; `without` stands where there is none."""
+    text = number(mean, digits, signed=True)
+    return text + (f" [{number(interval[0], digits)}, {number(interval[1], digits)}]" if interval else without)
+
+
 def text_table(
     name: str, title: str, caption: str, labels: dict[str, list[str]], body: dict[str, list[TableCell]]
 ) -> TextTable:

@@ -54,7 +54,7 @@ class View:
     @cached_property
     def items(self) -> tuple[pd.DataFrame, list[str]]:
         """Return the headline comparisons item by item, and what could not be compared."""
-        return compare_items(self.plan, headlines(self.plan, self.comparisons), self.evidence)
+        return compare_items(self.plan, headlines(self.comparisons), self.evidence)
 
     @cached_property
     def geometry(self) -> tuple[pd.DataFrame, list[str]]:

@@ -93,7 +93,7 @@ def test_the_suite_is_the_mean_over_tasks_with_its_own_degrees_of_freedom() -> N
 
 
 def test_holm_over_the_structures() -> None:
-    found = headlines(tiny(), compare(tiny(), records_of(tiny(), noisy)))
+    found = headlines(compare(tiny(), records_of(tiny(), noisy)))
     p = sorted(((c.difference.p, c) for c in found if c.difference), key=lambda item: item[0])
     highest = 0.0
     for rank, (raw, c) in enumerate(p):
@@ -143,13 +143,13 @@ def shifted(gain: float, spread: float) -> Score:
 )
 def test_verdicts_on_these_runs(gain: float, spread: float, verdict: str) -> None:
     plan = tiny(10)
-    found = headlines(plan, compare(plan, records_of(plan, shifted(gain, spread))))
+    found = headlines(compare(plan, records_of(plan, shifted(gain, spread))))
     assert [c.verdict_text for c in found] == [verdict] * 4
 
 
 def test_few_seeds_of_one_task_decide_nothing() -> None:
     plan = plan_of("glue", "model=tiny", "task=rte", "seed=range(0,5)")
-    found = headlines(plan, compare(plan, records_of(plan, shifted(2.0, 0.01))))
+    found = headlines(compare(plan, records_of(plan, shifted(2.0, 0.01))))
     for c in found:
         assert c.difference is not None
         assert c.difference.interval()[0] > 0  # type: ignore[index]
@@ -319,5 +319,5 @@ def test_a_headline_that_was_not_run() -> None:
     experiment = dataclasses.replace(experiment, average=False, headline=headline)
     plan = make_plan(experiment, ["model=tiny", "task=rte", "transform=lora,shim", "seed=0,1"])
     found = compare(plan, records_of(plan, noisy))
-    assert headlines(plan, found) == []
+    assert headlines(found) == []
     assert len(found) == 1

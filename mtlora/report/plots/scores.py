@@ -4,8 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mtlora.report.plots.style import grid, legend, style
-from mtlora.tables.aggregate import Row
-from mtlora.tables.captions import average_column, method_label
+from mtlora.tables.aggregate import Row, average_column
+from mtlora.tables.captions import method_label
 from mtlora.tables.view import View
 
 
