@@ -13,3 +13,7 @@ class UserError(CompactHydraException):
 
 class RunFailed(UserError):
     """Training cannot go on, as after a loss that is not finite. The record keeps the message as the reason."""
+
+
+class CohortUnsupported(Exception):
+    """These runs cannot train in lock-step; the message says why. Alone they can."""

@@ -15,6 +15,7 @@ from mtlora.config.schema import transform_name
 from mtlora.plan.cell import Cell, metric_values
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord, find_records
+from mtlora.records.schema import Git
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def stale_code(plan: Plan, evidence: Evidence) -> dict[str, str]:
     }
 
 
-def _git(record: RunRecord) -> dict[str, Any]:
+def _git(record: RunRecord) -> Git:
     return record.provenance.get("git") or {}
 
 

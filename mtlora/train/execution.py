@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from accelerate import Accelerator
 
 from mtlora.base.cli import one_line
-from mtlora.base.errors import UserError
+from mtlora.base.errors import CohortUnsupported, UserError
 from mtlora.base.files import Busy, only_process
 from mtlora.base.interrupt import shielded
 from mtlora.base.processes import is_first, rank
@@ -16,7 +16,6 @@ from mtlora.plan.cell import Cell
 from mtlora.records.record import RunRecord, record_status
 from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.fit import cohorts_that_fit
-from mtlora.train.cohort.grouping import CohortUnsupported
 from mtlora.train.cohort.step import CohortStep
 from mtlora.train.compute import make_accelerator
 from mtlora.train.life import begin, complete, end, finished_record, is_out_of_memory, new_record, prepare

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from helpers.tiny_runs import cell_in, execute, losses, record_of, rows, stop_at, tensors
 
+from mtlora.base.errors import CohortUnsupported
 from mtlora.base.files import only_process
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.score import text
 from mtlora.train import execution
 from mtlora.train.answer import Answer, Status
-from mtlora.train.cohort.grouping import CohortUnsupported, cohort_key, cohorts
+from mtlora.train.cohort.grouping import cohort_key, cohorts
 from mtlora.train.execution import execute as train_together
 from mtlora.train.state import CHECKPOINT
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from mtlora.adapter import MTLoraConfig
-from mtlora.train.cohort.grouping import CohortUnsupported
+from mtlora.base.errors import CohortUnsupported
 from mtlora.train.model import attention
 from mtlora.train.model.attention import use_own_attention
 from mtlora.train.model.dropout import MaskedDropout, Masks, use_masks

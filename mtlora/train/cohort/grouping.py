@@ -13,10 +13,6 @@ T = TypeVar("T")
 FEWEST = 5  # runs, the methods of one seed, which share batches and dropout masks: not torn apart for balance
 
 
-class CohortUnsupported(Exception):
-    """These runs cannot train in lock-step; the message says why. Alone they can."""
-
-
 # What may differ between the runs of a cohort: each run has its own parameters, optimizer, schedule, dropout and checkpoint.
 OWN = {
     "adapter": ("structure", "r", "alpha", "dropout", "use_rslora", "init_weights"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mtlora.adapter.layer import Linear
 from mtlora.adapter.transforms import STRUCTURES
-from mtlora.train.cohort.grouping import CohortUnsupported
+from mtlora.base.errors import CohortUnsupported
 from mtlora.train.model.build import ADAPTER
 from mtlora.train.model.dropout import Masks
 

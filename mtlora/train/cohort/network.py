@@ -10,7 +10,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from mtlora.adapter.layer import Linear, MTLoraLayer
-from mtlora.train.cohort.grouping import CohortUnsupported
+from mtlora.base.errors import CohortUnsupported
 from mtlora.train.cohort.layers import CohortLinear, Place, RunLinear
 from mtlora.train.model.build import ADAPTER
 from mtlora.train.model.dropout import Masks, use_masks

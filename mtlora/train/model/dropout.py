@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtlora.train.cohort.grouping import CohortUnsupported
+from mtlora.base.errors import CohortUnsupported
 
 # Dimensions of a tensor, by their number, that can be as wide as the batch: (rows, width, features), (rows, heads, width, width).
 WIDE = {2: (), 3: (1,), 4: (2, 3)}
