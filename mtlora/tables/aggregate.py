@@ -160,7 +160,7 @@ def cost_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
             values = {f"{key}_parameters": _number(record.parameters, key) for key in ("adapter", "head", "total")}
             values |= {key: _number(record.cost, key) for key in ("seconds", "tokens_per_second", "peak_memory_bytes")}
             values["seconds_per_step"] = _number(record.cost, "train_seconds") / (_number(record.cost, "steps") or nan)
-            if "cohort" in record.provenance:  # its share of what all took says nothing about its method
+            if "cohort" in record.provenance:  # its share of the cohort's time and memory does not depend on its method
                 values |= dict.fromkeys(("tokens_per_second", "peak_memory_bytes", "seconds_per_step"), nan)
             rows.append(
                 row_of(plan, cell)._asdict() | {"task": cell.config.task.name, "run_ids": record.run_id} | values

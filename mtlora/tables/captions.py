@@ -1,4 +1,4 @@
-"""What a reader must know beside the numbers: names, captions, and which tasks say nothing."""
+"""The names and captions of tables, and the tasks on which LoRA is not above the majority answer."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from mtlora.tables.aggregate import Row, average_column, entries_of, row_of
 
 
 def method_label(method: str) -> str:
-    """Name a method for people."""
+    """Return the name of a method as it is printed."""
     return "LoRA" if method == "lora" else f"MTLoRA {method.upper()}"
 
 
@@ -34,7 +34,7 @@ def table_columns(plan: Plan) -> list[Column]:
 
 
 def caption(plan: Plan, table: pd.DataFrame) -> str:
-    """State what a reader must know: seeds, split, metrics, selection rule, profile, data."""
+    """State the seeds, splits, metrics, selection rule, profile and data."""
     config = plan.cells[0].config
     counts = sorted({int(n) for n in table["n"]})
     splits = ", ".join(dict.fromkeys(e.split for column in plan.columns for e in entries_of(column)))
@@ -62,7 +62,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
 
 
 def _metrics_text(columns: list[Column]) -> str:
-    """Say which metric each column shows, and which of them are times 100."""
+    """List the metric of each column, and those that are times 100."""
     if all(column.scale is None and METRICS[column.metric].percent for column in columns):
         names = [f"{c.label} {' and '.join(dict.fromkeys(e.metric for e in entries_of(c)))}" for c in columns]
         return "metrics x 100: " + ", ".join(names)
@@ -79,21 +79,20 @@ def uninformative(plan: Plan, records: dict[str, RunRecord]) -> dict[str, tuple[
     Returns:
         By task, LoRA's rows for which this holds, and whether it holds for all of them.
     """
-    margins: dict[tuple[str, Row], list[float]] = {}
+    margins: dict[str, dict[Row, list[float]]] = {}
     for column in plan.columns:
+        figure = (column.metric, column.split)
         for cell in plan.cells:
             record = records.get(cell.sha)
             if record is None or (cell.config.task.name, transform_name(cell.config)) != (column.task, "lora"):
                 continue
-            value = record.metric(column.metric, column.split, plan.experiment.selection)
-            majority = [
-                b["value"] for b in record.baselines if (b["name"], b["split"]) == (column.metric, column.split)
-            ]
+            value = record.metric(*figure, plan.experiment.selection)
+            majority = [b["value"] for b in record.baselines if (b["name"], b["split"]) == figure]
             if value is not None and majority:
-                margins.setdefault((column.task, row_of(plan, cell)), []).append(value - majority[0])
+                rows = margins.setdefault(column.task, {})
+                rows.setdefault(row_of(plan, cell), []).append(value - majority[0])
     found: dict[str, tuple[list[Row], bool]] = {}
-    for task in dict.fromkeys(task for task, _ in margins):
-        rows = [row for (t, row), values in margins.items() if t == task and sum(values) / len(values) <= 0]
-        if rows:
-            found[task] = rows, len(rows) == sum(t == task for t, _ in margins)
+    for task, by_row in margins.items():
+        if dull := [row for row, values in by_row.items() if sum(values) / len(values) <= 0]:
+            found[task] = dull, len(dull) == len(by_row)
     return found

@@ -1,4 +1,4 @@
-"""What the commands that read records share: which plans, which records."""
+"""The plans and records that the commands `tables` and `report` work on."""
 
 import argparse
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
 
 
 def parser(module: str, description: str) -> cli.Parser:
-    """Return a parser of what the commands that read records share."""
+    """Return a parser of the arguments that the commands on records share."""
     made = cli.experiment_parser(module, description)
     made.add_argument("--runs", type=Path, help="a runs folder or a records.jsonl (default: RESULTS/runs)")
     return made

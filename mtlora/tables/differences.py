@@ -55,7 +55,7 @@ def _p_text(p: float) -> str:
 
 
 def _reach(heads: Sequence[Comparison]) -> list[str]:
-    """Say what the number of pairs permits, and what would decide."""
+    """Note whether the number of pairs can decide at all, and how many seeds would."""
     found = [c for c in heads if c.difference is not None]
     if not found:
         return []

@@ -1,4 +1,4 @@
-"""The records behind a table: every record is read from disk, and what cannot be used is named, never mixed in."""
+"""The records behind a table: all are read from disk, and those that cannot be used are named, never mixed in."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ class Evidence:
     records: dict[str, RunRecord] = field(default_factory=dict)  # by config_sha; `config` is dropped to save memory
     folders: dict[str, Path] = field(default_factory=dict)  # config_sha -> the run's folder; none for a JSON-lines file
     configurations: dict[str, list[str]] = field(default_factory=dict)  # digest of the configuration -> its config_shas
-    problems: list[str] = field(default_factory=list)  # what could not be read, a line each
+    problems: list[str] = field(default_factory=list)  # a line for each record that could not be read
     unreadable: set[Path] = field(default_factory=set)  # the folders of such records
 
 
@@ -108,7 +108,7 @@ def _finished(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
 
 
 def _changed(cell: Cell, record: RunRecord) -> list[str]:
-    """Say in which contents a record's provenance differs from a cell's identity."""
+    """List the contents in which a record's provenance differs from a cell's identity."""
     theirs: dict[str, Any] = {**record.provenance}
     own = cell.identity
     return [text for name, text in CONTENT.items() if name in theirs and theirs[name] != own[name]]
@@ -122,7 +122,7 @@ def uncommitted(records: Collection[RunRecord]) -> int:
 def stale_code(plan: Plan, evidence: Evidence) -> dict[str, str]:
     """Return the finished runs of uncommitted code on another commit than most of the plan's runs: config_sha -> commit.
 
-    A commit tells what a clean checkout computes; beside other commits, nothing tells that of a dirty one.
+    A commit identifies the code of a clean checkout only.
     """
     states = {sha: _git(record) for sha, record in _finished(plan, evidence).items()}
     counts = Counter(state.get("commit") for state in states.values())
@@ -146,7 +146,7 @@ def touched(plan: Plan, evidence: Evidence) -> bool:
 
 
 def problems(plan: Plan, evidence: Evidence) -> list[str]:
-    """Name what a plan's tables lack and why, a line each: failed, killed and missing runs, and those left out."""
+    """Name, a line each, the runs that a plan's tables lack: failed, killed and missing ones, and those left out and why."""
     lines = []
     missing: Counter[tuple[str, str]] = Counter()
     for cell in plan.cells:

@@ -1,6 +1,6 @@
 """A paired test over test items: whether a difference in BLEU between two runs can be the choice of test sentences.
 
-It says nothing about seeds: that is the sign-flip test's part (`statistics.py`).
+It does not test seeds; the sign-flip test of `statistics.py` does.
 """
 
 from collections.abc import Sequence

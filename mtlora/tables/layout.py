@@ -1,4 +1,4 @@
-"""Tables as plain data, before any format: what each cell says, and the runs behind it."""
+"""Tables as plain data, before any format: the text of each cell, and the runs behind it."""
 
 from dataclasses import dataclass, field
 

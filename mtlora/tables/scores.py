@@ -1,4 +1,4 @@
-"""The tables of scores and of cost, and the literature's convention beside published numbers."""
+"""The tables of scores and of cost."""
 
 from dataclasses import replace
 from typing import Any
@@ -59,7 +59,7 @@ def score_columns(view: View, selection: str, statistic: str) -> dict[tuple[str,
         items = [[item for key in keys if (item := found.get((row, *key)))] for row in view.rows]
         full = [len(entry) == len(keys) and all(item["n"] == seeds for item in entry) for entry in items]
         cells = [_score_cell(entry, column, statistic, len(keys)) for entry in items]
-        cells = [  # a mean of fewer seeds says so, and is not the best of the others
+        cells = [  # a mean of fewer seeds is marked, and never the best of its column
             cell if is_full or cell == MISSING else replace(cell, text=f"{cell.text} (n = {entry[0]['n']})")
             for cell, entry, is_full in zip(cells, items, full, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""A plan with its records, and what follows from them, each computed once."""
+"""A plan with its records: its summary, comparisons, cost and problems, each computed once."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from mtlora.tables.items import compare_items
 
 @dataclass(frozen=True)
 class View:
-    """A plan, its usable records, and what follows from them, each computed once."""
+    """A plan with its records, and everything that is computed from them, each once."""
 
     plan: Plan
     evidence: Evidence
@@ -28,7 +28,7 @@ class View:
 
     @cached_property
     def problems(self) -> list[str]:
-        """Return what is missing or left out, a line each."""
+        """Return a line for each run that is missing or left out, and for each file that cannot be read."""
         return problems(self.plan, self.evidence) + self.items[1] + self.geometry[1]
 
     @property
@@ -53,12 +53,12 @@ class View:
 
     @cached_property
     def items(self) -> tuple[pd.DataFrame, list[str]]:
-        """Return the headline comparisons item by item, and what could not be compared."""
+        """Return the headline comparisons item by item, and a line for each that could not be made."""
         return compare_items(self.plan, headlines(self.comparisons), self.evidence)
 
     @cached_property
     def geometry(self) -> tuple[pd.DataFrame, list[str]]:
-        """Return the summaries of T that the runs kept, and what could not be read."""
+        """Return the summaries of T that the runs kept, and a line for each file that could not be read."""
         return read_geometry(self.plan, self.records, self.evidence)
 
     @cached_property

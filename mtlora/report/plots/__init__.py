@@ -24,7 +24,7 @@ class Plot:
 
     name: str  # stem of its files
     title: str
-    caption: str  # what it shows, in words
+    caption: str  # for readers who see the figure, and for those who do not
     svg: bytes
 
     @property
