@@ -1,4 +1,4 @@
-"""Train the small decoder of the `mini` profile on the project's own text: `python -m tools.pretrain --out DIR`.
+"""Train the small decoder of the `mini` profile on the project's own text: `python tools/pretrain.py --out DIR`.
 
 It makes what `conf/model/gpt2_mini.yaml` names: a byte-level BPE tokenizer, a GPT-2 of about 2M parameters in half precision and
 a README that says how they were made. The text (`background_text`) shares no name and no line format with the benchmark's splits.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from builtin_text.triples import background_text
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -21,7 +22,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from mtlora.base import cli
 from mtlora.base.files import write_text
 from mtlora.base.onednn import onednn_is_fp32, set_fp32_matmul_precision
-from mtlora.data.builtin.triples import background_text
 
 END = "<|endoftext|>"
 VOCABULARY = 3000
@@ -113,15 +113,15 @@ def save(
     write_text(
         out / "README.md",
         f"# gpt2_mini\n\nA GPT-2 with {parameters:,} parameters and a byte-level BPE tokenizer of {len(tokenizer):,} tokens,\n"
-        f"made by `python -m tools.pretrain --minutes {arguments.minutes:g} --batch {arguments.batch} --learning-rate "
-        f"{arguments.learning_rate:g}`\nfrom the text of `mtlora.data.builtin.triples.background_text`; no other data.\n"
+        f"made by `python tools/pretrain.py --minutes {arguments.minutes:g} --batch {arguments.batch} --learning-rate "
+        f"{arguments.learning_rate:g}`\nfrom the text of `background_text` in `tools/builtin_text/triples.py`; no other data.\n"
         f"Result: `{json.dumps(facts)}`, the loss in nats per token over the last 50 steps. Apache-2.0, like the project.\n",
     )
 
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = cli.Parser(prog="python -m tools.pretrain", description="Train the decoder gpt2_mini.")
+    parser = cli.Parser(prog="python tools/pretrain.py", description="Train the decoder gpt2_mini.")
     parser.add_argument("--out", required=True, help="folder for weights, tokenizer and README")
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--batch", type=int, default=8, help="rows of 512 tokens per step")

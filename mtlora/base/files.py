@@ -1,6 +1,7 @@
 """Files that other processes may read at any moment: a file appears complete or not at all."""
 
 import fcntl
+import gzip
 import io
 import json
 import logging
@@ -145,3 +146,45 @@ def write_text(path: Path, text: str) -> None:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows as one JSON object per line, atomically."""
     write_text(path, "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows))
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def read_content(path: Path) -> bytes:
+    """Return a file's bytes, decompressed if its name ends in `.gz`.
+
+    Raises:
+        UserError: the file cannot be read or its gzip stream is damaged.
+    """
+    with readable(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        return stream.read()
+
+
+def read_text(path: Path) -> str:
+    """Return a UTF-8 file's text (with or without a byte-order mark), decompressed if its name ends in `.gz`.
+
+    Raises:
+        UserError: the file cannot be read, or has a byte that is not UTF-8; the message names its line.
+    """
+    content = read_content(path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8 text: convert the file"
+        ) from None
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line with its number from 1; only line feeds end one, unlike in `str.splitlines` (U+2028 is text)."""
+    for number, line in enumerate(text.rstrip("\r\n").split("\n"), start=1):
+        yield number, line.removesuffix("\r")

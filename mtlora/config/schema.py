@@ -131,8 +131,8 @@ class ModelConfig:
     source: str = one_of("hub", "package", "random")
     hub: str | None = None  # repository id
     revision: str | None = None  # pinned commit
-    package: str | None = None  # installed package that carries the weights
-    folder: str = "model"  # of the weights inside the package
+    package: str | None = None  # installed package that carries the weights (source=random: the tokenizer)
+    folder: str = "model"  # of the weights, or the tokenizer, inside the package
     gguf: str | None = None  # file name of quantised weights instead of model.safetensors; dequantised to fp32
     install: str | None = None  # how the package is installed, if not by `make setup`
     weights_sha256: str | None = None  # of model.safetensors or the GGUF file; checked before loading

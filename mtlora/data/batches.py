@@ -75,12 +75,6 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]
     return np.split(longest_first, starts[1:])
 
 
-def padding_waste(lengths: np.ndarray, batches: list[np.ndarray]) -> float:
-    """Return padded tokens over real tokens, at least 1, when every batch is padded to its longest example."""
-    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    return padded / int(lengths.sum())
-
-
 def _cut(examples: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.split(examples, range(batch_size, len(examples), batch_size))
 

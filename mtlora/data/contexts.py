@@ -4,24 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mtlora.base.errors import UserError
+from mtlora.records.predictions import Context
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One text and the facts that it states, in one line."""
+class Sentence:
+    """One text of a data-to-text file, and the facts that it states, in one line."""
 
     context: str
     text: str
     category: str = ""
-
-
-@dataclass(frozen=True)
-class Group:
-    """One context of the test split, decoded once, with all texts that count as right."""
-
-    context: str
-    references: tuple[str, ...]  # in file order, repeats kept, empty texts left out
-    category: str
 
 
 def linearise(facts: Iterable[Iterable[str]], lower_relation: bool = False) -> str:
@@ -40,11 +32,11 @@ def linearise(facts: Iterable[Iterable[str]], lower_relation: bool = False) -> s
     return " | ".join(lines)
 
 
-def group_pairs(pairs: Iterable[Pair], max_references: int | None) -> list[Group]:
-    """Group rows by their exact context string, in order of first occurrence.
+def contexts_of(sentences: Iterable[Sentence], max_references: int | None) -> list[Context]:
+    """Collect the sentences of each context, by its exact facts, in order of first occurrence.
 
     Args:
-        pairs: the rows of a test split.
+        sentences: those of a test split.
         max_references: how many texts of a context count, the first ones; None: all. LoRA's scripts take 6 for DART and WebNLG
             and all for E2E.
 
@@ -53,11 +45,11 @@ def group_pairs(pairs: Iterable[Pair], max_references: int | None) -> list[Group
     """
     texts: dict[str, list[str]] = {}
     categories: dict[str, str] = {}
-    for pair in pairs:
-        categories.setdefault(pair.context, pair.category)
-        found = texts.setdefault(pair.context, [])
-        if pair.text.strip() and (max_references is None or len(found) < max_references):
-            found.append(pair.text)
-    if empty := [context for context, found in texts.items() if not found]:
+    for sentence in sentences:
+        categories.setdefault(sentence.context, sentence.category)
+        found = texts.setdefault(sentence.context, [])
+        if sentence.text.strip() and (max_references is None or len(found) < max_references):
+            found.append(sentence.text)
+    if empty := [facts for facts, found in texts.items() if not found]:
         raise UserError(f"the context {empty[0]!r} has no text to compare with: remove it from the data")
-    return [Group(context, tuple(found), categories[context]) for context, found in texts.items()]
+    return [Context(facts, tuple(found), categories[facts]) for facts, found in texts.items()]

@@ -1,7 +1,7 @@
 """Tokenised data: computed once per (data, tokenizer, length), kept on disk, shared by all runs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,9 @@ from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
 from mtlora.config.schema import TaskConfig
 from mtlora.data.cache import cache_key, load_table, store_table
-from mtlora.data.prompting import encode_pairs
+from mtlora.data.prompting import encode_sentences
 
 if TYPE_CHECKING:
-    import datasets
     import torch
 
 FORMAT_VERSION = 1  # of the cached files: raise it when encoding or layout changes
@@ -42,43 +41,46 @@ class Encoded:
 
 
 def encode(
-    dataset: "datasets.Dataset", task: TaskConfig, tokenizer: Any, max_length: int, cache: Path, source_key: str
+    read: Callable[[], dict[str, list[Any]]],
+    task: TaskConfig,
+    split: str,
+    tokenizer: Any,
+    max_length: int,
+    cache: Path,
+    source_key: str,
 ) -> Encoded:
     """Tokenise a split, or read it from the cache if an earlier run did.
 
     Args:
-        dataset: a split from `load_split` (its `split` name is part of the cache key).
+        read: returns the whole split's columns (`load_split`); called only if the cache does not hold it.
         task: says which columns are encoded, one or two, in which order.
+        split: the split's name.
         tokenizer: a fast Hugging Face tokenizer.
         max_length: tokens per example, special tokens included; of a pair the longer text is cut first.
         cache: the folder shared by all runs.
-        source_key: the content hash of the data (`fingerprint` or `split_fingerprint`).
+        source_key: the content hash of the data (`fingerprint`).
 
     Raises:
-        UserError: the cache cannot be written, or the tokenizer is not a fast one.
-        ValueError: the dataset is a selection, which the key cannot tell from the whole split.
+        UserError: the cache cannot be written, the tokenizer is not a fast one, or as `read`.
     """
-    if dataset._indices is not None:
-        raise ValueError("encode takes a whole split: select examples by their index afterwards")
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{type(tokenizer).__name__} has no fast version: choose a model with a tokenizer.json")
-    split = str(dataset.split)
     key = cache_key(
         FORMAT_VERSION,
         source_key,
         split,
-        len(dataset),
+        task.kind,
         task.text_columns,
         task.labels,
+        task.lower_relation,
         tokenizer_digest(tokenizer),
         max_length,
-        *([task.lower_relation] if task.kind == "generation" else []),
     )
     path = cache / "tokens" / f"{task.name}-{split}-{key}.parquet"
     typed = "token_type_ids" in tokenizer.model_input_names and task.kind != "generation"
     table = load_table(path, _schema(task, typed))
     if table is None:
-        table = _tokenise(dataset, task, tokenizer, max_length, typed)
+        table = _tokenise(read(), task, tokenizer, max_length, typed)
         store_table(table, path)
     return _from_table(table, typed)
 
@@ -92,7 +94,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def collate(
-    encoded: Encoded, indices: np.ndarray, pad_token_id: int, padding: str, max_length: int, multiple: int = 1
+    encoded: Encoded, indices: np.ndarray, pad_token_id: int, padding: str, max_length: int
 ) -> dict[str, "torch.Tensor"]:
     """Return the examples `indices` as one right-padded batch of shape (batch, width).
 
@@ -100,9 +102,8 @@ def collate(
         encoded: the tokenised split.
         indices: (batch,) positions in the split.
         pad_token_id: fills `input_ids` behind an example's end.
-        padding: `longest`: the width of the longest example, rounded up to `multiple`; `max_length`: always that.
-        max_length: the greatest width, whatever `multiple` says.
-        multiple: some accelerators prefer widths of 8.
+        padding: `longest`: the width of the longest example; `max_length`: always that.
+        max_length: the width with `padding="max_length"`.
 
     Returns:
         `input_ids`, `attention_mask` and, for models that use them, `token_type_ids`, int64 (batch, width);
@@ -111,8 +112,7 @@ def collate(
     import torch
 
     lengths = encoded.offsets[indices + 1] - encoded.offsets[indices]
-    longest = int(lengths.max())
-    width = max_length if padding == "max_length" else max(longest, min(-(-longest // multiple) * multiple, max_length))
+    width = max_length if padding == "max_length" else int(lengths.max())
     mask = np.arange(width) < lengths[:, None]  # (batch, width)
     # Position in the flat arrays of every real token, in the order in which the mask lists them.
     flat = (encoded.offsets[indices][:, None] + np.arange(width))[mask]
@@ -124,18 +124,19 @@ def collate(
     return {name: torch.from_numpy(array) for name, array in (batch | {"labels": encoded.labels[indices]}).items()}
 
 
-def _tokenise(dataset: "datasets.Dataset", task: TaskConfig, tokenizer: Any, max_length: int, typed: bool) -> Any:
+def _tokenise(split: dict[str, list[Any]], task: TaskConfig, tokenizer: Any, max_length: int, typed: bool) -> Any:
     import pyarrow as pa
 
+    total = len(split[task.text_columns[0]])
     lengths: list[int] = []
     labels: list[int | float] = []
     columns: dict[str, list[np.ndarray]] = {"input_ids": []}
     if typed:
         columns["token_type_ids"] = []
-    for start in _progress(range(0, len(dataset), CHUNK), f"tokenising {task.name}", len(dataset)):
-        rows = dataset[start : start + CHUNK]
+    for start in _progress(range(0, total, CHUNK), f"tokenising {task.name}", total):
+        rows = {name: values[start : start + CHUNK] for name, values in split.items()}
         if task.kind == "generation":
-            ids, prompts = encode_pairs(rows["context"], rows["text"], tokenizer, max_length)
+            ids, prompts = encode_sentences(rows["context"], rows["text"], tokenizer, max_length)
             encoding: Any = {"input_ids": ids}
         else:
             encoding = tokenizer(

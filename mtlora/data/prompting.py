@@ -1,4 +1,4 @@
-"""How data-to-text rows become tokens: facts, end token, text, end token (LoRA, arXiv 2106.09685, its GPT-2 data)."""
+"""How data-to-text sentences become tokens: facts, end token, text, end token (LoRA, arXiv 2106.09685, its GPT-2 data)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from mtlora.base.errors import UserError
 
 
-def encode_pairs(
+def encode_sentences(
     contexts: Sequence[str], texts: Sequence[str], tokenizer: Any, max_length: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Return each row's tokens, cut on the right to `max_length`, and how many of them are the prompt."""
+    """Return each sentence's tokens, cut on the right to `max_length`, and how many of them are the prompt."""
     rows, prompts = [], []
     written = token_ids(tokenizer, [" " + text for text in texts])
     for prompt, text in zip(encode_prompts(contexts, tokenizer), written, strict=True):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mtlora.base.errors import UserError
+from mtlora.base.files import numbered_lines, read_text
 from mtlora.config.schema import LocalFile, TaskConfig
-from mtlora.data.files import numbered_lines, read_text
 
 SCORE_RANGE = (0.0, 5.0)  # of a regression label (STS-B's similarity)
 

@@ -3,8 +3,6 @@
 Afterwards the same runs need no network (set HF_HUB_OFFLINE=1 to be sure that none is used).
 """
 
-from pathlib import Path
-
 from rich.console import Console
 
 from mtlora.base import cli
@@ -25,7 +23,7 @@ def main() -> None:
     for cell in {cell.config.task.name: cell for stage in plan.stages for cell in stage}.values():
         task, data = cell.config.task, cell.config.data
         for split in ["train", *evaluation_splits(task, data)]:
-            rows = len(load_split(task, data, split, Path(cell.config.results) / "cache"))
+            rows = len(load_split(task, data, split)[task.text_columns[0]])
             console.print(f"{task.name} {split}: {rows} rows from {data.source}")
     for model in {cell.config.model.name: cell.config.model for cell in plan.cells}.values():
         if model.source == "hub" and model.path is None:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import median
 
 from mtlora.base.errors import UserError
 from mtlora.base.product_rate import measured_in_child
-from mtlora.data.builtin.triples import TEST_ENTRIES
+from mtlora.config.schema import DataConfig, TaskConfig
+from mtlora.data.sources import load_split
 from mtlora.plan.cell import Cell
 from mtlora.records.record import RECORD, RunRecord
 
@@ -94,7 +94,9 @@ def workload(cell: Cell) -> tuple[float, float]:
     generation = task.kind == "generation"
     watched = ("validation",) if generation else tuple(task.metrics)
     if cell.config.data.source == "builtin":
-        rows, evaluated, tokens = _builtin_size(task.name, task.kind, watched)
+        rows, words, _ = _builtin_size(task, "train")
+        tokens = TOKENS_PER_WORD[task.kind] * words / rows
+        evaluated = sum(_builtin_size(task, split)[0] for split in watched)
     else:
         rows, tokens = task.sizes["train"], task.mean_tokens
         evaluated = sum(task.sizes[split] for split in watched)
@@ -102,20 +104,20 @@ def workload(cell: Cell) -> tuple[float, float]:
     evaluated = min(evaluated, (train.limit_validation if generation else None) or evaluated)
     forwards = tokens * train.epochs * (2 * rows + evaluated)
     if generation:  # texts end after about half of the tokens that they may have
-        contexts = TEST_ENTRIES if cell.config.data.source == "builtin" else task.sizes["test"]
+        contexts = _builtin_size(task, "test")[2] if cell.config.data.source == "builtin" else task.sizes["test"]
         forwards += min(contexts, decode.limit_contexts or contexts) * decode.beams * decode.max_new_tokens / 2
     return 2.0 * cell.config.model.parameters * forwards, tokens * train.epochs * rows
 
 
-@lru_cache(maxsize=64)
-def _builtin_size(task: str, kind: str, splits: tuple[str, ...]) -> tuple[int, int, float]:
-    """Return training rows, watched rows, and the mean tokens of a training row, of a built-in task."""
-    from mtlora.data.sources import builtin_texts
+_counted: dict[tuple[str, str], tuple[int, int, int]] = {}
 
-    texts = builtin_texts(task, kind, "train")
-    words = sum(len(text.split()) for text in texts)
-    return (
-        len(texts),
-        sum(len(builtin_texts(task, kind, split)) for split in splits),
-        TOKENS_PER_WORD[kind] * words / len(texts),
-    )
+
+def _builtin_size(task: TaskConfig, split: str) -> tuple[int, int, int]:
+    """Return the rows of a split of the built-in data, their words, and how many distinct first texts (contexts) they have."""
+    if (task.name, split) not in _counted:
+        columns = load_split(task, DataConfig(source="builtin"), split)
+        texts = [text for name in task.text_columns for text in columns[name]]
+        contexts = set(columns[task.text_columns[0]])
+        words = sum(len(text.split()) for text in texts)
+        _counted[task.name, split] = len(texts) // len(task.text_columns), words, len(contexts)
+    return _counted[task.name, split]

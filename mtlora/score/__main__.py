@@ -6,25 +6,22 @@ contexts and references and needs no data. The scores are printed as JSON for ea
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
-from mtlora.config.schema import RunConfig
-from mtlora.data.contexts import Group
-from mtlora.data.files import read_text
-from mtlora.data.sources import load_groups
+from mtlora.base.files import read_text
+from mtlora.data.sources import load_contexts
 from mtlora.plan.cell import compose_cell
-from mtlora.records.predictions import read_records
+from mtlora.records.predictions import Context, read_records
 from mtlora.records.record import RECORD, RunRecord
 from mtlora.score.generated import score
 
 
-def read_texts(path: Path, groups: list[Group]) -> list[str]:
-    """Read one text a line, in the order of `groups`; an empty line is an empty text.
+def read_texts(path: Path, contexts: list[Context]) -> list[str]:
+    """Read one text a line, in the order of `contexts`; an empty line is an empty text.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, or has another number of lines.
@@ -33,9 +30,9 @@ def read_texts(path: Path, groups: list[Group]) -> list[str]:
     if not content:
         raise UserError(f"{path} is empty: it should have one text for each context")
     lines = content.removesuffix("\n").split("\n")
-    if len(lines) != len(groups):
+    if len(lines) != len(contexts):
         raise UserError(
-            f"{path} has {len(lines)} lines, but the test set has {len(groups)} contexts: one line for each is needed, "
+            f"{path} has {len(lines)} lines, but the test set has {len(contexts)} contexts: one line for each is needed, "
             "in the order that --list-contexts prints"
         )
     return [line.removesuffix("\r") for line in lines]
@@ -48,22 +45,16 @@ def check_task(path: Path, task: str) -> None:
         raise UserError(f"{path} holds texts for {found}, not {task}: give that task")
 
 
-def in_order(groups: list[Group], given: list[Group], texts: list[str], path: Path) -> list[str]:
-    """Return the text of each group, found by its context.
+def in_order(contexts: list[Context], given: list[Context], texts: list[str], path: Path) -> list[str]:
+    """Return the text of each context, found by its facts.
 
     Raises:
         UserError: a context has no text.
     """
-    text_of = {group.context: text for group, text in zip(given, texts, strict=True)}
-    if absent := [group.context for group in groups if group.context not in text_of]:
-        raise UserError(f"{path} has no text for {len(absent)} of {len(groups)} contexts, the first is {absent[0]!r}")
-    return [text_of[group.context] for group in groups]
-
-
-def groups_of(config: RunConfig) -> list[Group]:
-    """Return the test contexts of a task's source, without leaving a cache behind."""
-    with tempfile.TemporaryDirectory() as cache:
-        return load_groups(config.task, config.data, Path(cache))
+    text_of = {context.facts: text for context, text in zip(given, texts, strict=True)}
+    if absent := [context.facts for context in contexts if context.facts not in text_of]:
+        raise UserError(f"{path} has no text for {len(absent)} of {len(contexts)} contexts, the first is {absent[0]!r}")
+    return [text_of[context.facts] for context in contexts]
 
 
 def parse() -> argparse.Namespace:
@@ -99,20 +90,20 @@ def main() -> None:
     if arguments.data_root:
         overrides.append(f"data.root={json.dumps(arguments.data_root, ensure_ascii=False)}")
     config = compose_cell(overrides).config
-    groups = groups_of(config) if source else []
+    contexts = load_contexts(config.task, config.data) if source else []
     if arguments.list_contexts:
-        print("\n".join(group.context for group in groups), flush=True)
+        print("\n".join(context.facts for context in contexts), flush=True)
         return
     if records:
         check_task(arguments.predictions, arguments.task)
         given, texts = read_records(arguments.predictions)
-        texts = in_order(groups, given, texts, arguments.predictions) if source else texts
-        groups = groups or given
+        texts = in_order(contexts, given, texts, arguments.predictions) if source else texts
+        contexts = contexts or given
     else:
-        texts = read_texts(arguments.predictions, groups)
+        texts = read_texts(arguments.predictions, contexts)
     if empty := sum(not text.strip() for text in texts):
         Console(stderr=True).print(f"warning: {empty} of {len(texts)} texts are empty")
-    scores = score(config.task, groups, texts, "score", arguments.official_ter)
+    scores = score(config.task, contexts, texts, "score", arguments.official_ter)
     parts = {split.removeprefix("test_") if split != "test" else "all": values for split, values in scores.items()}
     print(json.dumps(parts, indent=1))
 

@@ -12,9 +12,8 @@ import pandas as pd
 
 from mtlora.base.errors import UserError
 from mtlora.config.schema import TaskConfig
-from mtlora.data.contexts import Group
 from mtlora.plan.grid import Plan
-from mtlora.records.predictions import read_records
+from mtlora.records.predictions import Context, read_records
 from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import in_part
 from mtlora.score.text import bleu_metric, reference_streams, treat
@@ -50,7 +49,7 @@ def compare_items(plan: Plan, comparisons: list[Comparison], evidence: Evidence)
             try:
                 require_text_packages()
                 ours, theirs = (_texts(by_run[run], tasks[c.task], c.split) for run in pair.runs)
-                if [group.context for group, _ in ours] != [group.context for group, _ in theirs]:
+                if [context.facts for context, _ in ours] != [context.facts for context, _ in theirs]:
                     raise UserError("the two runs decoded other contexts")
                 p = _compare(ours, theirs, tasks[c.task].scoring)
             except (UserError, RecursionError) as error:
@@ -61,16 +60,16 @@ def compare_items(plan: Plan, comparisons: list[Comparison], evidence: Evidence)
     return pd.DataFrame(rows, columns=COLUMNS), problems
 
 
-def _texts(folder: Path | None, task: TaskConfig, split: str) -> list[tuple[Group, str]]:
+def _texts(folder: Path | None, task: TaskConfig, split: str) -> list[tuple[Context, str]]:
     path = folder / "predictions.jsonl" if folder else None
     if path is None or not path.exists():
         raise UserError("the decoded texts (predictions.jsonl) are not beside the records")
     return [pair for pair in zip(*read_records(path), strict=True) if in_part(task, pair[0], split)]
 
 
-def _compare(ours: list[tuple[Group, str]], theirs: list[tuple[Group, str]], scoring: str) -> float:
+def _compare(ours: list[tuple[Context, str]], theirs: list[tuple[Context, str]], scoring: str) -> float:
     clean = treat(scoring)
-    references = [[text for text in map(clean, group.references) if text] for group, _ in ours]
+    references = [[text for text in map(clean, context.references) if text] for context, _ in ours]
     if not all(references):
         raise UserError("predictions.jsonl has an item without a reference")
     return randomisation_p([clean(text) for _, text in theirs], [clean(text) for _, text in ours], references)

@@ -1,13 +1,14 @@
-"""The data of a run: its tokenizer, and the encoded splits."""
+"""The data of a run: its tokenizer and its tokenised splits."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mtlora.base.hashing import digest
 from mtlora.config.schema import RunConfig
 from mtlora.data.batches import sample_rows
-from mtlora.data.encoding import encode
+from mtlora.data.encoding import Encoded, encode
 from mtlora.data.prompting import pad_token
 from mtlora.data.sources import evaluation_splits, load_split
 from mtlora.plan.cell import Cell
@@ -33,17 +34,17 @@ def load_data(cell: Cell) -> tuple[Any, RunData]:
 
 
 def _load_data(config: RunConfig, content: str) -> tuple[Any, RunData]:
-    cache = Path(config.results) / "cache"
+    task, data, cache = config.task, config.data, Path(config.results) / "cache"
     tokenizer = load_tokenizer(config.model)
 
-    def encoded(split: str) -> Any:
-        dataset = load_split(config.task, config.data, split, cache)
-        return encode(dataset, config.task, tokenizer, config.data.max_length, cache, f"{content}-{split}")
+    def encoded(split: str) -> Encoded:
+        read = partial(load_split, task, data, split)
+        return encode(read, task, split, tokenizer, data.max_length, cache, content)
 
     training = encoded("train")
-    splits = evaluation_splits(config.task, config.data)
-    if config.task.kind == "generation":
+    splits = evaluation_splits(task, data)
+    if task.kind == "generation":
         splits.remove("test")  # decoded at the end; its loss is not looked at
     evaluation = {split: encoded(split) for split in splits}
-    rows = sample_rows(len(training), config.train.limit_examples, "limit_examples", config.task.name)
+    rows = sample_rows(len(training), config.train.limit_examples, "limit_examples", task.name)
     return tokenizer, RunData(training, rows, evaluation, pad_token(tokenizer))

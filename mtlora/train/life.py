@@ -19,7 +19,7 @@ from mtlora.base.progress import show_progress
 from mtlora.config.schema import transform_name
 from mtlora.data.sources import low_resource
 from mtlora.plan.cell import Cell
-from mtlora.records.predictions import read_records
+from mtlora.records.predictions import read_records, text_rows
 from mtlora.records.provenance import now, provenance
 from mtlora.records.record import RECORD, RunRecord, record_status
 from mtlora.records.schema import Metric, Status
@@ -172,12 +172,11 @@ def _decode_and_score(run: Run) -> list[Metric]:
     config = run.config
     started = time.monotonic()
     with show_progress(f"{run.cell.run_id}, decoding", "texts") as on_progress:
-        texts = decode(config, run.model, run.tokenizer, [c.context for c in run.contexts], on_progress)
+        texts = decode(config, run.model, run.tokenizer, [context.facts for context in run.contexts], on_progress)
     run.record.cost["decode_seconds"] = time.monotonic() - started
     if not is_first():
         return []
-    rows = ({**asdict(context), "prediction": text} for context, text in zip(run.contexts, texts, strict=True))
-    write_jsonl(run.cell.folder / "predictions.jsonl", rows)
+    write_jsonl(run.cell.folder / "predictions.jsonl", text_rows(run.contexts, texts))
     return of_last_epoch(score(config.task, run.contexts, texts, experiment_id=run.cell.sha))
 
 

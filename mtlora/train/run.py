@@ -16,8 +16,8 @@ from mtlora.base.files import write_jsonl
 from mtlora.base.processes import is_first, rank
 from mtlora.base.streams import stream_seed
 from mtlora.config.schema import RunConfig
-from mtlora.data.contexts import Group
 from mtlora.plan.cell import Cell
+from mtlora.records.predictions import Context
 from mtlora.records.record import GEOMETRY, RunRecord
 from mtlora.records.schema import Cohort
 from mtlora.train.batches import steps_of_epoch
@@ -44,7 +44,7 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     tracker: Tracker
     device: torch.device
-    contexts: list[Group] = field(default_factory=list)  # what a generation task decodes at the end
+    contexts: list[Context] = field(default_factory=list)  # what a generation task decodes at the end
     cohort: Cohort | None = None  # id, runs, members: the cohort of this attempt
     state: TrainingState = field(default_factory=TrainingState)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)  # of the last evaluation, by split

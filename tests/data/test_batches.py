@@ -4,12 +4,13 @@ from itertools import zip_longest
 
 import numpy as np
 import pytest
+from batches import padding_waste
 from helpers.glue_files import REAL, TASKS, option
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlora.config.schema import DataConfig
-from mtlora.data.batches import BUCKETS, bucket_schedule, epoch_batches, evaluation_batches, padding_waste
+from mtlora.data.batches import BUCKETS, bucket_schedule, epoch_batches, evaluation_batches
 from mtlora.data.sources import load_split
 
 lengths_lists = st.lists(st.integers(3, 128), min_size=1, max_size=300).map(np.array)
@@ -126,12 +127,10 @@ def test_padding_waste_by_hand() -> None:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data: {REAL} is absent")
 @pytest.mark.parametrize("name", TASKS)
-def test_padding_on_real_lengths(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_padding_on_real_lengths(name: str) -> None:
     # Words stand in for tokens: it is the shape of the distribution that counts. 110 words are about 128 tokens.
     task = option(name)
-    rows = load_split(
-        task, DataConfig(source="local", root=str(REAL), subset=True), "train", tmp_path_factory.mktemp("cache")
-    )
+    rows = load_split(task, DataConfig(source="local", root=str(REAL), subset=True), "train")
     columns = [rows[column] for column in task.text_columns]
     lengths = np.array(
         [min(sum(len(text.split()) + 1 for text in texts) + 1, 110) for texts in zip(*columns, strict=True)]

@@ -9,9 +9,10 @@ import sys
 from collections import Counter
 
 import pytest
+from builtin_text.glue import SPLITS, generate
 
 from mtlora.base.errors import UserError
-from mtlora.data.builtin import SPLITS, generate
+from mtlora.base.paths import REPOSITORY
 
 COLUMNS = {
     "cola": ["sentence", "label", "idx"],
@@ -41,7 +42,7 @@ GOLDEN: dict[str, str] = {  # a change here changes every figure measured on the
 
 _DIGESTS = """
 import hashlib, json
-from mtlora.data.builtin import SPLITS, generate
+from builtin_text.glue import SPLITS, generate
 for task, splits in SPLITS.items():
     rows = [generate(task, split) for split in splits]
     print(task, hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16])
@@ -96,6 +97,7 @@ def test_content_is_fixed(task: str) -> None:
 def test_content_does_not_depend_on_the_hash_seed(hash_seed: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", _DIGESTS],
+        cwd=REPOSITORY / "tools",
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
         text=True,

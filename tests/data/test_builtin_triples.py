@@ -7,9 +7,10 @@ import sys
 from functools import cache
 
 import pytest
+from builtin_text.triples import Entry, background_text, generate_entries
 
 from mtlora.base.errors import UserError
-from mtlora.data.builtin.triples import Entry, background_text, generate_entries
+from mtlora.base.paths import REPOSITORY
 
 SIZES = {"train": 360, "validation": 60, "test": 120}
 EVERY_SPLIT = [(task, split) for task in ("webnlg", "dart", "e2e") for split in SIZES]
@@ -30,7 +31,7 @@ GOLDEN = {
 
 _DIGESTS = """
 import hashlib
-from mtlora.data.builtin.triples import background_text, generate_entries
+from builtin_text.triples import background_text, generate_entries
 def digest(value):
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 for task in ("webnlg", "dart", "e2e"):
@@ -71,6 +72,7 @@ def occurring(wanted: set[str], text: str) -> list[str]:
 def test_content_is_fixed_and_does_not_depend_on_the_hash_seed(hash_seed: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", _DIGESTS],
+        cwd=REPOSITORY / "tools",
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
         text=True,

@@ -4,10 +4,14 @@ import logging
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
 import pytest
+from builtin_text.tokenizers import word_tokenizer
 from helpers.glue_files import (
     OFFICIAL,
     REAL,
@@ -23,8 +27,9 @@ from helpers.glue_files import (
 )
 
 from mtlora.base.errors import UserError
-from mtlora.config.schema import DataConfig, LocalFile
+from mtlora.config.schema import DataConfig, LocalFile, TaskConfig
 from mtlora.data import sources, table_files
+from mtlora.data.encoding import Encoded, encode
 
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data: {REAL} is absent")
 
@@ -41,34 +46,29 @@ def test_official_layout(name: str, tmp_path: Path) -> None:
         "qnli": [0, 1],
         "rte": [0, 1],
     }
-    train = sources.load_split(task, data, "train", tmp_path)
-    assert train.column_names == [*task.text_columns, "label"]
-    assert {train.features[column].dtype for column in task.text_columns} == {"string"}
-    if name == "stsb":
-        assert train.features["label"].dtype == "float32"
-        assert list(train["label"]) == pytest.approx([4.8, 0.0])
-    else:
-        assert train.features["label"].dtype == "int64"
-        assert list(train["label"]) == expected[name]
+    train = sources.load_split(task, data, "train")
+    assert list(train) == [*task.text_columns, "label"]
+    assert {type(text) for column in task.text_columns for text in train[column]} == {str}
+    assert {type(label) for label in train["label"]} == {float if name == "stsb" else int}
+    assert train["label"] == ([4.8, 0.0] if name == "stsb" else expected[name])
     assert sources.evaluation_splits(task, data) == list(task.metrics)
     for split in task.metrics:
-        assert len(sources.load_split(task, data, split, tmp_path)) >= 1
+        assert len(sources.load_split(task, data, split)["label"]) >= 1
     assert not sources.low_resource(task, data)
 
 
 def test_text_is_read_as_published(tmp_path: Path) -> None:
     root = write_official(tmp_path / "glue")
-    assert load_train("mrpc", root, tmp_path)[0]["sentence1"] == 'He said " no .'
-    assert load_train("sst2", root, tmp_path)[0]["sentence"] == "a fine film "
-    assert load_train("qqp", root, tmp_path)[1]["question1"] == ""
+    assert load_train("mrpc", root)["sentence1"][0] == 'He said " no .'
+    assert load_train("sst2", root)["sentence"][0] == "a fine film "
+    assert load_train("qqp", root)["question1"][1] == ""
 
 
 def test_line_ends(tmp_path: Path) -> None:
     odd = "one\u2028line\u0085only\x0b"
     write(tmp_path / "glue/SST-2/train.tsv", f"sentence\tlabel\r\n{odd}\t1\r\nbad\t0\r\n\r\n")
-    rows = load_train("sst2", tmp_path / "glue", tmp_path)
-    assert list(rows["sentence"]) == [odd, "bad"]
-    assert list(rows["label"]) == [1, 0]
+    rows = load_train("sst2", tmp_path / "glue")
+    assert rows == {"sentence": [odd, "bad"], "label": [1, 0]}
 
 
 def test_mixed_layout_with_subsets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -78,31 +78,27 @@ def test_mixed_layout_with_subsets(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert len(caplog.messages) == 1
     assert "validation_mismatched" in caplog.messages[0]
     assert "\n" not in caplog.messages[0]
-    assert [len(load_train(name, Path(str(data.root)), tmp_path, True)) for name in ("mnli", "qnli", "qqp", "rte")] == [
-        2,
-        1,
-        2,
-        2,
-    ]
+    loaded = [load_train(name, Path(str(data.root)), True) for name in ("mnli", "qnli", "qqp", "rte")]
+    assert [len(columns["label"]) for columns in loaded] == [2, 1, 2, 2]
     assert [sources.low_resource(option(name), data) for name in ("mnli", "qnli", "qqp", "rte")] == [
         True,
         True,
         True,
         False,
     ]
-    assert len(sources.load_split(option("qqp"), data, "validation", tmp_path)) == 1
+    assert len(sources.load_split(option("qqp"), data, "validation")["label"]) == 1
 
 
 def test_subset_must_be_allowed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train_subset\.jsonl\.gz .*add data\.subset=true") as error:
-        load_train("qqp", write_mixed(tmp_path / "glue"), tmp_path)
+        load_train("qqp", write_mixed(tmp_path / "glue"))
     one_line(error)
 
 
 def test_official_file_comes_before_the_subset(tmp_path: Path) -> None:
     root = write_official(write_mixed(tmp_path / "glue"))
     assert not sources.low_resource(option("qqp"), local_data(root, subset=True))
-    assert list(load_train("qqp", root, tmp_path, subset=True)["label"]) == [1, 0]
+    assert load_train("qqp", root, subset=True)["label"] == [1, 0]
 
 
 def test_heldout_rows_never_score_a_model_trained_on_them(tmp_path: Path) -> None:
@@ -115,36 +111,56 @@ def test_heldout_rows_never_score_a_model_trained_on_them(tmp_path: Path) -> Non
 SST2 = "SST-2/train.tsv"
 
 
-def test_files_are_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, calls = write_official(tmp_path / "glue"), []
-    parse = table_files.read_columns
-    monkeypatch.setattr(sources, "read_columns", lambda *arguments: calls.append(1) or parse(*arguments))
-    first = load_train("mnli", root, tmp_path / "cache")
-    assert load_train("mnli", root, tmp_path / "cache").to_list() == first.to_list()
-    assert len(calls) == 1
+class Parsed:
+    """`table_files.read_columns`, which counts its calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        monkeypatch.setattr(sources, "read_columns", self)
+
+    def __call__(self, *arguments: Any) -> dict[str, list[Any]]:
+        self.calls += 1
+        return table_files.read_columns(*arguments)
+
+
+def encoded(task: TaskConfig, data: DataConfig, cache: Path) -> Encoded:
+    """Encode the training split as a run does."""
+    read = partial(sources.load_split, task, data, "train")
+    return encode(read, task, "train", word_tokenizer(), 32, cache, sources.fingerprint(task, data))
+
+
+def test_files_are_parsed_only_where_the_tokens_are_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, parsed = local_data(write_official(tmp_path / "glue")), Parsed(monkeypatch)
+    first = encoded(option("mnli"), data, tmp_path / "cache")
+    assert np.array_equal(encoded(option("mnli"), data, tmp_path / "cache").input_ids, first.input_ids)
+    assert parsed.calls == 1
     swapped = option("mnli")
     swapped.labels = ["neutral", "entailment", "contradiction"]
-    again = sources.load_split(swapped, local_data(root), "train", tmp_path / "cache")
-    assert list(again["label"]) == [1, 2, 0]  # another meaning of the same bytes is another entry
-    write(root / "MNLI/train.tsv", tsv(OFFICIAL["MNLI/train.tsv"][:2]))
-    assert len(load_train("mnli", root, tmp_path / "cache")) == 1
+    again = encoded(swapped, data, tmp_path / "cache")
+    assert again.labels.tolist() == [1, 2, 0]  # another meaning of the same bytes is another entry
+    write(tmp_path / "glue/MNLI/train.tsv", tsv(OFFICIAL["MNLI/train.tsv"][:2]))
+    assert len(encoded(option("mnli"), data, tmp_path / "cache")) == 1
+    assert parsed.calls == 3
 
 
-def test_a_corrupt_parsed_file_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = write_official(tmp_path / "glue")
-    first = load_train("sst2", root, tmp_path)
-    (file,) = (tmp_path / "data").iterdir()
+def test_a_corrupt_cache_file_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, parsed = local_data(write_official(tmp_path / "glue")), Parsed(monkeypatch)
+    first = encoded(option("sst2"), data, tmp_path / "cache")
+    (file,) = (tmp_path / "cache/tokens").iterdir()
     content = file.read_bytes()
     file.write_bytes(content[:-9])
-    assert load_train("sst2", root, tmp_path).to_list() == first.to_list()
+    assert np.array_equal(encoded(option("sst2"), data, tmp_path / "cache").input_ids, first.input_ids)
     assert caplog.messages == [f"the cache file {file} is corrupt: it is made again from the data"]
     assert file.read_bytes() == content
+    assert parsed.calls == 2
 
 
 def test_cache_below_a_file(tmp_path: Path) -> None:
     write(tmp_path / "file", "")
     with pytest.raises(UserError, match="cannot write") as error:
-        load_train("sst2", write_official(tmp_path / "glue"), tmp_path / "file")
+        encoded(option("sst2"), local_data(write_official(tmp_path / "glue")), tmp_path / "file")
     one_line(error)
 
 
@@ -191,7 +207,7 @@ def test_fingerprints_need_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_hub_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_is_fetched_only_where_the_tokens_are_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task, calls = option("rte"), []
     rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1, 0], "idx": [0, 1]}
     features = datasets.Features(
@@ -204,16 +220,18 @@ def test_hub_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return datasets.Dataset.from_dict(rows, features=features)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert sources.load_split(task, DataConfig(source="hub"), "train") == {
+        "sentence1": ["a", "b"],
+        "sentence2": ["c", "d"],
+        "label": [1, 0],
+    }
+    calls.clear()
     for _ in range(2):
-        loaded = sources.load_split(task, DataConfig(source="hub"), "train", tmp_path)
-        assert loaded.to_list() == [
-            {"sentence1": "a", "sentence2": "c", "label": 1},
-            {"sentence1": "b", "sentence2": "d", "label": 0},
-        ]
+        assert encoded(task, DataConfig(source="hub"), tmp_path).labels.tolist() == [1, 0]
     assert calls == [("nyu-mll/glue", "rte", task.hub.revision, "train")]
     task.labels = task.labels[::-1]
     with pytest.raises(UserError, match="has the classes entailment, not_entailment, but"):
-        sources.load_split(task, DataConfig(source="hub"), "train", tmp_path)
+        sources.load_split(task, DataConfig(source="hub"), "train")
 
 
 def test_hub_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +242,7 @@ def test_hub_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(
         UserError, match=r"nyu-mll/glue, rte, split train.*check the network.*data\.source=local"
     ) as error:
-        sources.load_split(option("rte"), DataConfig(source="hub"), "train", tmp_path)
+        encoded(option("rte"), DataConfig(source="hub"), tmp_path)
     one_line(error)
     assert not list(tmp_path.iterdir())
     task = option("rte")
@@ -234,15 +252,24 @@ def test_hub_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_builtin(name: str, tmp_path: Path) -> None:
+def test_builtin(name: str) -> None:
     task, data = option(name), DataConfig(source="builtin")
-    for split in ("train", *sources.evaluation_splits(task, data)):
-        rows = sources.load_split(task, data, split, tmp_path)
-        assert rows.column_names == [*task.text_columns, "label"]
-        assert rows.features["label"].dtype == ("float32" if name == "stsb" else "int64")
-        assert str(rows.split) == split
-    with pytest.raises(UserError, match="no split 'test'"):
-        sources.load_split(task, data, "test", tmp_path)
+    assert sources.evaluation_splits(task, data) == list(task.metrics)
+    for split in ("train", *task.metrics):
+        columns = sources.load_split(task, data, split)
+        assert list(columns) == [*task.text_columns, "label"]
+        assert {type(label) for label in columns["label"]} == {float if name == "stsb" else int}
+    assert not sources.low_resource(task, data)
+    with pytest.raises(UserError, match=f"no split test of {name}: use data.source=local"):
+        sources.load_split(task, data, "test")
+
+
+def test_a_task_of_ones_own_has_no_built_in_rows() -> None:
+    task = option("rte")
+    task.name, task.suite = "boolq", "mine"
+    with pytest.raises(UserError, match=r"no split validation of boolq: use data\.source=local") as error:
+        sources.fingerprint(task, DataConfig(source="builtin"))
+    one_line(error)
 
 
 # Rows per label in the official (or, marked *, partial) files.
@@ -259,20 +286,20 @@ REAL_COUNTS: dict[str, dict[str, list[int]]] = {
 
 @needs_real_data
 @pytest.mark.parametrize("name", REAL_COUNTS)
-def test_real_counts(name: str, tmp_path: Path) -> None:
+def test_real_counts(name: str) -> None:
     task, data = option(name), local_data(REAL, subset=True)
     assert sources.evaluation_splits(task, data) == [split for split in REAL_COUNTS[name] if split != "train"]
     for split, counts in REAL_COUNTS[name].items():
-        labels = Counter(sources.load_split(task, data, split, tmp_path)["label"])
+        labels = Counter(sources.load_split(task, data, split)["label"])
         assert [labels[index] for index in range(len(task.labels))] == counts
         assert sum(labels.values()) == sum(counts)
     assert sources.low_resource(task, data) == (name in ("qqp", "mnli", "qnli"))
 
 
 @needs_real_data
-def test_real_scores(tmp_path: Path) -> None:
+def test_real_scores() -> None:
     task, data = option("stsb"), local_data(REAL)
     for split, count in (("train", 5749), ("validation", 1500)):
-        scores = list(sources.load_split(task, data, split, tmp_path)["label"])
+        scores = sources.load_split(task, data, split)["label"]
         assert len(scores) == count == task.sizes[split]
         assert (min(scores), max(scores)) == (0.0, 5.0)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from builtin_text.tokenizers import byte_tokenizer
+from builtin_text.triples import generate_entries
 from helpers.glue_files import write
 from helpers.tiny_runs import assert_same_outcome, execute, record_of, rows, stop_at
 from peft import get_peft_model
@@ -15,13 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mtlora.base.errors import UserError
 from mtlora.base.paths import REPOSITORY
-from mtlora.data.builtin.triples import generate_entries
-from mtlora.data.sources import load_groups
+from mtlora.data.sources import load_contexts
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.score import __main__ as score
 from mtlora.score import generated, text
 from mtlora.train.decode import decoding
-from mtlora.train.model.backbones import byte_tokenizer
 from mtlora.train.model.build import build_model, count_parameters
 from mtlora.train.objectives import batch_loss
 from mtlora.train.state import CHECKPOINT
@@ -228,7 +228,7 @@ def test_score_reads_lines_and_records_alike(
     finished: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     kept = [json.loads(line) for line in (finished.folder / "predictions.jsonl").read_text().splitlines()]
-    contexts = [group.context for group in load_groups(finished.config.task, finished.config.data, tmp_path)]
+    contexts = [context.facts for context in load_contexts(finished.config.task, finished.config.data)]
     assert [row["context"] for row in kept] == contexts
     lines = write(tmp_path / "texts.txt", "".join(" ".join(row["prediction"].split()) + "\n" for row in kept))
     printed = []

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from builtin_text.tokenizers import word_tokenizer
 from helpers.tiny_runs import cell_in, execute, finish
 from transformers import BertConfig
 
 from mtlora.base.errors import UserError
 from mtlora.plan.cell import compose_cell
-from mtlora.train.model.backbones import builtin_tokenizer, load_backbone, load_tokenizer
+from mtlora.train.model.backbones import load_backbone, load_tokenizer
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -35,7 +36,7 @@ def test_the_trap_works(tmp_path: Path) -> None:
 
 def test_pickled_weights_run_no_code(tmp_path: Path) -> None:
     folder, trap = tmp_path / "snapshot", tmp_path / "trap"
-    builtin_tokenizer().save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
     BertConfig(vocab_size=1000, **SHAPE).save_pretrained(folder)
     torch.save({"weight": Touch(trap)}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="damaged, or hold more than tensors"):
@@ -45,7 +46,7 @@ def test_pickled_weights_run_no_code(tmp_path: Path) -> None:
 
 def test_damaged_weights_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "snapshot"
-    builtin_tokenizer().save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
     BertConfig(vocab_size=1000, **SHAPE).save_pretrained(folder)
     (folder / "model.safetensors").write_bytes(b"\x10" + bytes(40))
     with pytest.raises(UserError, match="damaged, or hold more than tensors"):
@@ -62,7 +63,7 @@ def test_a_pickled_checkpoint_runs_no_code(tmp_path: Path) -> None:
 
 def test_code_that_comes_with_a_model_is_refused_without_a_question(tmp_path: Path) -> None:
     folder, trap = tmp_path / "snapshot", tmp_path / "trap"
-    builtin_tokenizer().save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
     (folder / "own.py").write_text(f"import os\nos.mkdir({str(trap)!r})\n")
     own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForSequenceClassification": "own.M"}}
     (folder / "config.json").write_text(json.dumps(own))

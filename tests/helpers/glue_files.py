@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from omegaconf import OmegaConf
 
@@ -135,8 +134,8 @@ def local_data(root: Path, subset: bool = False) -> DataConfig:
     return DataConfig(source="local", root=str(root), subset=subset)
 
 
-def load_train(name: str, root: Path, cache: Path, subset: bool = False) -> datasets.Dataset:
-    return sources.load_split(option(name), local_data(root, subset), "train", cache)
+def load_train(name: str, root: Path, subset: bool = False) -> dict[str, list[Any]]:
+    return sources.load_split(option(name), local_data(root, subset), "train")
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:

@@ -143,7 +143,7 @@ def test_metrics_agree_with_predictions_and_epochs(finished: Path, tmp_path: Pat
     record = RunRecord.load(finished / "record.json")
     config = cell_in(tmp_path).config
     predictions = [json.loads(line) for line in (finished / "predictions.jsonl").read_text().splitlines()]
-    labels = list(load_split(config.task, config.data, "validation", tmp_path)["label"])
+    labels = load_split(config.task, config.data, "validation")["label"]
     assert [row["label"] for row in predictions] == labels
     assert [row["index"] for row in predictions] == list(range(len(labels)))
     hits = sum(row["prediction"] == row["label"] for row in predictions)

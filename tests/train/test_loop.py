@@ -34,17 +34,15 @@ from mtlora.train.optimizer import learning_rate, make_optimizer
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 
 
-def plain_training(cell: Cell, cache: Path) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+def plain_training(cell: Cell) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     """Train a cell in plain PyTorch, texts tokenised batch by batch; returns losses, rates and trained tensors."""
     config = cell.config
     t = config.train
     tokenizer = load_tokenizer(config.model)
     model = build_model(config, tokenizer)
-    texts = load_split(config.task, config.data, "train", cache)
-    chosen = sample_rows(len(texts), config.train.limit_examples, "limit_examples", config.task.name)
-    lengths = np.array(
-        [len(tokenizer(*(texts[int(i)][c] for c in config.task.text_columns)).input_ids) for i in chosen]
-    )
+    texts = load_split(config.task, config.data, "train")
+    chosen = sample_rows(len(texts["label"]), config.train.limit_examples, "limit_examples", config.task.name)
+    lengths = np.array([len(tokenizer(*(texts[c][i] for c in config.task.text_columns)).input_ids) for i in chosen])
     decayed = [p for n, p in model.named_parameters() if p.requires_grad and not n.endswith("bias")]
     biases = [p for n, p in model.named_parameters() if p.requires_grad and n.endswith("bias")]
     groups = [{"params": decayed, "weight_decay": t.weight_decay}, {"params": biases, "weight_decay": 0.0}]
@@ -55,10 +53,9 @@ def plain_training(cell: Cell, cache: Path) -> tuple[list[float], list[float], d
     seen, rates = [], []
     for epoch in range(t.epochs):
         for batch in epoch_batches(lengths, t.batch_size, config.data.order, config.task.name, config.seed, epoch):
-            examples = texts[chosen[batch].tolist()]
-            columns = [examples[name] for name in config.task.text_columns]
+            columns = [[texts[name][i] for i in chosen[batch]] for name in config.task.text_columns]
             logits = model(**tokenizer(*columns, padding=True, return_tensors="pt")).logits
-            labels = torch.tensor(examples["label"])
+            labels = torch.tensor([texts["label"][i] for i in chosen[batch]])
             regression = config.task.kind == "regression"
             loss = F.mse_loss(logits[:, 0], labels) if regression else F.cross_entropy(logits, labels)
             loss.backward()
@@ -75,7 +72,7 @@ def plain_training(cell: Cell, cache: Path) -> tuple[list[float], list[float], d
 def test_losses_and_updates_equal_a_plain_loop(task: str, tmp_path: Path) -> None:
     more = ["transform=dtsm", f"task={task}", "train.limit_examples=56", "train.weight_decay=0.5", *NO_DROPOUT]
     cell = cell_in(tmp_path, *more, "train.warmup_ratio=0.3", "train.max_grad_norm=0.3")
-    expected, rates, trained = plain_training(cell, tmp_path)
+    expected, rates, trained = plain_training(cell)
     execute(cell)
     assert losses(cell.folder) == pytest.approx(expected, rel=1e-5)
     assert [row["learning_rate"] for row in rows(cell.folder) if "learning_rate" in row] == pytest.approx(rates)
@@ -178,7 +175,7 @@ def test_limit_examples_limits_train_only(tmp_path: Path) -> None:
     cell = cell_in(tmp_path)
     evaluated = len((folder / "predictions.jsonl").read_text().splitlines())
     assert record.cost["steps"] == 2
-    assert evaluated == len(load_split(cell.config.task, cell.config.data, "validation", tmp_path))
+    assert evaluated == len(load_split(cell.config.task, cell.config.data, "validation")["label"])
 
 
 def test_a_sample_of_rows_depends_on_its_size_purpose_and_task_alone() -> None:

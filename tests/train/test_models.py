@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builtin_text.tokenizers import word_tokenizer
 from helpers.tiny_runs import cell_in, finish
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -24,7 +25,7 @@ from mtlora.adapter import MTLoraLayer
 from mtlora.base.errors import UserError
 from mtlora.config.schema import ModelConfig
 from mtlora.plan.cell import compose_cell
-from mtlora.train.model.backbones import builtin_tokenizer, drop_unread_tokens, load_backbone, load_tokenizer
+from mtlora.train.model.backbones import drop_unread_tokens, load_backbone, load_tokenizer
 from mtlora.train.model.build import build_model, count_parameters, load_adapter_tensors, reset_head
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
@@ -143,11 +144,6 @@ def test_global_generator_has_no_say() -> None:
     assert equal(one, trained(build("transform=dtsm")))
 
 
-def test_builtin_tokenizer_is_the_same_each_time() -> None:
-    assert builtin_tokenizer().get_vocab() == builtin_tokenizer().get_vocab()
-    assert builtin_tokenizer()("a", "b")["token_type_ids"] == [0, 0, 0, 1, 1]
-
-
 @pytest.mark.parametrize(
     ("overrides", "adapter"),
     [
@@ -163,7 +159,7 @@ def test_builtin_tokenizer_is_the_same_each_time() -> None:
     ],
 )
 def test_parameter_counts(overrides: tuple[str, ...], adapter: int) -> None:
-    vocabulary = len(builtin_tokenizer())
+    vocabulary = len(word_tokenizer())
     embeddings = (vocabulary + 128 + 2 + 2) * 32  # words, positions, types, layer norm
     layer = 4 * (32 * 32 + 32) + 2 * 64 + (32 * 64 + 64) + (64 * 32 + 32)
     head = 32 * 2 + 2
@@ -207,7 +203,7 @@ def test_load_adapter_tensors_without_a_readable_file(tmp_path: Path) -> None:
 
 def snapshot(folder: Path, config: PretrainedConfig, typed: bool) -> Path:
     """Save a random backbone without a classification head, and a tokenizer, as a hub snapshot holds them."""
-    tokenizer = builtin_tokenizer()
+    tokenizer = word_tokenizer()
     config.vocab_size = len(tokenizer)
     if not typed:
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
@@ -325,7 +321,7 @@ def test_model_path_without_a_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
     with pytest.raises(UserError, match=r"holds no tokenizer: save it there"):
         build("model=roberta_base", f"model.path={tmp_path}")
-    builtin_tokenizer().save_pretrained(tmp_path)
+    word_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"model roberta_base cannot be loaded .*model\.path=DIR") as error:
         build("model=roberta_base", f"model.path={tmp_path}")
     assert "\n" not in str(error.value)

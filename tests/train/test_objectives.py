@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builtin_text.tokenizers import byte_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mtlora.data.encoding import Encoded, collate
-from mtlora.data.prompting import encode_pairs, end_tokens, pad_token
+from mtlora.data.prompting import encode_sentences, end_tokens, pad_token
 from mtlora.plan.cell import compose_cell
 from mtlora.train.batches import collated, loss_shares
 from mtlora.train.evaluation import RunData
-from mtlora.train.model.backbones import byte_tokenizer
 from mtlora.train.model.build import build_model
 from mtlora.train.objectives import batch_loss, completion_loss
 
@@ -30,7 +30,7 @@ def decoder(kind: str) -> Any:
 
 
 def encoded(*pairs: tuple[str, str], max_length: int = 64) -> Encoded:
-    rows, prompts = encode_pairs([c for c, _ in pairs], [t for _, t in pairs], byte_tokenizer(), max_length)
+    rows, prompts = encode_sentences([c for c, _ in pairs], [t for _, t in pairs], byte_tokenizer(), max_length)
     offsets = np.cumsum([0, *map(len, rows)])
     return Encoded(np.concatenate([np.asarray(r, np.int32) for r in rows]), None, offsets, np.asarray(prompts))
 
@@ -46,11 +46,11 @@ PAIRS = (("a : b : c", "A is c."), ("x : y : z | x : v : w", "X."), ("s : r : o"
 
 def test_rows_are_facts_end_text_end() -> None:
     tokenizer = byte_tokenizer()
-    rows, prompts = encode_pairs(["a : b"], ["Yes."], tokenizer, 64)
+    rows, prompts = encode_sentences(["a : b"], ["Yes."], tokenizer, 64)
     assert [tokenizer.decode([token]) for token in rows[0]] == [*"a : b", "<|endoftext|>", *" Yes.", "<|endoftext|>"]
     assert prompts == [6]
-    assert encode_pairs(["a : b"], ["Yes."], tokenizer, 8) == ([rows[0][:8]], [6])
-    assert encode_pairs(["a : b"], ["Yes."], tokenizer, 4) == ([rows[0][:4]], [4])  # nothing to learn is left
+    assert encode_sentences(["a : b"], ["Yes."], tokenizer, 8) == ([rows[0][:8]], [6])
+    assert encode_sentences(["a : b"], ["Yes."], tokenizer, 4) == ([rows[0][:4]], [4])  # nothing to learn is left
     assert end_tokens(tokenizer) == [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("ĊĊ")]
     assert pad_token(tokenizer) == tokenizer.eos_token_id
 

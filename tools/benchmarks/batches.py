@@ -13,7 +13,7 @@ import torch
 from common import Entry, interleave, publish, ratio
 
 from mtlora.base.errors import UserError
-from mtlora.data.batches import epoch_batches, padding_waste
+from mtlora.data.batches import epoch_batches
 from mtlora.data.encoding import collate
 from mtlora.plan.cell import compose_cell
 from mtlora.train.compute import make_accelerator
@@ -73,6 +73,12 @@ def measure(task: str, root: Path | None, results: str) -> list[Entry]:
         ]
     equal = f"loss of a batch to {abs(losses[0] - losses[1]) / losses[1]:.0e}"
     return [Entry(f"epoch, {task} lengths", value, "higher", GOALS[task], "padded to 512", spread, equal)]
+
+
+def padding_waste(lengths: np.ndarray, batches: list[np.ndarray]) -> float:
+    """Return padded tokens over real tokens, at least 1, when every batch is padded to its longest example."""
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    return padded / int(lengths.sum())
 
 
 def waste(root: Path | None, results: str) -> list[Entry]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
@@ -11,22 +10,22 @@ from mtlora.adapter.layer import MTLoraLayer
 from mtlora.base.processes import gather, own_rows
 from mtlora.config.schema import RunConfig
 from mtlora.data.batches import sample_rows
-from mtlora.data.contexts import Group
 from mtlora.data.prompting import encode_prompts, end_tokens, pad_token
-from mtlora.data.sources import load_groups
+from mtlora.data.sources import load_contexts
+from mtlora.records.predictions import Context
 from mtlora.train.decode.beam_search import check_model, generate
 
 
-def prepare_contexts(config: RunConfig, model: PeftModel, tokenizer: Any) -> list[Group]:
+def prepare_contexts(config: RunConfig, model: PeftModel, tokenizer: Any) -> list[Context]:
     """Return the contexts that a run decodes: those of the test split, or the sample that `decode.limit_contexts` asks for.
 
     Raises:
-        UserError: as `load_groups` and `check_model`; asked before training.
+        UserError: as `load_contexts` and `check_model`; asked before training.
     """
-    contexts = load_groups(config.task, config.data, Path(config.results) / "cache")
+    contexts = load_contexts(config.task, config.data)
     rows = sample_rows(len(contexts), config.decode.limit_contexts, "contexts", config.task.name)
     chosen = [contexts[row] for row in rows]
-    prompts = encode_prompts([context.context for context in chosen], tokenizer)
+    prompts = encode_prompts([context.facts for context in chosen], tokenizer)
     check_model(model, [prompt[-config.decode.max_context :] for prompt in prompts], config.decode)
     return chosen
 

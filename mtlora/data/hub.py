@@ -1,0 +1,90 @@
+"""Rows of the Hugging Face hub, and what stands for their content in a run's identity."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mtlora.base.errors import UserError
+from mtlora.config.schema import TaskConfig
+from mtlora.data.contexts import Sentence
+from mtlora.data.table_files import parse_label
+from mtlora.data.text_files import HUB_FORMATS
+
+
+def content_of(task: TaskConfig, split: str) -> str:
+    """Return what stands for the content of a split: the revision.
+
+    Raises:
+        UserError: the task is not on the hub.
+    """
+    if "" in (task.hub.path, task.hub.name, task.hub.revision):
+        raise UserError(f"task {task.name} is not on the hub: use data.source=local or data.source=builtin")
+    return f"{task.hub.path}/{task.hub.name}@{task.hub.revision}"
+
+
+def read_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
+    """Return the text columns and `label` of a classification or regression task, as `table_files.read_columns` does.
+
+    Raises:
+        UserError: the hub cannot be reached, or has other columns, classes or labels than the task; names the place.
+    """
+    where, rows = _where(task, split), _rows(task, split)
+    names = [*task.text_columns, "label"]
+    if missing := [name for name in names if name not in rows.column_names]:
+        raise UserError(f"{where} has no column {missing[0]}: found {', '.join(rows.column_names)}")
+    classes = getattr(rows.features["label"], "names", task.labels)
+    if classes != task.labels:
+        raise UserError(
+            f"{where} has the classes {', '.join(classes)}, but conf/task/{task.name}.yaml {', '.join(task.labels)}"
+        )
+    columns = {name: list(rows[name]) for name in names}
+    columns["label"] = [parse_label(task, value, f"{where}, row {row}") for row, value in enumerate(columns["label"])]
+    return columns
+
+
+def read_sentences(task: TaskConfig, split: str) -> list[Sentence]:
+    """Return the sentences of a data-to-text split.
+
+    Raises:
+        UserError: the hub cannot be reached, or has other columns than expected; names the place.
+    """
+    parse, rows = HUB_FORMATS[task.hub.format], _rows(task, split)
+    try:
+        return [sentence for row in rows for sentence in parse(row, task.lower_relation)]
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{_where(task, split)} has other columns than expected ({error}): use data.source=local"
+        ) from None
+
+
+def _where(task: TaskConfig, split: str) -> str:
+    return f"{task.hub.path}, {task.hub.name}, split {split}, revision {task.hub.revision}"
+
+
+def _rows(task: TaskConfig, split: str) -> Any:
+    """Return a split as a `datasets.Dataset`."""
+    import datasets
+
+    hub = task.hub
+    try:
+        with _quiet():
+            theirs = hub.splits.get(split, split)
+            return datasets.load_dataset(hub.path, hub.name, revision=hub.revision, split=theirs)
+    except Exception as error:  # network, repository, configuration and split errors share no base class
+        raise UserError(
+            f"cannot load {_where(task, split)} from the hub ({type(error).__name__}): check the network, or use "
+            "data.source=local data.root=DIR"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the client, whose retries would be a dozen lines before the one line of ours."""
+    import huggingface_hub
+
+    verbosity = huggingface_hub.logging.get_verbosity()
+    huggingface_hub.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        huggingface_hub.logging.set_verbosity(verbosity)

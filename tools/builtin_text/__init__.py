@@ -1,0 +1,1 @@
+"""The generator of the built-in data: `python -m tools.builtin_text` writes it into the package, `--check` compares."""
