@@ -1,25 +1,50 @@
 """Rows of the Hugging Face hub, and what stands for their content in a run's identity."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mtlora.base.errors import UserError
 from mtlora.config.schema import TaskConfig
+from mtlora.data.cache import cache_key
 from mtlora.data.contexts import Sentence
+from mtlora.data.files import content_digest
 from mtlora.data.table_files import parse_label
 from mtlora.data.text_files import HUB_FORMATS
 
 
+class NotDownloaded(UserError):
+    """The content of a task's data is only known once its files are here."""
+
+    def __init__(self, task: TaskConfig) -> None:
+        super().__init__(
+            f"task {task.name}: {task.hub.path} is read from {task.hub.revision}, which moves, so its files must be here "
+            f"before a run can be named: run `make download SUITE={task.suite} PROFILE=paper` first"
+        )
+        self.task = task
+
+
 def content_of(task: TaskConfig, split: str) -> str:
-    """Return what stands for the content of a split: the revision.
+    """Return what stands for the content of a split: a pinned commit, or for a parquet export a hash of the files.
 
     Raises:
-        UserError: the task is not on the hub.
+        NotDownloaded: the revision is a branch, and its files are not in the hub's cache on this machine.
+        UserError: the task is not on the hub, or a table is read from a branch.
     """
     if "" in (task.hub.path, task.hub.name, task.hub.revision):
         raise UserError(f"task {task.name} is not on the hub: use data.source=local or data.source=builtin")
-    return f"{task.hub.path}/{task.hub.name}@{task.hub.revision}"
+    if re.fullmatch("[0-9a-f]{40}", task.hub.revision):
+        return f"{task.hub.path}/{task.hub.name}@{task.hub.revision}"
+    if task.hub.format == "table":
+        raise UserError(
+            f"task.hub.revision={task.hub.revision} of {task.name} can move: name a commit, 40 hexadecimal digits"
+        )
+    files = _cached_files(task, split)
+    if not files:
+        raise NotDownloaded(task)
+    return cache_key(*map(content_digest, files))
 
 
 def read_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
@@ -68,13 +93,45 @@ def _rows(task: TaskConfig, split: str) -> Any:
     hub = task.hub
     try:
         with _quiet():
-            theirs = hub.splits.get(split, split)
-            return datasets.load_dataset(hub.path, hub.name, revision=hub.revision, split=theirs)
+            if hub.format == "table":
+                theirs = hub.splits.get(split, split)
+                return datasets.load_dataset(hub.path, hub.name, revision=hub.revision, split=theirs)
+            files = _cached_files(task, split) or _parquet_files(task, split)
     except Exception as error:  # network, repository, configuration and split errors share no base class
         raise UserError(
             f"cannot load {_where(task, split)} from the hub ({type(error).__name__}): check the network, or use "
             "data.source=local data.root=DIR"
         ) from error
+    if not files:
+        raise UserError(f"{_where(task, split)} has no parquet files: use data.source=local")
+    import pyarrow.parquet as pq
+
+    # The files whose content `content_of` hashes, and no others, whatever the branch holds by now.
+    return datasets.Dataset(datasets.table.InMemoryTable(pq.read_table(files)))
+
+
+def _cached_files(task: TaskConfig, split: str) -> list[Path]:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return _parquet_files(task, split, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return []
+
+
+def _parquet_files(task: TaskConfig, split: str, local_files_only: bool = False) -> list[Path]:
+    """Return a split's files below `CONFIGURATION/SPLIT/`, where the hub's export to parquet has them."""
+    import huggingface_hub
+
+    pattern = f"{task.hub.name}/{task.hub.splits.get(split, split)}/*.parquet"
+    folder = huggingface_hub.snapshot_download(
+        task.hub.path,
+        repo_type="dataset",
+        revision=task.hub.revision,
+        allow_patterns=[pattern],
+        local_files_only=local_files_only,
+    )
+    return sorted(Path(folder).glob(pattern))
 
 
 @contextmanager

@@ -3,13 +3,17 @@
 Afterwards the same runs need no network (set HF_HUB_OFFLINE=1 to be sure that none is used).
 """
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
+from mtlora.config.schema import DataConfig, TaskConfig
+from mtlora.data.hub import NotDownloaded
 from mtlora.data.sources import evaluation_splits, load_split
-from mtlora.plan.experiment import load_experiment
-from mtlora.plan.grid import make_plan
+from mtlora.plan.experiment import Experiment, load_experiment
+from mtlora.plan.grid import Plan, make_plan
 
 MODEL_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "pytorch_model.bin"]
 
@@ -18,17 +22,38 @@ def main() -> None:
     """Parse the command line and fetch every split and snapshot that the experiment's cells read."""
     parser = cli.experiment_parser("mtlora.plan.download", "Fetch data and models ahead of time.")
     arguments = parser.parse_intermixed_args()
-    plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
     console = Console(stderr=True)
-    for cell in {cell.config.task.name: cell for stage in plan.stages for cell in stage}.values():
-        task, data = cell.config.task, cell.config.data
-        for split in ["train", *evaluation_splits(task, data)]:
-            rows = len(load_split(task, data, split)[task.text_columns[0]])
-            console.print(f"{task.name} {split}: {rows} rows from {data.source}")
+    plan = fetch_and_plan(load_experiment(arguments.experiment), arguments.overrides, console)
     for model in {cell.config.model.name: cell.config.model for cell in plan.cells}.values():
         if model.source == "hub" and model.path is None:
             fetch_snapshot(str(model.hub), str(model.revision))
             console.print(f"{model.name}: {model.hub} at {model.revision}")
+
+
+def fetch_and_plan(experiment: Experiment, overrides: Sequence[str], console: Console) -> Plan:
+    """Fetch the data of an experiment's tasks, and return its plan.
+
+    A plan identifies each cell by the content of its data, so files of a branch come before it.
+    """
+    fetched = set()
+    plan = None
+    while plan is None:
+        try:
+            plan = make_plan(experiment, overrides)
+        except NotDownloaded as error:
+            fetch_data(error.task, DataConfig(source="hub"), console)
+            fetched.add(error.task.name)
+    for cell in {cell.config.task.name: cell for stage in plan.stages for cell in stage}.values():
+        if cell.config.task.name not in fetched:
+            fetch_data(cell.config.task, cell.config.data, console)
+    return plan
+
+
+def fetch_data(task: TaskConfig, data: DataConfig, console: Console) -> None:
+    """Load every split that a run of the task reads, and print how many rows it has."""
+    for split in ["train", *evaluation_splits(task, data)]:
+        rows = len(load_split(task, data, split)[task.text_columns[0]])
+        console.print(f"{task.name} {split}: {rows} rows from {data.source}")
 
 
 def fetch_snapshot(repository: str, revision: str) -> None:

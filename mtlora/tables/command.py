@@ -1,15 +1,19 @@
 """The plans and records that the commands `tables` and `report` work on."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.paths import EXPERIMENTS
+from mtlora.data.hub import NotDownloaded
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan, parse_overrides
 from mtlora.tables.evidence import Evidence, load_evidence
+
+log = logging.getLogger(__name__)
 
 ALL = "all"
 
@@ -39,7 +43,14 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
         UserError: an unknown experiment or value, or `--runs` names nothing.
     """
     names = experiment_names(arguments.experiment, arguments.overrides)
-    plans = [make_plan(load_experiment(name), arguments.overrides) for name in names]
+    plans = []
+    for name in names:
+        try:
+            plans.append(make_plan(load_experiment(name), arguments.overrides))
+        except NotDownloaded as error:
+            if arguments.experiment != ALL:
+                raise
+            log.warning("%s is left out: %s", name, error)
     if not plans:
         raise UserError(f"no experiment has {' '.join(arguments.overrides)}: name one, such as glue")
     runs = arguments.runs or plans[0].runs

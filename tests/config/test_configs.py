@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.glue_files import TASKS
+from helpers.hub_cache import add_commit, use_hub_cache
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 
@@ -34,6 +35,7 @@ from mtlora.plan.cell import Cell, compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
 
+SPLITS = ("train", "validation", "test")  # of a generation task
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 RECIPES = sorted((path.parent.name, path.stem) for path in (CONF / "recipe").glob("*/[!_]*.yaml"))
 EXPERIMENT_PROFILES = [
@@ -149,8 +151,15 @@ def test_methods_share_everything_but_the_structure(overrides: tuple[str, ...]) 
 
 
 @pytest.mark.parametrize(("name", "profile"), EXPERIMENT_PROFILES)
-def test_every_experiment_and_profile_composes(name: str, profile: str) -> None:
+def test_every_experiment_and_profile_composes(
+    name: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = load_experiment(name)
+    use_hub_cache(tmp_path, monkeypatch)
+    if profile == "paper" and name in ("dart", "webnlg", "e2e"):
+        add_commit(
+            tmp_path, composed(f"task={name}", "model=gpt2_mini").config.task, "1" * 40, dict.fromkeys(SPLITS, b"")
+        )
     plan = make_plan(experiment, [f"profile={profile}", "seed=0", "transform=lora,dtsm"])  # the rest differs in a word
     declared = experiment.axes | experiment.profiles[profile]
     assert {cell.config.task.name for cell in plan.cells} == set(declared["task"])
