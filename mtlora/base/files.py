@@ -8,6 +8,7 @@ import logging
 import os
 import time
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -150,6 +151,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
+    """Turn an error of reading a file into a UserError: it is damaged, or cannot be read."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
