@@ -47,7 +47,7 @@ def test_cells_that_another_process_trains_are_waited_for(tmp_path: Path) -> Non
         while "waiting for 1 cell that another process is training" not in (line := process.stderr.readline()):
             assert line, "it has ended"
         make_record(cell, {("accuracy", "validation"): (0.5, 0.5)}).save(cell.folder)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert grid(output)["LoRA"]["RTE"].strip("*") == "50.00"
 
@@ -65,7 +65,7 @@ def test_metrics_that_were_missing_for_want_of_java_are_added(tmp_path: Path) ->
     lines = [json.dumps(row | {"prediction": "Ann knows him ."}) + "\n" for row in rows]
     write(cell.folder / "predictions.jsonl", "".join(lines))
     process = start("webnlg", *overrides)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "1 cell to run" in errors
     record = record_of(cell)
@@ -75,7 +75,7 @@ def test_metrics_that_were_missing_for_want_of_java_are_added(tmp_path: Path) ->
         assert record.metric("meteor", part) == pytest.approx(1, abs=0.05)
     assert not (cell.folder / "metrics.jsonl").exists(), "nothing was trained"
     again = start("webnlg", *overrides)
-    assert "all 1 cells are done already" in again.communicate(timeout=60)[1]
+    assert "all 1 cells are done already" in again.communicate(timeout=300)[1]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, 1)])
@@ -84,14 +84,14 @@ def test_signals(number: int, code: int, tmp_path: Path) -> None:
     overrides = (*TINY, "train.epochs=100000", "train.checkpoint_seconds=1000", f"results={tmp_path}")
     (cell,) = cells_of("glue", *overrides)
     process = start("glue", *overrides, "--jobs", "1")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (cell.folder / "metrics.jsonl").exists():
         assert time.monotonic() < deadline, "the run has not begun"
         time.sleep(0.05)
     child = holder(cell.lock)
     assert child is not None
     os.kill(child if number == signal.SIGKILL else process.pid, number)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     record = record_of(cell)
