@@ -24,6 +24,7 @@ from mtlora.records.record import RunRecord, record_status
 GOOD = 17
 SLURM = ("hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=4")
 SHORT = ("train.epochs=1",)
+EPOCHS = ("train.epochs=15",)  # the second of two sweeps needs the time to start
 
 
 def command(*arguments: str) -> "subprocess.Popen[str]":
@@ -102,18 +103,21 @@ def trained(log: str, run_id: str) -> int:
 
 
 def test_two_sweeps_at_once_train_each_cell_once(tmp_path: Path) -> None:
-    arguments = ["glue", *overrides(tmp_path, *SHORT, "task=cola,rte", "transform=lora,shim", "seed=0,1,2,3,4")]
+    arguments = ["glue", *overrides(tmp_path, *EPOCHS, "task=cola,rte", "transform=lora,shim", "seed=0,1,2,3,4")]
     arguments.remove("compute.threads=1")
-    sweeps = [
-        command("mtlora.reproduce", *arguments, "--launcher", name, *jobs)
-        for name, *jobs in (["local"], ["joblib", "--jobs", "2"])
-    ]
+    sweeps = [command("mtlora.reproduce", *arguments, "--launcher", "joblib", "--jobs", "2")]
+    while not list(
+        tmp_path.rglob("record.json")
+    ):  # Hydra composes every cell first; the other sweep would be done by then
+        assert sweeps[0].poll() is None, sweeps[0].communicate()
+        time.sleep(0.05)
+    sweeps.append(command("mtlora.reproduce", *arguments, "--launcher", "local"))
     outputs = [sweep.communicate(timeout=300)[0] for sweep in sweeps]
     assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
     logs = [path.read_text() for path in (tmp_path / "sweeps").glob("*.log")]
     assert len(logs) >= 2
     cells = [
-        cell_in(tmp_path, *SHORT, f"task={task}", f"transform={transform}", f"seed={seed}")
+        cell_in(tmp_path, *EPOCHS, f"task={task}", f"transform={transform}", f"seed={seed}")
         for task in ("cola", "rte")
         for transform in ("lora", "shim")
         for seed in range(5)
