@@ -28,11 +28,10 @@ def measure(device: str, cpu_gemm: str) -> tuple[float, str]:
     """
     import torch
 
-    from mtlora.base.onednn import onednn_is_fp32, set_fp32_matmul_precision
+    from mtlora.base.onednn import use_fastest_products
 
     used = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    onednn = used == "cpu" and cpu_gemm == "auto" and onednn_is_fp32()
-    set_fp32_matmul_precision("bf16" if onednn else "ieee")
+    use_fastest_products(cpu_gemm)
     n, kind = SIZES[used], torch.bfloat16 if used == "cuda" else torch.float32
     a = torch.ones(n, n, dtype=kind, device=used)
     seconds = []
