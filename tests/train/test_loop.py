@@ -1,5 +1,6 @@
 """The training loop against a loop written out by hand, and what it does when training cannot go on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from mtlora.plan.cell import Cell
 from mtlora.train import batches
 from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model
+from mtlora.train.model.dropout import Masks
 from mtlora.train.optimizer import learning_rate, make_optimizer
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
@@ -127,21 +129,19 @@ def test_same_seed_is_bit_identical_and_another_seed_is_not(tmp_path: Path) -> N
 
 def test_methods_see_the_same_batches_and_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    collate, dropout = batches.collate, torch.nn.Dropout.forward
+    collate, drop = batches.collate, Masks.drop_each
 
     def recording_collate(encoded: Any, indices: np.ndarray, *rest: Any) -> Any:
         seen.append(tuple(indices.tolist()))
         return collate(encoded, indices, *rest)
 
-    def recording_dropout(self: torch.nn.Dropout, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return dropout(self, x)
-        ones = dropout(self, torch.ones_like(x))  # the mask alone: one draw, as the real call makes
+    def recording_drop(self: Masks, x: torch.Tensor, rates: Sequence[float]) -> torch.Tensor:
+        ones = drop(self, torch.ones_like(x), rates)  # the mask alone: one draw, as the real call makes
         seen.append(tuple((ones == 0).flatten().nonzero()[:20, 0].tolist()))
         return x * ones
 
     monkeypatch.setattr(batches, "collate", recording_collate)
-    monkeypatch.setattr(torch.nn.Dropout, "forward", recording_dropout)
+    monkeypatch.setattr(Masks, "drop_each", recording_drop)
     drawn, first = {}, set()
     for method in METHODS:
         for rank in ("r2", "r4"):
