@@ -1,5 +1,6 @@
 """Data that are read from a branch of the hub: their identity is the content of the files that are here."""
 
+import argparse
 import io
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mtlora.data.hub import NotDownloaded
 from mtlora.data.sources import fingerprint, load_contexts, load_split
 from mtlora.plan import download
 from mtlora.plan.experiment import load_experiment
+from mtlora.tables import command
 
 HUB = DataConfig(source="hub")
 SPLITS = ("train", "validation", "test")
@@ -73,6 +75,20 @@ def test_files_of_a_branch_must_be_here(cache: Path) -> None:
     (folder / "test/0000.parquet").unlink()
     with pytest.raises(NotDownloaded):
         fingerprint(task, HUB)
+
+
+def test_tables_of_all_experiments_leave_out_those_whose_data_are_not_here(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(command, "experiment_names", lambda *_: ["deberta", "dart"])  # few of all: composing takes time
+    overrides = ["profile=paper", "seed=0", "transform=lora", f"results={cache}"]
+    plans, _, _ = command.load(argparse.Namespace(experiment="all", overrides=overrides, runs=None))
+    assert [plan.experiment.name for plan in plans] == ["deberta"]
+    (message,) = caplog.messages
+    assert message.startswith("dart is left out: ")
+    assert "run `make download SUITE=dart PROFILE=paper` first" in message
+    with pytest.raises(NotDownloaded):
+        command.load(argparse.Namespace(experiment="dart", overrides=overrides, runs=None))
 
 
 def test_a_table_needs_a_commit(cache: Path) -> None:
