@@ -30,8 +30,9 @@ from mtlora.base.interrupt import handle_signals
 from mtlora.base.paths import CONF
 from mtlora.base.progress import PLAIN_SECONDS, duration
 from mtlora.plan.cell import Cell
+from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import load_experiment
-from mtlora.plan.grid import Plan, make_plan
+from mtlora.plan.grid import Plan
 from mtlora.plan.show import check_jobs, default_jobs, show
 from mtlora.plan.status import State, lacking_metrics, state_of, statuses
 from mtlora.records.record import RECORD, RunRecord, record_status
@@ -243,11 +244,11 @@ def main() -> None:
     if arguments.launcher not in known:
         raise UserError(f"--launcher {arguments.launcher} is not known: choose one of {', '.join(known)}")
     handle_signals()
-    plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
+    console = Console(stderr=True)
+    plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
     jobs = arguments.jobs
     if jobs is None and arguments.launcher in (*DIRECT, "joblib"):  # the others share out other machines
         jobs = default_jobs(plan.profile)
-    console = Console(stderr=True)
     complete = run_missing(plan, arguments.launcher, jobs, console)
     tables = plan.results / "tables"
     print(write_tables(View(plan, load_evidence(plan.runs)), tables)[0])

@@ -24,7 +24,7 @@ from mtlora.config.metrics import METRIC_VERSION
 from mtlora.config.schema import RunConfig, transform_name
 from mtlora.data.sources import fingerprint
 
-PROTOCOL = 2  # raised when our own code changes what the same configuration computes
+PROTOCOL = 3  # raised when our own code changes what the same configuration computes
 
 # The files of a local snapshot that from_pretrained reads.
 SNAPSHOT_FILES = (

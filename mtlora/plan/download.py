@@ -23,30 +23,25 @@ def main() -> None:
     parser = cli.experiment_parser("mtlora.plan.download", "Fetch data and models ahead of time.")
     arguments = parser.parse_intermixed_args()
     console = Console(stderr=True)
-    plan = fetch_and_plan(load_experiment(arguments.experiment), arguments.overrides, console)
+    plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
+    for cell in {cell.config.task.name: cell for stage in plan.stages for cell in stage}.values():
+        fetch_data(cell.config.task, cell.config.data, console)
     for model in {cell.config.model.name: cell.config.model for cell in plan.cells}.values():
         if model.source == "hub" and model.path is None:
             fetch_snapshot(str(model.hub), str(model.revision))
             console.print(f"{model.name}: {model.hub} at {model.revision}")
 
 
-def fetch_and_plan(experiment: Experiment, overrides: Sequence[str], console: Console) -> Plan:
-    """Fetch the data of an experiment's tasks, and return its plan.
+def plan_with_data(experiment: Experiment, overrides: Sequence[str], console: Console) -> Plan:
+    """Return the plan of an experiment, fetching the data without which its cells have no identity.
 
-    A plan identifies each cell by the content of its data, so files of a branch come before it.
+    A plan identifies each cell by the content of its data; files of a branch of the hub must be here for that.
     """
-    fetched = set()
-    plan = None
-    while plan is None:
+    while True:
         try:
-            plan = make_plan(experiment, overrides)
+            return make_plan(experiment, overrides)
         except NotDownloaded as error:
             fetch_data(error.task, DataConfig(source="hub"), console)
-            fetched.add(error.task.name)
-    for cell in {cell.config.task.name: cell for stage in plan.stages for cell in stage}.values():
-        if cell.config.task.name not in fetched:
-            fetch_data(cell.config.task, cell.config.data, console)
-    return plan
 
 
 def fetch_data(task: TaskConfig, data: DataConfig, console: Console) -> None:

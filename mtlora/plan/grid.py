@@ -40,12 +40,16 @@ class Plan:
     @property
     def results(self) -> Path:
         """The deepest folder that holds the results of all cells, which may differ (`results=out/${seed}`)."""
-        return Path(os.path.commonpath([cell.config.results for cell in self.cells]))
+        return Path(os.path.commonpath(self._folders()))
 
     @property
     def runs(self) -> Path:
         """The deepest folder that holds the records of all cells."""
-        return Path(os.path.commonpath([Path(cell.config.results) / "runs" for cell in self.cells]))
+        return Path(os.path.commonpath(self._folders("runs")))
+
+    def _folders(self, below: str = "") -> set[Path]:
+        folders = {Path(cell.config.results) / below for cell in self.cells}
+        return folders if len({folder.is_absolute() for folder in folders}) == 1 else {f.resolve() for f in folders}
 
     @property
     def stages(self) -> list[list[Cell]]:

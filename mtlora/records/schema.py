@@ -124,8 +124,6 @@ class Provenance(TypedDict, total=False):
     """The arguments of the command."""
     started: str
     """The start in UTC, ISO 8601."""
-    rows: dict[str, Count]
-    """The number of rows of each split that the run read; of a data-to-text test split, of contexts decoded."""
     git: Git
     """The state of the checkout."""
     packages: dict[str, str | None]
@@ -142,6 +140,8 @@ class Provenance(TypedDict, total=False):
     """`onednn` where oneDNN computes the matrix products on the CPU, else `stock`."""
     processes: Count
     """The number of processes that trained the run together."""
+    rows: dict[str, Count]
+    """The number of rows of each split that the run read; of a data-to-text test split, of contexts decoded."""
     cohort: Cohort
     """The runs that trained in lock-step with this one; absent from a run alone."""
     ended: str

@@ -57,6 +57,6 @@ def _rivals_along_contrasts(plan: Plan) -> Iterator[Rival]:
 
 def _declared_methods(plan: Plan, cell: Cell) -> set[str]:
     """Return the methods that the experiment runs with a cell's other values, also those that the command line leaves out."""
-    product = dict(override.split("=", 1) for override in cell.overrides)
+    product = {override_key(override): override.partition("=")[2] for override in cell.overrides}
     methods = {str(method) for method in plan.experiment.axes.get("transform", [])}
     return {m for m in methods if not is_excluded(product | {"transform": m}, plan.experiment)}

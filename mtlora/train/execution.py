@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 
 from accelerate import Accelerator
 
@@ -18,7 +18,7 @@ from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.fit import cohorts_that_fit
 from mtlora.train.cohort.step import CohortStep
 from mtlora.train.compute import make_accelerator
-from mtlora.train.life import begin, complete, end, finished_record, is_out_of_memory, new_record, prepare
+from mtlora.train.life import begin, complete, end, finished_record, is_out_of_memory, new_record, outcome_of, prepare
 from mtlora.train.loop import Step, train
 from mtlora.train.memory import reset_peak_memory
 from mtlora.train.run import Run
@@ -39,8 +39,8 @@ def execute(cells: Sequence[Cell]) -> list[Answer]:
     if not is_first():
         return [_assist(cell) for cell in cells]
     answers: dict[str, Answer] = {}
+    waiting = []
     with ExitStack() as locks:
-        waiting = []
         for cell in cells:
             try:
                 locks.enter_context(_owned(cell))
@@ -48,18 +48,12 @@ def execute(cells: Sequence[Cell]) -> list[Answer]:
                     answers[cell.sha] = Answer(Status.DONE, record)
                 else:
                     waiting.append(cell)
-            except UserError as error:
-                answers[cell.sha] = Answer(
-                    Status.BUSY if isinstance(error, Busy) else Status.FAILED, reason=one_line(error)
-                )
-        try:
-            if waiting:
-                Attempt(waiting, answers).run()
-        except CohortUnsupported as unfit:
-            left = [cell for cell in waiting if cell.sha not in answers]
-            log.info("%d runs train one after another: %s", len(left), unfit)
-            for cell in left:
-                Attempt([cell], answers).run()
+            except Busy as busy:
+                answers[cell.sha] = Answer(Status.BUSY, reason=one_line(busy))
+            except Exception as error:  # a finished run could not be scored again, or the folder cannot be written
+                answers[cell.sha] = Answer(Status.FAILED, reason=outcome_of(error, cell.folder)[1])
+        if waiting:
+            Attempt(waiting, answers).run()
     return [answers.get(cell.sha, Answer(Status.RETRY)) for cell in cells]
 
 
@@ -102,62 +96,71 @@ class Attempt:
         self.ready: dict[str, Run] = {}  # of these, those that can train
 
     def run(self) -> None:
-        """Train the cells.
-
-        Raises:
-            CohortUnsupported: they cannot train in lock-step; those without an answer have not been trained.
-        """
-        self.accelerator = make_accelerator(self.cells[0].config)
-        reset_peak_memory(self.accelerator.device)
+        """Mark the cells as running, prepare them and train them."""
         try:
             for cell in self.cells:
-                self.begin(cell)
+                self.begin_cell(cell)
+            if self.begun:
+                self.accelerator = make_accelerator(self.cells[0].config)
+                reset_peak_memory(self.accelerator.device)
+            for cell, record in list(self.begun.values()):
+                self.prepare_cell(cell, record)
             if self.ready:
-                self.train(list(self.ready.values()))
+                self.train_ready()
         except (KeyboardInterrupt, SystemExit) as stop:
             for cell, record in self.begun.values():
-                end(cell, record, stop)
-            raise
-        except CohortUnsupported:
+                with suppress(UserError):  # a record that cannot be written must not hide the others
+                    end(cell, record, stop)
             raise
         except Exception as error:
             if self.may_fit_alone(error):
-                log.info("out of memory: %d runs go on in smaller groups", len(self.begun))
+                log.info("out of memory: %d runs go on in smaller cohorts", len(self.begun))
             else:
                 for cell, _ in list(self.begun.values()):
-                    self.finish(cell, error)
+                    self.end_cell(cell, error)
         finally:
             for run in self.ready.values():
                 run.tracker.finish(False)
 
-    def begin(self, cell: Cell) -> None:
-        """Mark a cell as running and prepare its run."""
+    def begin_cell(self, cell: Cell) -> None:
+        """Write the record of a run that starts now."""
         try:
-            record = begin(cell)
+            self.begun[cell.sha] = (cell, begin(cell))
         except UserError as error:
             self.answers[cell.sha] = Answer(Status.FAILED, reason=one_line(error))
-            return
-        self.begun[cell.sha] = (cell, record)
+
+    def prepare_cell(self, cell: Cell, record: RunRecord) -> None:
+        """Load the model and the data of a run."""
         try:
             self.ready[cell.sha] = prepare(cell, record, self.accelerator, shared=len(self.cells) > 1)
         except Exception as error:
             if self.may_fit_alone(error):
                 raise
-            self.finish(cell, error)
+            self.end_cell(cell, error)
 
-    def train(self, runs: Sequence[Run]) -> None:
-        """Train runs that are ready: one alone, or several in cohorts of as many as fit."""
-        alone = len(self.cells) == 1
-        for cohort in [runs] if alone else cohorts_that_fit(runs, self.accelerator):
-            step: Step = SoloStep(cohort[0], self.accelerator) if alone else CohortStep(self.accelerator)
-            title = cohort[0].cell.run_id
-            if len(cohort) > 1:
-                title = f"{len(cohort)} runs of {cohort[0].config.task.name} together"
-            log.info("training %s", title)
-            with show_progress(title) as on_step:
-                train(cohort, step, self.complete, on_step)
+    def train_ready(self) -> None:
+        """Train the runs that are ready: in cohorts of as many as fit, or one after another if they cannot be stacked."""
+        if len(self.cells) > 1:
+            try:
+                for cohort in cohorts_that_fit(list(self.ready.values()), self.accelerator):
+                    self.train_runs(cohort, CohortStep(self.accelerator))
+                return
+            except CohortUnsupported as unfit:
+                log.info("%d runs train one after another: %s", len(self.ready), unfit)
+        for run in list(self.ready.values()):
+            run.cohort = None
+            self.train_runs([run], SoloStep(run, self.accelerator))
 
-    def complete(self, run: Run) -> None:
+    def train_runs(self, runs: Sequence[Run], step: Step) -> None:
+        """Train runs in lock-step, or one alone."""
+        title = runs[0].cell.run_id
+        if len(runs) > 1:
+            title = f"{len(runs)} runs of {runs[0].config.task.name} together"
+        log.info("training %s", title)
+        with show_progress(title) as on_step:
+            train(runs, step, self.end_run, on_step)
+
+    def end_run(self, run: Run) -> None:
         """Take a run that has finished or failed to its end."""
         error: Exception | None = run.failure
         if error is None:
@@ -165,16 +168,21 @@ class Attempt:
                 complete(run, self.accelerator)
             except Exception as late:
                 error = late
-        self.finish(run.cell, error)
+        self.end_cell(run.cell, error)
 
-    def finish(self, cell: Cell, error: Exception | None) -> None:
+    def end_cell(self, cell: Cell, error: Exception | None) -> None:
         """Write a run's last record and its answer."""
         record = self.begun[cell.sha][1]
-        with shielded():  # a signal must not mark as interrupted what has just been marked as finished
-            end(cell, record, error)
+        with shielded():  # a signal must find the record, the tracker and this object in agreement
+            try:
+                end(cell, record, error)
+            except (
+                UserError
+            ) as unwritable:  # as on a full disk: the record stays `running`, and the answer gives the reason
+                error, record.error = unwritable, one_line(unwritable)
             del self.begun[cell.sha]
-        if (run := self.ready.pop(cell.sha, None)) is not None:
-            run.tracker.finish(error is None)
+            if (run := self.ready.pop(cell.sha, None)) is not None:
+                run.tracker.finish(error is None)
         if error is None:
             self.answers[cell.sha] = Answer(Status.DONE, record)
         else:

@@ -19,6 +19,7 @@ from mtlora.base.progress import show_progress
 from mtlora.config.schema import transform_name
 from mtlora.data.sources import low_resource
 from mtlora.plan.cell import Cell
+from mtlora.plan.status import lacking_metrics
 from mtlora.records.predictions import read_records, text_rows
 from mtlora.records.provenance import now, provenance
 from mtlora.records.record import RECORD, RunRecord, record_status
@@ -37,6 +38,8 @@ from mtlora.train.tracking import NullTracker, make_tracker
 log = logging.getLogger(__name__)
 
 ERROR_LOG = "error.log"
+# What PyTorch's allocator on the CPU, cuBLAS and cuDNN write in plain RuntimeErrors.
+OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def finished_record(cell: Cell) -> RunRecord | None:
@@ -49,14 +52,10 @@ def finished_record(cell: Cell) -> RunRecord | None:
 
 def _with_all_metrics(cell: Cell, record: RunRecord) -> RunRecord:
     """Score a finished run's texts again if a metric is missing, as where Java was installed after the run."""
-    wanted = {(split, name) for split, names in cell.config.task.metrics.items() for name in names}
-    texts = cell.folder / "predictions.jsonl"
-    if cell.config.task.kind != "generation" or not texts.exists():
-        return record
-    if wanted <= {(entry["split"], entry["name"]) for entry in record.metrics}:
-        return record
-    record.metrics = of_last_epoch(score(cell.config.task, *read_records(texts), experiment_id=cell.sha))
-    record.save(cell.folder)
+    if lacking_metrics(cell):
+        contexts, texts = read_records(cell.folder / "predictions.jsonl")
+        record.metrics = of_last_epoch(score(cell.config.task, contexts, texts, experiment_id=cell.sha))
+        record.save(cell.folder)
     return record
 
 
@@ -211,5 +210,6 @@ def outcome_of(error: BaseException, folder: Path) -> tuple[Status, str]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception is the device's or the host's lack of memory."""
-    host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return host or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    text = str(error)
+    library = isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY)
+    return library or isinstance(error, (MemoryError, torch.OutOfMemoryError))

@@ -61,7 +61,7 @@ def train(runs: Sequence[Run], step: Step, on_end: OnEnd, on_step: OnStep = lamb
         for _, group in groupby(sorted(runs, key=steps_done), key=steps_done):
             active = list(group)
             for run in active:
-                run.start_clock()
+                run.start_clock(len(active))
             active = without_ended(active, on_end)
             while active:
                 train_epoch(active, step, on_step)
@@ -75,9 +75,9 @@ def train(runs: Sequence[Run], step: Step, on_end: OnEnd, on_step: OnStep = lamb
 
 def train_epoch(runs: Sequence[Run], step: Step, on_step: OnStep) -> None:
     """Train the rest of an epoch and evaluate; a run that fails ends the epoch here, and the others go on with it later."""
-    step.begin(runs)
     for run in runs:
         run.share_clock(len(runs))
+    step.begin(runs)
     for batches in zip(*(run.steps_left() for run in runs), strict=True):
         with shielded():  # a signal waits until the step, and what is noted of it, are complete
             started = time.monotonic()

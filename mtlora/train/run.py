@@ -95,12 +95,12 @@ class Run:
         except UserError as error:
             log.warning("no checkpoint: %s", error)
 
-    def start_clock(self) -> None:
-        """Count wall time from now on."""
-        self._clock, self._sharing = time.monotonic(), 1
+    def start_clock(self, runs: int = 1) -> None:
+        """Count wall time from now on; of several runs in lock-step, each counts its share."""
+        self._clock, self._sharing = time.monotonic(), runs
 
     def share_clock(self, runs: int) -> None:
-        """Count only this run's share of the wall time from now on: that of one of `runs` runs in lock-step."""
+        """Note the time so far; from now on, count the share of one of `runs` runs."""
         self.note_time()
         self._sharing = runs
 

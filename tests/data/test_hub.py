@@ -111,7 +111,7 @@ def test_a_download_fetches_what_a_plan_lacks(
 
     real = huggingface_hub.snapshot_download
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    plan = download.fetch_and_plan(load_experiment("e2e"), ["profile=paper", "seed=0"], Console(width=200))
+    plan = download.plan_with_data(load_experiment("e2e"), ["profile=paper", "seed=0"], Console(width=200))
     assert [cell.config.task.name for cell in plan.cells] == ["e2e"] * len(plan.cells)
     lines = capsys.readouterr().out.splitlines()
     assert sorted(lines) == [f"e2e {split}: 1 rows from hub" for split in sorted(SPLITS)]

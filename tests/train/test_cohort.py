@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.tiny_runs import cell_in, execute, losses, record_of, rows, stop_at, tensors
 
-from mtlora.base.errors import CohortUnsupported
+from mtlora.base.errors import CohortUnsupported, UserError
 from mtlora.base.files import only_process
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.score import text
@@ -211,6 +212,46 @@ def test_an_error_in_our_code_fails_every_run_of_the_cohort_with_its_traceback(
         assert "RuntimeError: a mistake in our code" in answer.reason
         assert record_of(cell).status == "failed"
         assert "in broken" in (cell.folder / "error.log").read_text()
+
+
+def test_a_device_that_is_not_there_fails_every_run_in_one_line(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    cells = [cell_in(tmp_path, f"seed={seed}", "compute.device=cuda") for seed in range(2)]
+    for cell, answer in zip(cells, train_together(cells), strict=True):
+        assert answer.status == Status.FAILED
+        assert "compute.device=cuda: this PyTorch sees no CUDA device" in answer.reason
+        assert "\n" not in answer.reason
+        assert record_of(cell).status == "failed"
+
+
+def test_a_record_that_cannot_be_written_fails_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}", "train.epochs=1") for seed in range(3)]
+    end = execution.end
+
+    def full_disk(cell: Cell, *rest: Any) -> None:
+        if cell.config.seed == 1:
+            raise UserError("cannot write record.json (No space left on device)")
+        end(cell, *rest)
+
+    monkeypatch.setattr(execution, "end", full_disk)
+    answers = train_together(cells)
+    assert [answer.status for answer in answers] == [Status.DONE, Status.FAILED, Status.DONE]
+    assert "No space left on device" in answers[1].reason
+
+
+def test_an_interruption_after_the_cohort_was_refused_leaves_no_run_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise CohortUnsupported("for the test")
+
+    monkeypatch.setattr("mtlora.train.cohort.step.Network", refuse)
+    stop_at(monkeypatch, 3, KeyboardInterrupt())
+    cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        train_together(cells)
+    assert [record_of(cell).status for cell in cells] == ["interrupted"] * 3
 
 
 def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
