@@ -38,7 +38,7 @@ class MTLoraConfig(PeftConfig):
         mtlora_dropout: Probability of dropout on the input of A, in [0, 1). One mask per layer. Embeddings have no
             dropout, as in PEFT's LoRA: their input is token ids.
         use_rslora: Scale by ``mtlora_alpha / sqrt(r)`` instead (arXiv 2312.03732).
-        structure: T from its trainable factors: ``none`` (T = I, which is LoRA), ``shim`` (C), ``icfm`` (C C^T),
+        structure: How T is built from its trainable factors: ``none`` (T = I, which is LoRA), ``shim`` (C), ``icfm`` (C C^T),
             ``ctcm`` (C D), ``dtsm`` (C + D).
         init_weights: ``True`` or ``official``: A, C and D Kaiming uniform with a = sqrt(5), B = 0, as in the authors'
             NLU and NLG code. ``identity``: A Gaussian with standard deviation 1/r, T = I, B = 0. ``zero_t``: A and B
@@ -47,11 +47,11 @@ class MTLoraConfig(PeftConfig):
             A and B in the first two (A = 0, B standard normal), as in PEFT's LoRA.
         fused_modules: Modules whose output is several projections side by side, each with one flag per equal slice of
             the output, True where the slice is adapted: ``{"c_attn": [True, False, True]}`` adapts q and v of GPT-2.
-            Keys match module names as those of `rank_pattern` do.
+            Keys match module names as the keys of `rank_pattern` do.
         fused_transform: ``block``: every adapted slice has its own T; ``joint``: one T of shape (k r, k r) mixes all k
             adapted slices.
         target_modules: Names (matched as suffixes) or a regular expression of the modules to adapt, or ``all-linear``.
-            None means the default that PEFT has for LoRA on this architecture.
+            None means PEFT's default for LoRA on this architecture.
         exclude_modules: Names or a regular expression of the modules to leave out.
         modules_to_save: Further modules that are trained in full and saved with the adapter, such as a new head.
         layers_to_transform: Indices of the layers to adapt; None means all.
@@ -60,7 +60,7 @@ class MTLoraConfig(PeftConfig):
         alpha_pattern: Alphas that differ from `mtlora_alpha`, by module name or regular expression.
         fan_in_fan_out: Whether weights are stored as (in, out). Each layer derives it from its type; the field records
             it and is set, with a warning, when a ``Conv1D`` is adapted.
-        bias: Which biases of the base model train: ``none``, ``all`` or ``mtlora_only`` (those of adapted modules).
+        bias: Which biases of the base model train: ``none``, ``all`` or ``mtlora_only`` (the biases of adapted modules).
 
     Raises:
         ValueError: If a value is out of range, unknown, or does not fit the others.
@@ -85,7 +85,7 @@ class MTLoraConfig(PeftConfig):
     bias: Literal["none", "all", "mtlora_only"] = "none"
 
     def __post_init__(self) -> None:
-        """Bring collections to the types that PEFT works with and refuse values that cannot work."""
+        """Convert collections to the types that PEFT expects, and refuse invalid values."""
         super().__post_init__()
         self.peft_type = MTLORA
         self.target_modules = _as_set(self.target_modules)

@@ -1,8 +1,8 @@
 """Exact export of an MTLoRA adapter to a plain LoRA adapter, which any tool that serves LoRA can load.
 
 ``(alpha / r) B T A`` is LoRA with ``B' = B T``. A fused layer becomes one LoRA of rank ``R = k r`` with A stacked and
-B block-wise, 0 in the slices that are not adapted. LoRA divides its alpha by R (by sqrt(R) with rsLoRA), so alpha grows
-by k (by sqrt(k)) to leave the scaling as it was.
+B block-wise, 0 in the slices that are not adapted. LoRA divides its alpha by R (by sqrt(R) with rsLoRA), so alpha is
+multiplied by k (by sqrt(k)), which leaves the scaling as it was.
 """
 
 import math
@@ -24,15 +24,15 @@ from mtlora.adapter.layer import Embedding, MTLoraLayer
 
 
 def to_lora(model: BaseTuner, adapter_name: str = "default") -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-    """Return an adapter as a plain LoRA adapter that computes the same.
+    """Return an adapter as a plain LoRA adapter that computes the same update.
 
     Args:
         model: The tuner, `MTLoraModel`, which is ``peft_model.base_model``.
         adapter_name: Name of the adapter.
 
     Returns:
-        The LoRA configuration and the tensors, named as in the ``adapter_model.safetensors`` of PEFT, with biases and
-        `modules_to_save` if the adapter has them. They are copies.
+        The LoRA configuration, and copies of the tensors, named as in the ``adapter_model.safetensors`` of PEFT, with
+        biases and `modules_to_save` if the adapter has them.
 
     Raises:
         ValueError: If there is no such adapter, or if it is merged at the moment.
@@ -66,7 +66,7 @@ def save_as_lora(model: PeftModel | BaseTuner, folder: str | os.PathLike[str], a
 
     Args:
         model: The PEFT model, or its tuner.
-        folder: Where to write; created if it does not exist.
+        folder: The folder to write to; it is created if it does not exist.
         adapter_name: Name of the adapter.
 
     Raises:

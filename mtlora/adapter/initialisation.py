@@ -20,9 +20,8 @@ def fills(init_weights: bool | str, *, structure: str, r: int, is_embedding: boo
         init_weights: A value of `MTLoraConfig.init_weights`.
         structure: A key of `STRUCTURES`; decides which multiple of I makes T = I.
         r: Rank, which sets the standard deviation 1/r of A under ``identity``.
-        is_embedding: Whether A is looked up by token id. Then A = 0 and B is standard normal where a Linear layer has
-            A random and B = 0: the usual start of `nn.Embedding` for the rows that do not train at first, and an update
-            of 0 all the same.
+        is_embedding: Whether the base layer is an embedding. Its ``official`` and ``identity`` starts swap the roles of A
+            and B, as PEFT's LoRA does: A = 0 and B is standard normal. The update is 0 either way.
     """
     if init_weights is False:
         return dict.fromkeys("ABCD", _kaiming)

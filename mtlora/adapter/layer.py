@@ -96,7 +96,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         """Give the adapter new starting values.
 
         Args:
-            adapter_name: Name of the adapter; a layer that does not have it is left alone.
+            adapter_name: Name of the adapter; a layer without this adapter is left as it is.
             init_weights: A value of `MTLoraConfig.init_weights`.
             generators: Maps the letter of a matrix ("A", "B", "C", "D") to the generator that it is drawn from, so that
                 A does not depend on whether T is drawn too. None draws all from torch's global generator.
@@ -123,7 +123,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
 
         Args:
             adapter: Name of the adapter.
-            dtype: Computed in this dtype; None means that of the factors.
+            dtype: The dtype of the computation; None means the dtype of the factors.
         """
         structure = self.structure[adapter]
         factors = [self._parameters_of(letter)[adapter].to(dtype) for letter in STRUCTURES[structure].factors]
@@ -140,7 +140,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         return torch.block_diag(*(next(blocks) if adapted else b.new_empty(height, 0) for adapted in slices))
 
     def get_b_t(self, adapter: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Return B T of shape (out, k r), computed in `dtype` (None: that of the factors)."""
+        """Return B T of shape (out, k r), computed in `dtype` (None: the dtype of the factors)."""
         b, t = self.get_expanded_b(adapter).to(dtype), self.get_transform(adapter, dtype)
         return b if t is None else b @ t
 
@@ -154,7 +154,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         return a.to(dtype), self.get_b_t(adapter, dtype)
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
-        """Return the scaled update dW, stored as the base weight is and in the dtype of the adapter."""
+        """Return the scaled update dW, in the layout of the base weight and the dtype of the adapter."""
         a, bt = self.get_lora_factors(adapter)
         delta = self.scaling[adapter] * (bt @ a)
         return (delta.mT if self.fan_in_fan_out else delta).to(self.mtlora_A[adapter].dtype)
@@ -193,7 +193,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             weight -= self.get_delta_weight(self.merged_adapters.pop()).to(weight.dtype)
 
     def forward(self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
-        """Return ``h = W x + (alpha / r) B T A x``, with the updates of all active adapters; shapes as the base layer.
+        """Return ``h = W x + (alpha / r) B T A x``, with the updates of all active adapters, in the shape of the base layer's output.
 
         Args:
             x: Input, (..., in), or token ids for an embedding.
@@ -228,7 +228,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         return h
 
     def _may_add_in_place(self) -> bool:
-        """Whether updates may be added to the very tensor that the base layer returns for an input (rows, in).
+        """Whether updates may be added in place to the tensor that the base layer returns for an input (rows, in).
 
         A plain linear layer keeps its input for the backward pass, not its output, and for two dimensions the output is
         not a view of another tensor. A hook, however, may keep the output.
@@ -238,10 +238,10 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         return type(base) is nn.Linear and not hooked
 
     def add_update(self, h: torch.Tensor, x: torch.Tensor, adapter: str, in_place: bool = False) -> torch.Tensor:
-        """Return ``h + (alpha / r) B T A x``, in the wider dtype of the two terms; `in_place` needs an h (rows, out).
+        """Return ``h + (alpha / r) B T A x``, in the wider dtype of the two terms; `in_place` needs h of shape (rows, out).
 
         B T, which is small, is formed first, and one kernel multiplies it by A x and adds the product to h. So the
-        backward pass keeps no tensor of the size of h; `in_place` none is allocated either, if the dtypes are equal.
+        backward pass keeps no tensor of the size of h; with `in_place` and equal dtypes none is allocated either.
         """
         ax = self.project(x, adapter)
         dtype = torch.promote_types(h.dtype, ax.dtype)
@@ -283,7 +283,7 @@ class Linear(MTLoraLayer):
         return F.linear(self.mtlora_dropout[adapter](self._cast_input_dtype(x, a.dtype)), a)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Whether `peft.convert_to_lora` can approximate this layer; `to_lora` of the model is exact."""
+        """Whether `peft.convert_to_lora` can approximate this layer; `MTLoraModel.to_lora` is exact."""
         return True
 
 

@@ -35,11 +35,11 @@ class MTLoraModel(BaseTuner):
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def to_lora(self, adapter_name: str = "default") -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-        """Return the adapter as a plain LoRA adapter that computes the same; see `export.to_lora`."""
+        """Return the adapter as a plain LoRA adapter that computes the same update; see `export.to_lora`."""
         return export.to_lora(self, adapter_name)
 
     def save_as_lora(self, folder: str | os.PathLike[str], adapter_name: str = "default") -> None:
-        """Save what `to_lora` returns to a folder that plain PEFT can load; see `export.save_as_lora`."""
+        """Save the adapter as plain LoRA in a folder that PEFT loads without this package; see `export.save_as_lora`."""
         export.save_as_lora(self, folder, adapter_name)
 
     def _prepare_model(self, peft_config: MTLoraConfig, model: nn.Module) -> None:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""The transformation matrix T of MTLoRA (arXiv 2403.07440, section 3): the one place that defines it.
+"""The transformation matrix T of MTLoRA (arXiv 2403.07440, section 3).
 
 A new structure is a new row of `STRUCTURES`; the config, the layers, the initialisations and the export follow from it.
 """

@@ -1,4 +1,4 @@
-"""Turn a composed Hydra configuration into a checked `RunConfig`; every mistake is one line."""
+"""Turn a composed Hydra configuration into a checked `RunConfig`; every mistake is an error of one line."""
 
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from mtlora.base.errors import UserError
 from mtlora.config.metrics import METRICS, metrics_for
 from mtlora.config.schema import LocalFile, RunConfig, TaskConfig
 
-TEST_PARTS = ("test", "test_A", "test_S", "test_U")  # what a generation task is scored on
+TEST_PARTS = ("test", "test_A", "test_S", "test_U")  # the parts of a test split that a generation task may be scored on
 
 
 def to_run_config(composed: Any) -> RunConfig:
@@ -21,11 +21,11 @@ def to_run_config(composed: Any) -> RunConfig:
     """
     if unknown := _unknown_keys(composed, RunConfig):
         raise UserError(
-            f"{unknown[0]} is not a known key: remove it, or see mtlora/config/schema.py for the keys there are"
+            f"{unknown[0]} is not a known key: remove it; mtlora/config/schema.py has all keys"
         )
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
-        raise UserError(f"{', '.join(missing)}: no value: give it in the YAML file under conf/, or on the command line")
+        raise UserError(f"no value for {', '.join(missing)}: set it in the YAML file under conf/, or on the command line")
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     type_local_files(config.task)
     validate(config)
@@ -50,10 +50,10 @@ def type_local_files(task: TaskConfig) -> None:
 
 
 def validate(config: RunConfig) -> None:
-    """Check the rules that the fields state, and the combinations of values.
+    """Check each field by its rule, and the combinations of values.
 
     Raises:
-        UserError: naming the key, its value and what is allowed.
+        UserError: a value is not allowed; the message has the key, the value and the allowed values.
     """
     _check_rules(config)
     if config.targets not in config.model.target_sets:
@@ -62,7 +62,7 @@ def validate(config: RunConfig) -> None:
             f"targets={config.targets} is not a target set of model {config.model.name}: choose one of {known}"
         )
     if config.adapter.init_weights == "zero_t":
-        from mtlora.adapter.transforms import STRUCTURES  # imports torch, which plans do without
+        from mtlora.adapter.transforms import STRUCTURES  # imports torch, which plans must not load
 
         if config.adapter.structure == "none" or not STRUCTURES[config.adapter.structure].trains_from_zero:
             raise UserError(
@@ -79,7 +79,7 @@ def validate(config: RunConfig) -> None:
 
 
 def _check_rules(node: Any, prefix: str = "") -> None:
-    """Check the fields of a dataclass, and of those below it, against the rules that they state."""
+    """Check the fields of a dataclass, and of the dataclasses inside it, by their rules."""
     for f in fields(node):
         key, value, rule = f"{prefix}{f.name}", getattr(node, f.name), f.metadata.get("rule")
         if rule is not None and value is not None and not rule.holds(value):
@@ -104,7 +104,7 @@ def _check_metrics(task: TaskConfig) -> None:
 
 
 def _unknown_keys(node: Any, schema: type, prefix: str = "") -> list[str]:
-    """List keys that `+key=value` added to the composition although the schema has no such field."""
+    """List the keys that `+key=value` added to the composition although the schema has no such fields."""
     known = {f.name: f.type for f in fields(schema)}
     unknown = [f"{prefix}{key}" for key in node if key not in known]
     for key, kind in known.items():

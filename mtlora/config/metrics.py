@@ -1,4 +1,4 @@
-"""Which metrics there are and how they are read."""
+"""The metrics that exist, with the kind of task and the range of each."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ METRIC_VERSION = 1  # part of a run's identity: raise it when a metric's definit
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """How a metric is read, and the kind of task that it fits."""
+    """The properties of a metric."""
 
-    kind: str  # of TaskConfig
+    kind: str  # the `TaskConfig.kind` that it fits
     higher_is_better: bool = True
     percent: bool = False  # tables show the raw value times 100
     lowest: float = 0.0
@@ -34,5 +34,5 @@ METRICS: dict[str, MetricInfo] = {
 
 
 def metrics_for(kind: str, classes: int) -> list[str]:
-    """List the metrics of a task of this kind; `classes` counts its labels, which only a classification task has."""
+    """List the metrics that fit a kind of task; `classes` is its number of labels, 0 unless it is a classification task."""
     return [name for name, info in METRICS.items() if info.kind == kind and (classes == 2 or not info.two_classes)]

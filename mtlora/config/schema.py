@@ -1,8 +1,8 @@
 """The schema of every value in `conf/`: a typo in a YAML file or on the command line fails before anything runs.
 
 Hydra merges the YAML files of `conf/` into these dataclasses, so an unknown key or a wrong type is refused at composition.
-A field made by `one_of`, `at_least`, `above` or `share` also states which values it takes; `mtlora.config.checks` refuses the
-others, and the combinations that no field can state.
+A field made by `one_of`, `at_least`, `above` or `share` also limits its values; `mtlora.config.checks` refuses other values, and
+combinations of values that cannot work.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from mtlora.base.paths import CONF
 
 @dataclass(frozen=True)
 class Rule:
-    """The values that a field takes beside None, as a test and as the end of the message about any other value."""
+    """The values that a field may have; None is always allowed."""
 
     holds: Callable[[Any], bool]
-    otherwise: str
+    otherwise: str  # the end of the error message for any other value
 
 
 def _ruled(default: Any, holds: Callable[[Any], bool], otherwise: str) -> Any:
@@ -28,37 +28,38 @@ def _ruled(default: Any, holds: Callable[[Any], bool], otherwise: str) -> Any:
 
 
 def one_of(*choices: str, default: str = MISSING) -> Any:
-    """Return a text field that takes one of `choices`."""
+    """Return a string field whose value must be one of `choices`."""
     return _ruled(default, lambda value: value in choices, f"is not known: choose one of {', '.join(choices)}")
 
 
 def at_least(least: float, default: float | None = MISSING) -> Any:
-    """Return a number field without an upper limit."""
+    """Return a number field whose value must be at least `least`."""
     return _ruled(default, lambda value: value >= least, f"is out of range: it must be at least {least:g}")
 
 
 def above(limit: float, default: float = MISSING) -> Any:
-    """Return a number field whose values exceed a limit."""
+    """Return a number field whose value must be above `limit`."""
     return _ruled(default, lambda value: value > limit, f"is out of range: it must be above {limit:g}")
 
 
 def share(default: float = MISSING) -> Any:
-    """Return a number field from 0 to less than 1."""
+    """Return a number field whose value must be at least 0 and below 1."""
     return _ruled(default, lambda value: 0 <= value < 1, "is out of range: it must be at least 0 and below 1")
 
 
-_STRUCTURES = sorted({path.stem for path in (CONF / "transform").glob("*.yaml")} - {"lora"})  # a new file adds one
+# a new structure needs no edit here, only its file
+_STRUCTURES = sorted({path.stem for path in (CONF / "transform").glob("*.yaml")} - {"lora"})
 
 
 @dataclass
 class HubSource:
-    """Where a task lives on the Hugging Face hub."""
+    """The data of a task on the Hugging Face hub."""
 
     path: str = ""  # repository id; empty: the task is not on the hub
     name: str = ""  # configuration ("subset") inside the repository
     revision: str = ""  # pinned commit, or the branch of the parquet export
     format: str = "table"  # table, or a key of mtlora.data.text_files.HUB_FORMATS
-    splits: dict[str, str] = field(default_factory=dict)  # our name of a split -> the repository's, where it differs
+    splits: dict[str, str] = field(default_factory=dict)  # our name of a split -> the name in the repository, where they differ
 
 
 @dataclass
@@ -67,9 +68,8 @@ class LocalFile:
 
     file: str = MISSING  # path below data.root
     format: str = "table"  # table (.tsv without quoting, or .jsonl), or a key of mtlora.data.text_files.FORMATS
-    columns: dict[str, str] = field(
-        default_factory=dict
-    )  # format=table: column of the file (its index, if the file has no header) -> column of the task
+    # format=table: column of the file (its index, if the file has no header) -> column of the task
+    columns: dict[str, str] = field(default_factory=dict)
     header: bool = True  # .tsv only: the first line names the columns
     subset: bool = False  # a part of the official split: read only with data.subset=true
 
@@ -84,20 +84,18 @@ class TaskConfig:
     text_columns: list[str] = MISSING  # one or two columns, in the order in which they are encoded
     labels: list[str] = field(default_factory=list)  # class names in index order (classification)
     lower_relation: bool = False  # generation: lower-case the relations in the context
-    max_references: int | None = None  # generation: the first ones of a context count; null: all
-    seen: list[str] = field(
-        default_factory=list
-    )  # generation: categories of the training data (test_S; others: test_U)
-    # generation: the published text treatment that the metrics use
+    max_references: int | None = None  # generation: how many references of a context count, the first ones; null: all
+    # generation: the categories of the training data; their contexts form test_S, all others test_U
+    seen: list[str] = field(default_factory=list)
+    # generation: the published treatment of texts before they are scored
     scoring: str = one_of("triples", "e2e", default="triples")
     # Evaluation split -> metric names; the first of the first split is the headline. A generation task is scored on the test
     # split as `test`, or by category as `test_A` (all), `test_S` (seen), `test_U` (unseen).
     metrics: dict[str, list[str]] = MISSING
     hub: HubSource = field(default_factory=HubSource)
     local: dict[str, list[LocalFile]] = field(default_factory=dict)  # split -> candidates, official ones first
-    sizes: dict[str, int] = (
-        MISSING  # official number of rows per split (of the test split: of contexts; cost estimates only)
-    )
+    # official number of rows by split (of contexts, for the test split of a generation task)
+    sizes: dict[str, int] = MISSING
     mean_tokens: float = MISSING  # mean length of an official training row in tokens (cost estimates only)
 
 
@@ -134,17 +132,16 @@ class ModelConfig:
     package: str | None = None  # installed package that carries the weights (source=random: the tokenizer)
     folder: str = "model"  # of the weights, or the tokenizer, inside the package
     gguf: str | None = None  # file name of quantised weights instead of model.safetensors; dequantised to fp32
-    install: str | None = None  # how the package is installed, if not by `make setup`
+    install: str | None = None  # instruction for installing the package, if `make setup` does not
     weights_sha256: str | None = None  # of model.safetensors or the GGUF file; checked before loading
     path: str | None = None  # a local snapshot folder: used instead of hub or package
     architecture: dict[str, Any] = field(default_factory=dict)  # source=random: transformers config, with `model_type`
-    pretrained_config: dict[str, Any] = field(
-        default_factory=dict
-    )  # source=hub: values of its config.json, by which tables tell whether a local snapshot is of this architecture
-    head: list[str] = field(default_factory=list)  # modules that are trained in full, fresh at the start of each run
+    # source=hub: values of its config.json; a local snapshot with the same values has this architecture
+    pretrained_config: dict[str, Any] = field(default_factory=dict)
+    head: list[str] = field(default_factory=list)  # modules that each run initialises afresh and trains in full
     head_dropout: float | None = None  # dropout before the classifier; null keeps the backbone's own value
     target_sets: dict[str, TargetSet] = MISSING
-    parameters: int = MISSING  # of the backbone without embeddings (cost estimates only)
+    parameters: int = MISSING  # their number in the backbone, without embeddings (cost estimates only)
 
 
 @dataclass
@@ -157,18 +154,18 @@ class AdapterConfig:
     dropout: float = share(default=0.0)
     use_rslora: bool = False
     init_weights: str = one_of("official", "identity", "zero_t", default="official")
-    fused_transform: str = one_of("auto", "block", "joint", default="auto")  # auto: as the target set says
+    fused_transform: str = one_of("auto", "block", "joint", default="auto")  # auto: the value of the target set
 
 
 @dataclass
 class TrainConfig:
-    """The shared recipe of every method."""
+    """The training recipe, which all methods share."""
 
     epochs: int = at_least(1)
     batch_size: int = at_least(1)  # examples per batch
     learning_rate: float = above(0)
     weight_decay: float = at_least(0)
-    decay_t: bool = True  # weight decay reaches T too, as in the official code
+    decay_t: bool = True  # weight decay applies to T too, as in the official code
     warmup_ratio: float = share(default=0.0)  # of all steps
     warmup_steps: int | None = at_least(0, default=None)  # instead of warmup_ratio
     beta1: float = share(default=0.9)
@@ -181,12 +178,12 @@ class TrainConfig:
     # generation: weight of the uniform distribution over the vocabulary in the target
     label_smoothing: float = share(default=0.0)
     mean_bias: bool = False  # regression: the head's bias starts at the mean training label instead of 0
-    # train on n examples, the same for every seed and method; evaluation stays whole
+    # train on n examples only, the same for every seed and method; evaluation uses all
     limit_examples: int | None = at_least(1, default=None)
-    # generation: watch the loss of n validation rows, the same for every run
+    # generation: compute the validation loss on n rows only, the same for every run
     limit_validation: int | None = at_least(1, default=None)
     log_every: int = at_least(1, default=10)  # steps between rows of metrics.jsonl
-    checkpoint_seconds: float = at_least(0, default=300.0)  # a checkpoint at least this often, and at every epoch's end
+    checkpoint_seconds: float = at_least(0, default=300.0)  # longest time between two checkpoints; every epoch ends with one
 
 
 @dataclass
@@ -201,7 +198,7 @@ class DecodeConfig:
     max_new_tokens: int = at_least(1, default=64)
     max_context: int = at_least(1, default=448)  # tokens of the context that are kept, counted from its end
     batch_size: int = at_least(1, default=16)  # contexts decoded together
-    # decode and score n test contexts, the same for every seed and method: a trial
+    # a trial: decode and score only n test contexts, the same for every seed and method
     limit_contexts: int | None = at_least(1, default=None)
 
 
@@ -217,11 +214,11 @@ class TrackingConfig:
 
 @dataclass
 class ComputeConfig:
-    """Where a run computes; recorded in the provenance, not part of a run's identity."""
+    """The device of a run and its settings; they are part of its provenance, not of its identity."""
 
     device: str = one_of("auto", "cpu", "cuda", default="auto")
-    threads: int = at_least(0, default=0)  # CPU threads; 0 = OMP_NUM_THREADS, else the cores this process may use
-    cpu_gemm: str = one_of("auto", "stock", default="auto")  # auto: oneDNN where it is measured to be fp32
+    threads: int = at_least(0, default=0)  # CPU threads; 0: OMP_NUM_THREADS, or else the cores that this process may use
+    cpu_gemm: str = one_of("auto", "stock", default="auto")  # auto: oneDNN where a measurement shows that it computes in fp32
 
 
 @dataclass
@@ -237,22 +234,14 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     profile: str = MISSING
-    recipe: str = MISSING  # where the training values come from
+    recipe: str = MISSING  # the source of the training values
     seed: int = at_least(0, default=0)
     targets: str = "qv"  # name of one of the model's target sets
-    init_from: str = "none"  # task whose adapter this run starts from (same method, rank, seed)
+    init_from: str = "none"  # the task from whose adapter this run starts (same method, rank and seed)
     results: str = "results"  # folder of runs/, cache/, tables/
 
 
 ConfigStore.instance().store(name="run_schema", node=RunConfig)
-
-
-def lookup(config: RunConfig, key: str) -> Any:
-    """Return the value of a dotted key, such as `model.name`."""
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def transform_name(config: RunConfig) -> str:

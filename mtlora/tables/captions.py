@@ -1,11 +1,12 @@
 """The names and captions of tables, and the tasks on which LoRA is not above the majority answer."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import pandas as pd
 
 from mtlora.config.metrics import METRICS
-from mtlora.config.schema import lookup, transform_name
+from mtlora.config.schema import transform_name
 from mtlora.data.sources import low_resource
 from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan
@@ -40,7 +41,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
     splits = ", ".join(dict.fromkeys(e.split for column in plan.columns for e in entries_of(column)))
     planned = len({cell.config.seed for cell in plan.cells})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}" if counts else "n = 0"
-    single = {key: {lookup(cell.config, key) for cell in plan.cells} for key in ("model.name", "targets", "adapter.r")}
+    single = {key: set(map(attrgetter(f"config.{key}"), plan.cells)) for key in ("model.name", "targets", "adapter.r")}
     fixed = [
         f"{label} {values.pop()}"
         for label, values in zip(("model", "targets", "r ="), single.values(), strict=True)
