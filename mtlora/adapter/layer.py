@@ -193,7 +193,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             weight -= self.get_delta_weight(self.merged_adapters.pop()).to(weight.dtype)
 
     def forward(self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
-        """Return ``h = W x + (alpha / r) B T A x``, with the updates of all active adapters, in the shape of the base layer's output.
+        """Return ``h = W x + (alpha / r) B T A x``, with the updates of all active adapters; shape (..., out).
 
         Args:
             x: Input, (..., in), or token ids for an embedding.

@@ -20,12 +20,12 @@ def to_run_config(composed: Any) -> RunConfig:
         UserError: a mandatory value is missing or a value is out of range.
     """
     if unknown := _unknown_keys(composed, RunConfig):
-        raise UserError(
-            f"{unknown[0]} is not a known key: remove it; mtlora/config/schema.py has all keys"
-        )
+        raise UserError(f"{unknown[0]} is not a known key: remove it; mtlora/config/schema.py has all keys")
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
-        raise UserError(f"no value for {', '.join(missing)}: set it in the YAML file under conf/, or on the command line")
+        raise UserError(
+            f"no value for {', '.join(missing)}: set it in the YAML file under conf/, or on the command line"
+        )
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     type_local_files(config.task)
     validate(config)

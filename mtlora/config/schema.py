@@ -59,7 +59,9 @@ class HubSource:
     name: str = ""  # configuration ("subset") inside the repository
     revision: str = ""  # pinned commit, or the branch of the parquet export
     format: str = "table"  # table, or a key of mtlora.data.text_files.HUB_FORMATS
-    splits: dict[str, str] = field(default_factory=dict)  # our name of a split -> the name in the repository, where they differ
+    splits: dict[str, str] = field(
+        default_factory=dict
+    )  # our name of a split -> the name in the repository, where they differ
 
 
 @dataclass
@@ -183,7 +185,9 @@ class TrainConfig:
     # generation: compute the validation loss on n rows only, the same for every run
     limit_validation: int | None = at_least(1, default=None)
     log_every: int = at_least(1, default=10)  # steps between rows of metrics.jsonl
-    checkpoint_seconds: float = at_least(0, default=300.0)  # longest time between two checkpoints; every epoch ends with one
+    checkpoint_seconds: float = at_least(
+        0, default=300.0
+    )  # longest time between two checkpoints; every epoch ends with one
 
 
 @dataclass
@@ -217,8 +221,12 @@ class ComputeConfig:
     """The device of a run and its settings; they are part of its provenance, not of its identity."""
 
     device: str = one_of("auto", "cpu", "cuda", default="auto")
-    threads: int = at_least(0, default=0)  # CPU threads; 0: OMP_NUM_THREADS, or else the cores that this process may use
-    cpu_gemm: str = one_of("auto", "stock", default="auto")  # auto: oneDNN where a measurement shows that it computes in fp32
+    threads: int = at_least(
+        0, default=0
+    )  # CPU threads; 0: OMP_NUM_THREADS, or else the cores that this process may use
+    cpu_gemm: str = one_of(
+        "auto", "stock", default="auto"
+    )  # auto: oneDNN where a measurement shows that it computes in fp32
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""A task's rows: where they come from, how they are tokenised, how they become batches."""
+"""The rows of a task: how they are read, tokenised and put into batches."""

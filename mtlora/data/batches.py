@@ -1,11 +1,11 @@
-"""Which examples form which batch, as pure functions of (lengths, seed, epoch): a resumed run skips ahead in them."""
+"""The examples of each batch, as pure functions of (lengths, seed, epoch), so that a resumed run can skip the batches done."""
 
 import numpy as np
 
 from mtlora.base.streams import numpy_stream
 
-SIMILAR = 0.8  # at most a few batches more than of full ones, as lengths shrink by this factor from one to the next
-BUCKETS = 24  # quantiles of length: padding below 12% on every GLUE task at batches of 16 and 32 (128 tokens)
+SIMILAR = 0.8  # the shortest text of an evaluation batch has at least this share of the longest one's length
+BUCKETS = 24  # with so many, padding is below 12% on every GLUE task (batches of 16 and 32, at most 128 tokens)
 
 
 def epoch_batches(
@@ -13,7 +13,7 @@ def epoch_batches(
 ) -> list[np.ndarray]:
     """Return the batches of one epoch: every example once, the one incomplete batch (if any) last.
 
-    With `order="random"` the batches cut one permutation, drawn from the seed's stream.
+    With `order="random"` the batches are slices of one random permutation.
 
     With `order="length"` the examples, sorted by length, form buckets of neighbours (equal lengths in random order).
     Which bucket a step draws from depends on (task, epoch, number of examples, batch size) and not on the seed, so that
@@ -24,9 +24,9 @@ def epoch_batches(
         lengths: (n,) tokens per example.
         batch_size: examples per batch.
         order: `length` or `random`.
-        task: names the stream of the bucket sequence.
-        seed: the run's seed.
-        epoch: from 0.
+        task: the task, which the bucket sequence depends on.
+        seed: the seed of the run.
+        epoch: the number of the epoch, from 0.
 
     Returns:
         Arrays of example indices, int64.
@@ -46,8 +46,8 @@ def epoch_batches(
 def bucket_schedule(n: int, batch_size: int, stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw an epoch's buckets: their sizes in examples, shortest texts first, and the bucket of each step's batch.
 
-    Every bucket is a whole number of batches; the incomplete batch belongs to one of them, drawn too, so that it is not
-    always made of the longest texts, and comes last.
+    Every bucket is a whole number of batches. The incomplete batch comes last; its bucket is drawn too, because otherwise
+    it would always have the longest texts.
     """
     whole, rest = divmod(n, batch_size)
     bounds = np.linspace(0, whole, min(BUCKETS, max(whole, 1)) + 1).round().astype(np.int64)
@@ -62,9 +62,9 @@ def bucket_schedule(n: int, batch_size: int, stream: np.random.Generator) -> tup
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Return every example once, in batches of similar length, longest first: too little memory shows at once.
+    """Return every example once, in batches of similar length, longest first, so that a lack of memory shows at once.
 
-    A batch ends at `batch_size` examples, or before one that is shorter than `SIMILAR` times its longest.
+    A batch ends at `batch_size` examples, or before an example that is shorter than `SIMILAR` times its longest.
     """
     longest_first = np.argsort(-lengths, kind="stable")
     starts = [0]

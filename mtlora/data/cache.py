@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def cache_key(*parts: Any) -> str:
-    """Return 24 hexadecimal digits that stand for `parts` (JSON values), the same in every process."""
+    """Return 24 hexadecimal digits that identify `parts` (JSON values), the same in every process."""
     return digest(parts)[:24]
 
 
@@ -28,9 +28,11 @@ def store_table(table: Any, path: Path) -> None:
 
 
 def load_table(path: Path, schema: Any) -> Any:
-    """Read a pyarrow table written by `store_table`; None, after a warning, if it is damaged: the caller makes it again.
+    """Read a pyarrow table written by `store_table`.
 
-    Damaged means that page checksums are wrong, or that the columns are not those of `schema`.
+    Returns:
+        None if there is no such file, or, after a warning, if it is damaged: a page checksum is wrong, or the columns differ
+        from `schema`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

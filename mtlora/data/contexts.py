@@ -1,4 +1,4 @@
-"""What a text is generated for (a context, facts in one line) and the texts it is compared with."""
+"""Contexts, the facts for which a text is generated, and the references with which it is compared."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,9 +36,9 @@ def contexts_of(sentences: Iterable[Sentence], max_references: int | None) -> li
     """Collect the sentences of each context, by its exact facts, in order of first occurrence.
 
     Args:
-        sentences: those of a test split.
-        max_references: how many texts of a context count, the first ones; None: all. LoRA's scripts take 6 for DART and WebNLG
-            and all for E2E.
+        sentences: the sentences of a test split.
+        max_references: how many references of a context count, the first ones; None means all. LoRA's scripts take 6 for DART
+            and WebNLG, and all for E2E.
 
     Raises:
         UserError: a context has no text.

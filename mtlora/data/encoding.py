@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1  # of the cached files: raise it when encoding or layout changes
 CHUNK = 1000  # examples tokenised in one call
-PROGRESS_FROM = 20_000  # examples from which progress is shown (a few seconds)
+PROGRESS_FROM = 20_000  # number of examples from which a progress bar is shown (they take a few seconds)
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Encoded:
     """A tokenised split of n examples as flat arrays; example i is `input_ids[offsets[i]:offsets[i + 1]]`."""
 
     input_ids: np.ndarray  # (tokens,) int32
-    token_type_ids: np.ndarray | None  # (tokens,) int8, for models that tell the two texts of a pair apart
+    token_type_ids: np.ndarray | None  # (tokens,) int8, for models that mark the two texts of a pair
     offsets: np.ndarray  # (n + 1,) int64
     labels: np.ndarray  # (n,) int64 class indices, float32 scores, or int64 lengths of the prompts (generation)
 
@@ -53,7 +53,7 @@ def encode(
 
     Args:
         read: returns the whole split's columns (`load_split`); called only if the cache does not hold it.
-        task: says which columns are encoded, one or two, in which order.
+        task: its `text_columns` are encoded, one or two, in their order.
         split: the split's name.
         tokenizer: a fast Hugging Face tokenizer.
         max_length: tokens per example, special tokens included; of a pair the longer text is cut first.
@@ -61,7 +61,7 @@ def encode(
         source_key: the content hash of the data (`fingerprint`).
 
     Raises:
-        UserError: the cache cannot be written, the tokenizer is not a fast one, or as `read`.
+        UserError: the cache cannot be written, the tokenizer is not a fast one, or `read` fails.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{type(tokenizer).__name__} has no fast version: choose a model with a tokenizer.json")
@@ -88,7 +88,7 @@ def encode(
 def tokenizer_digest(tokenizer: Any) -> str:
     """Return a hash of everything that decides a fast tokenizer's output, but not of where it was loaded from."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    # What the last call happened to ask for; it would make the key depend on history.
+    # These are settings of the tokenizer's last call; the key must not depend on it.
     del state["truncation"], state["padding"]
     return digest([state, sorted(tokenizer.model_input_names), tokenizer.truncation_side])
 
@@ -102,7 +102,7 @@ def collate(
         encoded: the tokenised split.
         indices: (batch,) positions in the split.
         pad_token_id: fills `input_ids` behind an example's end.
-        padding: `longest`: the width of the longest example; `max_length`: always that.
+        padding: the width of the batch: `longest`, the length of its longest example, or `max_length`.
         max_length: the width with `padding="max_length"`.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Data files: which file holds a split, in a local folder or in the built-in data, and what it contains.
+"""The file that holds a split, in a local folder or in the built-in data, and a hash of its content.
 
-The layouts are GLUE's own and folders that mix it with JSON lines; gzip is transparent.
+The YAML file of a task lists the candidates for each split; each may also be compressed with gzip.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ def find_file(task: TaskConfig, data: DataConfig, split: str) -> tuple[LocalFile
     """Return the first candidate of a split that exists, and its path (with `.gz` if the file is compressed).
 
     Raises:
-        UserError: no candidate exists, or only one that `data.subset` does not allow.
+        UserError: no candidate exists, or the only one is a part of the split and `data.subset` is false.
     """
     file, path = _first_existing(task, data, split)
     if not file.subset:
@@ -73,9 +73,9 @@ def xml_files(path: Path) -> list[Path]:
 
 
 def content_digest(path: Path) -> str:
-    """Return the sha256 of `read_content(path)`; a compressed file and its plain copy have the same one.
+    """Return the sha256 of `read_content(path)`; a compressed file and its plain copy have the same hash.
 
-    For a folder it covers the relative names and the contents of its XML files.
+    For a folder the hash covers the relative names and the contents of its XML files.
     """
     if path.is_dir():
         files = [(str(file.relative_to(path)), content_digest(file)) for file in xml_files(path)]

@@ -1,4 +1,4 @@
-"""Rows of the Hugging Face hub, and what stands for their content in a run's identity."""
+"""Rows from the Hugging Face hub, and the identity of their content."""
 
 import re
 from collections.abc import Iterator
@@ -16,18 +16,19 @@ from mtlora.data.text_files import HUB_FORMATS
 
 
 class NotDownloaded(UserError):
-    """The content of a task's data is only known once its files are here."""
+    """A task's data must be downloaded before its runs have an identity."""
 
     def __init__(self, task: TaskConfig) -> None:
         super().__init__(
-            f"task {task.name}: {task.hub.path} is read from {task.hub.revision}, which moves, so its files must be here "
-            f"before a run can be named: run `make download SUITE={task.suite} PROFILE=paper` first"
+            f"task {task.name}: {task.hub.path} is read from the branch {task.hub.revision}, whose content may "
+            f"change, so its files must be on this machine before a run can be planned: "
+            f"run `make download SUITE={task.suite} PROFILE=paper` first"
         )
         self.task = task
 
 
 def content_of(task: TaskConfig, split: str) -> str:
-    """Return what stands for the content of a split: a pinned commit, or for a parquet export a hash of the files.
+    """Return the identity of a split's content: the pinned commit, or for a parquet export a hash of its files.
 
     Raises:
         NotDownloaded: the revision is a branch, and its files are not in the hub's cache on this machine.
@@ -51,7 +52,8 @@ def read_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
     """Return the text columns and `label` of a classification or regression task, as `table_files.read_columns` does.
 
     Raises:
-        UserError: the hub cannot be reached, or has other columns, classes or labels than the task; names the place.
+        UserError: the hub cannot be reached, or has other columns, classes or labels than the task; the message names the
+            place.
     """
     where, rows = _where(task, split), _rows(task, split)
     names = [*task.text_columns, "label"]
@@ -60,7 +62,7 @@ def read_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
     classes = getattr(rows.features["label"], "names", task.labels)
     if classes != task.labels:
         raise UserError(
-            f"{where} has the classes {', '.join(classes)}, but conf/task/{task.name}.yaml {', '.join(task.labels)}"
+            f"{where} has the classes {', '.join(classes)}, but conf/task/{task.name}.yaml has {', '.join(task.labels)}"
         )
     columns = {name: list(rows[name]) for name in names}
     columns["label"] = [parse_label(task, value, f"{where}, row {row}") for row, value in enumerate(columns["label"])]
@@ -71,7 +73,7 @@ def read_sentences(task: TaskConfig, split: str) -> list[Sentence]:
     """Return the sentences of a data-to-text split.
 
     Raises:
-        UserError: the hub cannot be reached, or has other columns than expected; names the place.
+        UserError: the hub cannot be reached, or has other columns than expected; the message names the place.
     """
     parse, rows = HUB_FORMATS[task.hub.format], _rows(task, split)
     try:
@@ -106,7 +108,7 @@ def _rows(task: TaskConfig, split: str) -> Any:
         raise UserError(f"{_where(task, split)} has no parquet files: use data.source=local")
     import pyarrow.parquet as pq
 
-    # The files whose content `content_of` hashes, and no others, whatever the branch holds by now.
+    # Only the files that `content_of` hashes, even if the branch has others by now.
     return datasets.Dataset(datasets.table.InMemoryTable(pq.read_table(files)))
 
 
@@ -120,7 +122,7 @@ def _cached_files(task: TaskConfig, split: str) -> list[Path]:
 
 
 def _parquet_files(task: TaskConfig, split: str, local_files_only: bool = False) -> list[Path]:
-    """Return a split's files below `CONFIGURATION/SPLIT/`, where the hub's export to parquet has them."""
+    """Return the files of a split; the hub's parquet export puts them below `CONFIGURATION/SPLIT/`."""
     import huggingface_hub
 
     pattern = f"{task.hub.name}/{task.hub.splits.get(split, split)}/*.parquet"
@@ -136,7 +138,7 @@ def _parquet_files(task: TaskConfig, split: str, local_files_only: bool = False)
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the client, whose retries would be a dozen lines before the one line of ours."""
+    """Silence the hub's client, which would print a dozen lines about retries before our error of one line."""
     import huggingface_hub
 
     verbosity = huggingface_hub.logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""How data-to-text sentences become tokens: facts, end token, text, end token (LoRA, arXiv 2106.09685, its GPT-2 data)."""
+"""The tokens of data-to-text sentences: facts, end token, text, end token (LoRA, arXiv 2106.09685, its GPT-2 data)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from mtlora.base.errors import UserError
 def encode_sentences(
     contexts: Sequence[str], texts: Sequence[str], tokenizer: Any, max_length: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Return each sentence's tokens, cut on the right to `max_length`, and how many of them are the prompt."""
+    """Return each sentence's tokens, cut on the right to `max_length`, and the number of those that are the prompt."""
     rows, prompts = [], []
     written = token_ids(tokenizer, [" " + text for text in texts])
     for prompt, text in zip(encode_prompts(contexts, tokenizer), written, strict=True):
@@ -19,7 +19,11 @@ def encode_sentences(
 
 
 def encode_prompts(contexts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Return the tokens after which a model is to write the text of each context."""
+    """Return the prompt of each context: its tokens and the end token, after which a model writes the text.
+
+    Raises:
+        UserError: the tokenizer has no end token.
+    """
     if tokenizer.eos_token_id is None:
         raise UserError(f"{type(tokenizer).__name__} has no end token: choose a model made for generation")
     return [[*ids, tokenizer.eos_token_id] for ids in token_ids(tokenizer, list(contexts))]

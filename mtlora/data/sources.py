@@ -1,6 +1,6 @@
-"""Where a task's rows come from: the hub, or files (local ones or the built-in data); one never stands in for another.
+"""The source of a task's rows: the hub, local files or the built-in data; no source silently replaces another.
 
-Nothing heavy is imported at the top: plans and tables call `fingerprint` and must start at once.
+Heavy packages are imported inside functions, because plans and tables call `fingerprint` and must start at once.
 """
 
 import logging
@@ -17,7 +17,7 @@ from mtlora.data.table_files import read_columns
 from mtlora.data.text_files import read_sentences
 from mtlora.records.predictions import Context
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PARSER_VERSION = 1  # raise it when the same files or hub rows give other rows than before
 
@@ -28,7 +28,7 @@ def load_split(task: TaskConfig, data: DataConfig, split: str) -> dict[str, list
     A generation task has the columns `context`, `text` and `category` (str) instead.
 
     Raises:
-        UserError: the source lacks the split, cannot be reached, or has a broken row; names the place.
+        UserError: the source lacks the split, cannot be reached, or has a broken row; the message names the place.
     """
     if task.kind == "generation":
         sentences = list(_sentences(task, data, split))
@@ -55,22 +55,22 @@ def _sentences(task: TaskConfig, data: DataConfig, split: str) -> Iterable[Sente
 
 
 def evaluation_splits(task: TaskConfig, data: DataConfig) -> list[str]:
-    """Return the evaluation splits that the source has, the headline's first; each missing one is logged.
+    """Return the evaluation splits that the source has, the split of the headline metric first; warn of each missing one.
 
     Raises:
-        UserError: the split that carries the headline metric is missing.
+        UserError: the split of the headline metric is missing.
     """
     available = _available_splits(task, data)
     for split in _wanted_splits(task):
         if split not in available:
-            LOG.warning(
+            log.warning(
                 "%s: no usable file for %s in data.root=%s: its metrics are absent", task.name, split, data.root
             )
     return available
 
 
 def low_resource(task: TaskConfig, data: DataConfig) -> bool:
-    """Say whether any split of the run is read from a file that holds only a part of the official split.
+    """Return whether any split of the run is read from a file that holds only a part of the official split.
 
     Raises:
         UserError: the training file or the first evaluation file is missing.
@@ -81,9 +81,9 @@ def low_resource(task: TaskConfig, data: DataConfig) -> bool:
 
 
 def fingerprint(task: TaskConfig, data: DataConfig) -> str:
-    """Return a hash of the content of every split that a run reads (and of which splits there are).
+    """Return a hash of the content of every split that a run reads, and of the names of these splits.
 
-    Equal content has an equal hash wherever it lies, compressed or not. For the hub see `hub.content_of`.
+    It depends neither on the place of the files nor on their compression. For the hub see `hub.content_of`.
 
     Raises:
         UserError: the training file or the first evaluation file is missing.
@@ -103,7 +103,7 @@ def split_fingerprint(task: TaskConfig, data: DataConfig, split: str) -> str:
 
 
 def _wanted_splits(task: TaskConfig) -> list[str]:
-    # The metrics of a generation task name parts of the test split (test_S, ...); its loss is watched on validation.
+    # The metrics of a generation task name parts of the test split (test_S, ...); its loss is computed on validation.
     return ["test", "validation"] if task.kind == "generation" else list(task.metrics)
 
 

@@ -1,4 +1,4 @@
-"""Tables: GLUE's TSV files and JSON lines."""
+"""Readers of tables: GLUE's TSV files, and JSON lines."""
 
 import json
 import math
@@ -10,6 +10,8 @@ from mtlora.base.errors import UserError
 from mtlora.base.files import numbered_lines, read_text
 from mtlora.config.schema import LocalFile, TaskConfig
 
+Lines = Iterator[tuple[int, str]]
+
 SCORE_RANGE = (0.0, 5.0)  # of a regression label (STS-B's similarity)
 
 
@@ -17,17 +19,19 @@ def read_columns(task: TaskConfig, file: LocalFile, path: Path) -> dict[str, lis
     """Parse a file into the task's text columns (str) and `label` (class index, or score as a float).
 
     Raises:
-        UserError: a row is broken, a label is unknown, or there are no rows; the message names file and line.
+        UserError: a row is broken, a label is unknown, or there are no rows; the message names the file and the line, if any.
     """
     names = [*task.text_columns, "label"]
     if missing := set(names) - set(file.columns.values()):
-        raise UserError(f"conf/task/{task.name}.yaml does not say which column of {file.file} is {sorted(missing)[0]}")
+        raise UserError(
+            f"conf/task/{task.name}.yaml maps no column of {file.file} to {sorted(missing)[0]}: add it to `columns`"
+        )
     source_of = {column: source for source, column in file.columns.items()}
     sources = [source_of[name] for name in names]
     text = read_text(path)
-    rows = (
-        _tsv_rows(text, sources, file.header, path) if file.file.endswith(".tsv") else _json_rows(text, sources, path)
-    )
+    lines = numbered_lines(text) if text.strip("\r\n") else iter(())
+    tsv = file.file.endswith(".tsv")
+    rows = _tsv_rows(lines, sources, file.header, path) if tsv else _json_rows(lines, sources, path)
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for line, values in rows:
         for name, value in zip(names, values, strict=True):
@@ -45,7 +49,7 @@ def parse_label(task: TaskConfig, value: Any, where: str) -> int | float:
     """Return the class index of a class name or index, or the score of a regression task.
 
     Raises:
-        UserError: the value is no class of the task, or no number from 0 to 5; `where` says where it was read.
+        UserError: the value is not a class of the task, or not a number from 0 to 5; the message starts with `where`.
     """
     if task.kind == "classification":
         if isinstance(value, str) and value in task.labels:
@@ -65,11 +69,9 @@ def parse_label(task: TaskConfig, value: Any, where: str) -> int | float:
     return score
 
 
-def _tsv_rows(text: str, sources: list[str], header: bool, path: Path) -> Iterator[tuple[int, list[str]]]:
-    if not text.strip("\r\n"):
-        return
+def _tsv_rows(lines: Lines, sources: list[str], header: bool, path: Path) -> Iterator[tuple[int, list[str]]]:
     expected, positions = 0, []
-    for number, line in numbered_lines(text):
+    for number, line in lines:
         fields = line.split("\t")  # no quoting: quote characters are text
         if number == 1:
             expected, positions = len(fields), _positions(fields, sources, header, path)
@@ -87,10 +89,8 @@ def _positions(fields: list[str], sources: list[str], header: bool, path: Path) 
     return [names.index(source) for source in sources]
 
 
-def _json_rows(text: str, sources: list[str], path: Path) -> Iterator[tuple[int, list[Any]]]:
-    if not text.strip("\r\n"):
-        return
-    for number, line in numbered_lines(text):
+def _json_rows(lines: Lines, sources: list[str], path: Path) -> Iterator[tuple[int, list[Any]]]:
+    for number, line in lines:
         try:
             row = json.loads(line)
         except ValueError as error:

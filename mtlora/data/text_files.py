@@ -1,6 +1,6 @@
-"""Data-to-text files in the layouts of the releases of WebNLG 2017, DART and E2E.
+"""Readers of data-to-text files, in the layouts in which WebNLG 2017, DART and E2E were released.
 
-The files hold several texts for the same facts; each is a `Sentence` of its own.
+A file may have several texts for the same facts; each becomes a `Sentence`.
 """
 
 import csv
@@ -17,17 +17,17 @@ from mtlora.base.files import numbered_lines, read_content, read_text
 from mtlora.data.contexts import Sentence, linearise
 from mtlora.data.files import xml_files
 
-# E2E's attributes and prices as LoRA's GPT-2 data write them.
+# E2E's attributes as LoRA's GPT-2 data spell them.
 E2E_ATTRIBUTES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
 _MEANING = re.compile(r"\s*[^\[\],]+\[[^\]]*\](\s*,\s*[^\[\],]+\[[^\]]*\])*\s*")
 _PRICES = re.compile(r"£(\d+)-(\d+)")
 
 
 def read_sentences(path: Path, format: str, lower_relation: bool) -> list[Sentence]:
-    """Read a data-to-text file (or a folder of XML files); texts that their annotators did not mark `good` are left out.
+    """Read a data-to-text file (or a folder of XML files); texts that the annotators did not mark as `good` are left out.
 
     Raises:
-        UserError: the file is broken or empty; the message names it and, where there is one, the line.
+        UserError: the file is broken or empty; the message names it and, where possible, the line.
     """
     try:
         sentences = list(FORMATS[format](path, lower_relation))
@@ -94,7 +94,7 @@ def _e2e_csv(path: Path, lower: bool) -> Iterator[Sentence]:
 
 
 def _e2e_context(meaning: str) -> str:
-    """Turn `name[value], ...` into the context that LoRA's GPT-2 data have for it; empty if nothing is of that form."""
+    """Turn `name[value], ...` into the context of LoRA's GPT-2 data; any other text gives an empty string."""
     if not _MEANING.fullmatch(meaning):
         return ""
     facts = re.findall(r"([^\[\],]+)\[([^\]]*)\]", meaning)

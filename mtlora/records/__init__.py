@@ -1,1 +1,1 @@
-"""What is kept of a run."""
+"""The record of a run, its provenance and its predictions."""

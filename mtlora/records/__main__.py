@@ -13,7 +13,7 @@ INTRODUCTION = """\
 `record.json`, in the folder of a run, holds everything that is known about the run. This page is the output of
 `python -m mtlora.records schema --markdown`; without `--markdown` the command prints the JSON Schema. The tables leave out a
 record that has an unknown key, a value of another type or a metric outside its range, and they print the reason. An optional
-key is absent where it does not apply, and from runs that are older than the key.
+key is absent where it does not apply, and from the records of runs that are older than the key.
 
 | key | type | meaning |
 | --- | --- | --- |"""
@@ -48,7 +48,7 @@ def main() -> None:
     """Print the schema."""
     parser = cli.Parser(prog="python -m mtlora.records", description="Print the schema of record.json.")
     parser.add_argument("command", choices=["schema"])
-    parser.add_argument("--markdown", action="store_true", help="as a table of keys, instead of JSON Schema")
+    parser.add_argument("--markdown", action="store_true", help="print a table of the keys instead of the JSON Schema")
     arguments = parser.parse_args()
     schema = RunRecord.json_schema()
     print(markdown(schema) if arguments.markdown else json.dumps(schema, indent=1))

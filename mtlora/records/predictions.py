@@ -12,7 +12,7 @@ from mtlora.base.files import numbered_lines, read_text
 
 @dataclass(frozen=True)
 class Context:
-    """One context of the test split: its facts in one line, decoded once, and all texts that count as right."""
+    """One context of the test split: its facts in one line, and the references with which its text is compared."""
 
     facts: str
     references: tuple[str, ...]  # in file order, repeats kept, empty texts left out

@@ -1,4 +1,4 @@
-"""Where a record comes from: the code, its state in git and the versions of the packages it uses."""
+"""The provenance of a record: the code, its state in git and the versions of the packages that it uses."""
 
 import platform
 import subprocess
@@ -25,8 +25,7 @@ PACKAGES = (
     "pycocoevalcap",
 )
 
-
-# What decides a run; results and notes of the user do not make a checkout dirty.
+# Only changes to these files make a checkout dirty; results and notes of the user do not.
 CODE = ("mtlora", "hydra_plugins", "conf", "experiments", "pyproject.toml", "constraints.txt")
 
 

@@ -1,4 +1,4 @@
-"""RunRecord: one JSON file per run, written atomically, so that a reader never meets half a record."""
+"""RunRecord: one JSON file per run, written atomically, so that readers never see half a record."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from mtlora.records.schema import STRICT, Baseline, Cost, Count, Epoch, Metric, 
 
 SCHEMA_VERSION = 1
 RECORD = "record.json"
-GEOMETRY = "geometry.jsonl"  # beside it: summaries of T by epoch
+GEOMETRY = "geometry.jsonl"  # beside the record: summaries of T by epoch
 
 
 def _in_range(metric: Metric) -> Metric:
@@ -81,14 +81,14 @@ class RunRecord:
     parameters: Parameters = field(default_factory=Parameters)
     """Numbers of parameters."""
     cost: Cost = field(default_factory=Cost)
-    """The resources that the run took."""
+    """The resources that the run used."""
     provenance: Provenance = field(default_factory=Provenance)
     """The code, the software, the machine and the content that it computed with."""
     schema_version: int = SCHEMA_VERSION
     """The version of this schema."""
 
     def save(self, folder: Path) -> None:
-        """Write `record.json` into the run's folder, all of it or nothing."""
+        """Write `record.json` into the run's folder, atomically."""
         write_text(folder / RECORD, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
     @classmethod
@@ -107,7 +107,11 @@ class RunRecord:
 
     @classmethod
     def parse(cls, text: str) -> "RunRecord":
-        """Read a record's JSON text; raises ValueError with the reason (not JSON, NaN, another schema version, a key)."""
+        """Read the JSON text of a record.
+
+        Raises:
+            ValueError: it is not JSON, has NaN, another schema version, or a wrong key or value; the message is the reason.
+        """
         values = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
@@ -122,10 +126,10 @@ class RunRecord:
     def json_schema(cls) -> dict[str, Any]:
         """Return the JSON Schema of `record.json`."""
         schema = _READER.json_schema()
-        return schema | {"required": list(schema["properties"])}  # `save` writes those with a default too
+        return schema | {"required": list(schema["properties"])}  # `save` writes the keys with a default too
 
     def metric(self, name: str, split: str, selection: str = "last") -> float | None:
-        """Return one raw value, or None where the run has none."""
+        """Return the raw value of a metric, or None if the record lacks it."""
         for entry in self.metrics:
             if (entry["name"], entry["split"], entry["selection"]) == (name, split, selection):
                 return float(entry["value"])

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, StrictBool, with_config
-from typing_extensions import TypedDict  # pydantic reads that of `typing` from Python 3.12 on
+from typing_extensions import TypedDict  # pydantic accepts `typing.TypedDict` from Python 3.12 on
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Status = Literal["running", "success", "failed", "interrupted"]
@@ -68,7 +68,7 @@ class Parameters(TypedDict, total=False):
 
 @with_config(STRICT)
 class Cost(TypedDict, total=False):
-    """The resources that a run took; seconds add up over resumed attempts."""
+    """The resources that a run used; seconds add up over resumed attempts."""
 
     seconds: Number
     """Seconds of training and evaluation."""
@@ -119,7 +119,7 @@ class Provenance(TypedDict, total=False):
     parent: str | None
     """The config_sha of the run whose adapter this one starts from, if any."""
     protocol: list[Count]
-    """The versions of the training code and of the metrics: another one gives other figures."""
+    """The versions of the training code and of the metrics; a new version means that figures may differ."""
     argv: list[str]
     """The arguments of the command."""
     started: str
@@ -141,8 +141,8 @@ class Provenance(TypedDict, total=False):
     processes: Count
     """The number of processes that trained the run together."""
     rows: dict[str, Count]
-    """The number of rows of each split that the run read; of a data-to-text test split, of contexts decoded."""
+    """The number of rows that the run read of each split; for a data-to-text test split, the number of contexts decoded."""
     cohort: Cohort
-    """The runs that trained in lock-step with this one; absent from a run alone."""
+    """The runs that trained in lock-step with this one; absent if it trained alone."""
     ended: str
     """The end in UTC, ISO 8601."""

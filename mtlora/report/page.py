@@ -1,7 +1,6 @@
-"""One self-contained page from records: `python -m mtlora.report EXPERIMENT|all [overrides] [--runs PATH]`.
+"""The page of a report: verdicts, tables, figures, missing runs, provenance, and the commands that reproduce it.
 
-Verdicts first, then tables, figures, where the runs come from, what is missing, how to make it again; nothing is fetched when it
-is opened. Tables and figures are written beside it.
+The page loads nothing from the network. Tables and figures are written beside it.
 """
 
 import shlex
@@ -37,7 +36,7 @@ class Section:
 
 
 def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, overrides: Sequence[str] = ()) -> str:
-    """Write tables, figures and the report; return the report's HTML. `overrides` are those that made the views."""
+    """Write tables, figures and the report; return the report's HTML. `overrides` are the overrides of the views' plans."""
     sections, absent = [], []
     console = Console(stderr=True)
     for view in track(views, "report", console=console, disable=not console.is_terminal):

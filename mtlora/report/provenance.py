@@ -1,4 +1,4 @@
-"""Where the runs of a report come from."""
+"""The provenance of the runs in a report."""
 
 from collections import Counter
 from collections.abc import Sequence

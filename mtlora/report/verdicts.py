@@ -11,7 +11,7 @@ from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number
 from mtlora.tables.statistics import Verdict
 from mtlora.tables.view import View
 
-CLASSES = {Verdict.BETTER: "good", Verdict.WORSE: "bad"}  # of a card in style.css; the others are open
+CLASSES = {Verdict.BETTER: "good", Verdict.WORSE: "bad"}  # classes of cards in style.css; other verdicts have "open"
 
 
 def answer(views: Sequence[View]) -> tuple[str, str]:
@@ -33,11 +33,12 @@ def answer(views: Sequence[View]) -> tuple[str, str]:
     titles = ", ".join(dict.fromkeys(view.plan.experiment.title for view, _ in found))
     seeds = sorted({c.seeds for _, c in found})
     return (
-        f"{first} Of {len(found)} comparison{'s' if len(found) > 1 else ''} with LoRA (structures of T on {titles}), "
+        f"{first} Of {len(found)} comparison{'s' if len(found) > 1 else ''} with LoRA (on {titles}), "
         f"MTLoRA is better in {better}, worse in {worse}, equal within the margin in {equal}; {undecided} "
         f"{'is' if undecided == 1 else 'are'} undecided."
     ), (
-        "Certain means: the 95% interval excludes 0, and the exact test over pairs of runs holds after Holm's correction. "
+        "A method is better or worse if the 95% interval excludes 0 and the exact test over pairs of runs is significant after Holm's "
+        "correction. "
         f"Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}."
     )
 
@@ -50,7 +51,7 @@ def _answer_without_headline(views: Sequence[View]) -> tuple[str, str]:
     tasks = ", ".join(dict.fromkeys(c.label for c in single))
     counts = Counter(c.verdict for c in single)
     return "No verdict yet.", (
-        f"No seed has all tasks with LoRA and a structure. On {tasks} alone, MTLoRA is better in {counts[Verdict.BETTER]} "
+        f"No seed has all tasks with LoRA and another method. On {tasks} alone, MTLoRA is better in {counts[Verdict.BETTER]} "
         f"of {len(single)} comparisons, worse in {counts[Verdict.WORSE]}; see the tables of differences."
     )
 
@@ -60,7 +61,7 @@ def claims_answer(verdicts: Sequence[ClaimVerdict]) -> str:
     if not any(v.comparison for v in verdicts):
         return "The paper's claims are not tested here: they are about other models, data and recipes than these runs."
     text = ", ".join(f"{count} {verdict}" for verdict, count in Counter(v.verdict for v in verdicts).items())
-    return f"The paper's claims, one for each structure: {text}."
+    return f"The paper's claims, each for every method: {text}."
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,17 @@ def _card(view: View, c: Comparison) -> Card:
 
 
 def claims_table(verdicts: Sequence[ClaimVerdict]) -> TextTable:
-    """Return every claim with its verdict for each structure."""
+    """Return every claim with its verdict for each method."""
     rows = []
     for v in verdicts:
-        structure, measured = "all", MISSING
+        method, measured = "all", MISSING
         if v.comparison is not None:
-            structure = f"{method_label(v.comparison.row.method)}, targets {v.comparison.row.targets}"
+            method = f"{method_label(v.comparison.row.method)}, targets {v.comparison.row.targets}"
             if d := v.comparison.difference:
                 measured = TableCell(estimate(d.mean, d.interval()), d.mean, v.comparison.runs)
-        texts = (f"{v.claim.source}, {v.claim.model}", structure, v.verdict)
+        texts = (f"{v.claim.source}, {v.claim.model}", method, v.verdict)
         claimed = TableCell(number(v.claim.difference, 2, True), v.claim.difference)
         rows.append([*map(TableCell, texts), claimed, measured, TableCell(v.why or "–")])
-    header = ["Claim", "Structure", "Verdict", "Claimed", "Measured [95%]", "Why"]
+    header = ["Claim", "Method", "Verdict", "Claimed", "Measured [95%]", "Why"]
     text = "reproduced: above 0, and the interval reaches the claim; contradicted: below 0, or within half the claim"
     return TextTable("claims", "The paper's claims", text, header, rows, labels=3)

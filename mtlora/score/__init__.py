@@ -1,1 +1,1 @@
-"""The metrics: how texts are treated before they are scored, and how each metric is computed."""
+"""The metrics, and the treatment of texts before they are scored."""

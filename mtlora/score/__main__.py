@@ -21,7 +21,7 @@ from mtlora.score.generated import score
 
 
 def read_texts(path: Path, contexts: list[Context]) -> list[str]:
-    """Read one text a line, in the order of `contexts`; an empty line is an empty text.
+    """Read one text per line, in the order of `contexts`; an empty line is an empty text.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, or has another number of lines.
@@ -39,10 +39,10 @@ def read_texts(path: Path, contexts: list[Context]) -> list[str]:
 
 
 def check_task(path: Path, task: str) -> None:
-    """Refuse the predictions of a run of another task, which the record beside them shows, if there is one."""
+    """Raise a UserError if there is a record beside the predictions and it is of another task."""
     record = path.with_name(RECORD)
     if record.exists() and (found := RunRecord.load(record).task) != task:
-        raise UserError(f"{path} holds texts for {found}, not {task}: give that task")
+        raise UserError(f"{path} holds texts for {found}, not {task}: give the task {found}")
 
 
 def in_order(contexts: list[Context], given: list[Context], texts: list[str], path: Path) -> list[str]:
@@ -61,12 +61,12 @@ def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(prog="python -m mtlora.score", description="Score texts for DART, WebNLG or E2E.")
     parser.add_argument("task", choices=["dart", "webnlg", "e2e"])
-    parser.add_argument("predictions", nargs="?", type=Path, help="one text a line, or a run's predictions.jsonl")
+    parser.add_argument("predictions", nargs="?", type=Path, help="one text per line, or a run's predictions.jsonl")
     parser.add_argument("--data-root", help="folder with the task's files (data.source=local)")
     parser.add_argument("--source", choices=["local", "hub", "builtin"], help="default: local with --data-root")
-    parser.add_argument("--list-contexts", action="store_true", help="print the contexts, one a line, and end")
+    parser.add_argument("--list-contexts", action="store_true", help="print the contexts, one per line, and exit")
     parser.add_argument(
-        "--official-ter", action="store_true", help="TER as (sum + 1) / (N + 1), as the official script"
+        "--official-ter", action="store_true", help="TER as (sum + 1) / (N + 1), like the official script"
     )
     return parser.parse_args()
 

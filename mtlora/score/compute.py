@@ -1,4 +1,4 @@
-"""The scores of predictions, for training and for the scoring command; importing this module loads nothing heavy."""
+"""The scores of predictions, for training and for the scoring command; heavy packages are imported inside functions."""
 
 import importlib.util
 import logging
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TEXT_PACKAGES = ("sacrebleu", "pyter", "rapidfuzz", "pycocoevalcap")  # those of the extra `metrics`
-# scoring: the metrics that are computed on the tokens of the PTB tokenizer, which is a Java program
+TEXT_PACKAGES = ("sacrebleu", "pyter", "rapidfuzz", "pycocoevalcap")  # the packages of the extra `metrics`
+# By scoring, the metrics that are computed on the tokens of the PTB tokenizer, a Java program.
 TOKENISED: dict[str, tuple[str, ...]] = {"triples": (), "e2e": ("meteor", "rouge_l", "cider")}
 
 
@@ -85,18 +85,18 @@ def compute_texts(
 
 
 def _tokenise(hypotheses: list[str], references: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Tokenise both sides in one go each, as coco-caption does."""
+    """Tokenise each side in one call, as coco-caption does."""
     rest = iter(text.ptb_tokenise([reference for group in references for reference in group]))
     return text.ptb_tokenise(hypotheses), [[next(rest) for _ in group] for group in references]
 
 
 def needing_java(names: Sequence[str], scoring: str) -> list[str]:
-    """Return those of the named text metrics that only a Java program computes."""
+    """Return the metrics among `names` that need a Java program."""
     return [name for name in names if name == "meteor" or name in TOKENISED[scoring]]
 
 
 def require_text_packages() -> None:
-    """Raise a UserError if the extra `metrics` is not installed; imports nothing, so that a run can check before training."""
+    """Raise a UserError if the extra `metrics` is not installed; imports nothing, so that a run can call it before training."""
     if missing := [name for name in TEXT_PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"text metrics need {', '.join(missing)}: install them with `pip install 'mtlora[metrics]'` or `make setup`"
@@ -106,7 +106,7 @@ def require_text_packages() -> None:
 def baseline(name: str, references: "np.ndarray") -> float:
     """Return the score of always answering the most frequent class of `references` (n,); 0 for correlations.
 
-    F1 is that of class 1: 0 unless it is the most frequent one. A tie goes to the lower class.
+    F1 is the F1 of class 1, which is 0 unless class 1 is the most frequent one. A tie goes to the lower class.
     """
     if name not in ("accuracy", "f1"):
         return 0.0

@@ -17,7 +17,7 @@ def score(
         contexts: the contexts with their references.
         texts: one for each context, in the same order.
         experiment_id: one per run, so that runs in parallel never share state.
-        official_ter: count one trailing blank line as an error, as the official TER script does.
+        official_ter: count the blank last line that the official TER script reads; see `compute_texts`.
     """
     if len(contexts) != len(texts):
         raise UserError(f"{len(texts)} texts for {len(contexts)} contexts: one text for each context is needed")
@@ -31,6 +31,6 @@ def score(
 
 
 def in_part(task: TaskConfig, context: Context, split: str) -> bool:
-    """Tell whether a context belongs to `test` or `test_A` (all), `test_S` (a category of the training data) or `test_U`."""
+    """Return whether a context belongs to `test` or `test_A` (all), `test_S` (a category of the training data) or `test_U`."""
     seen = context.category in task.seen
     return {"test": True, "test_A": True, "test_S": seen, "test_U": not seen}[split]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def accuracy(predictions: ArrayLike, references: ArrayLike) -> float:
@@ -25,7 +25,7 @@ def f1(predictions: ArrayLike, references: ArrayLike) -> float:
 
 
 def matthews(predictions: ArrayLike, references: ArrayLike) -> float:
-    """Return Matthews' correlation coefficient, -1 to 1; 0 (scikit-learn's convention) for a constant side."""
+    """Return Matthews' correlation coefficient, -1 to 1; 0 if one side is constant (scikit-learn's convention)."""
     from sklearn.metrics import matthews_corrcoef
 
     with warnings.catch_warnings():
@@ -34,14 +34,14 @@ def matthews(predictions: ArrayLike, references: ArrayLike) -> float:
 
 
 def pearson(predictions: ArrayLike, references: ArrayLike) -> float:
-    """Return Pearson's correlation, -1 to 1; where undefined (a constant side, fewer than two entries) 0."""
+    """Return Pearson's correlation, -1 to 1; 0 where it is undefined (a constant side, fewer than two entries)."""
     from scipy.stats import pearsonr
 
     return _correlation("pearson", pearsonr, predictions, references)
 
 
 def spearman(predictions: ArrayLike, references: ArrayLike) -> float:
-    """Return Spearman's rank correlation, -1 to 1; where undefined (a constant side, fewer than two entries) 0."""
+    """Return Spearman's rank correlation, -1 to 1; 0 where it is undefined (a constant side, fewer than two entries)."""
     from scipy.stats import spearmanr
 
     return _correlation("spearman", spearmanr, predictions, references)
@@ -53,7 +53,7 @@ def _correlation(name: str, function: Any, predictions: ArrayLike, references: A
         raise FloatingPointError(f"{broken} of {len(x)} predictions are not finite")
     # Constant predictions do not follow the references at all, which is a correlation of 0; a record cannot hold NaN.
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        LOG.warning("%s is undefined for constant or single values: recorded as 0", name)
+        log.warning("%s is undefined for constant or single values: recorded as 0", name)
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # near-constant input still gives a number

@@ -44,7 +44,7 @@ class Metric(evaluate.Metric):
 
 
 def measure(name: str, predictions: Any, references: Any, experiment_id: str, **options: Any) -> float:
-    """Return one metric of n predictions; `options` are those of its function."""
+    """Return one metric of n predictions; `options` are passed to its function."""
     with tempfile.TemporaryDirectory() as folder:  # a Metric makes a folder even if it keeps everything in memory
         metric = Metric(name, keep_in_memory=True, cache_dir=folder, experiment_id=experiment_id)
         value: float = metric.compute(predictions=predictions, references=references, **options)[name]

@@ -23,7 +23,7 @@ References = Sequence[Sequence[str]]
 NIST_ORDER = 5
 NIST_BETA = math.log(0.5) / math.log(1.5) ** 2  # the penalty is one half where the output has 2/3 of the words
 METEOR_OPTIONS = ["-", "-", "-stdio", "-l", "en", "-norm"]
-# Both programs read and write UTF-8 in every locale, but METEOR lower-cases by the rules of the locale's language: in
+# Both Java programs read and write UTF-8 in every locale, but METEOR lower-cases by the rules of the locale's language: in
 # Turkish "I" becomes "ı".
 JAVA_FLAGS = ["-Duser.language=en", "-Duser.country=US", "-Xmx2G"]
 
@@ -64,10 +64,10 @@ def reference_streams(references: References) -> list[list[str | None]]:
 
 
 def nist(hypotheses: Sequence[str], references: References) -> float:
-    """Return corpus NIST, from 0, as the E2E challenge's script computes it with `-p`, the option that LoRA's authors use.
+    """Return corpus NIST, from 0, as the E2E challenge's script computes it with `-p`, an option that LoRA's authors used.
 
     The tokens are those of 13a in lower case. N-grams up to 5 are weighted by their information over all references, and
-    a count is clipped at the largest count in any one reference. The length is compared with the mean over references.
+    a count is clipped at the largest count in any one reference. The length is compared with the mean length of the references.
     nltk's `corpus_nist` differs: it takes the single best reference. Formula: Doddington (2002), equations 2 and 3. This
     function has not been compared with mteval-v13a itself.
     """
@@ -168,9 +168,8 @@ def meteor(hypotheses: Sequence[str], references: References) -> float:
                 ask("SCORE", *map(_one_line, refs), _one_line(hypothesis))
                 statistics.append(answer())
             ask("EVAL", *statistics)
-            return float(
-                [answer() for _ in range(len(statistics) + 1)][-1]
-            )  # one score per text, then that of the corpus
+            # one score for each text, then the score of the corpus
+            return float([answer() for _ in range(len(statistics) + 1)][-1])
         except (BrokenPipeError, ValueError):
             raise _java_failed("METEOR", errors) from None
         finally:
@@ -218,7 +217,7 @@ def ptb_tokenise(texts: Sequence[str]) -> list[str]:
 
 
 def java_works() -> bool:
-    """Tell whether `java` is on the path and starts (macOS has a stub that does not)."""
+    """Return whether `java` is on the path and starts (macOS has a stub that does not)."""
     if shutil.which("java") is None:
         return False
     try:

@@ -166,7 +166,7 @@ def test_single_tasks_are_told_where_the_average_is_missing(tmp_path: Path) -> N
     text = build([View(plan, evidence)], evidence, tmp_path, "report.html", ["task=rte,mrpc", "seed=0,1,2"])
     words = " ".join(first_screen(text).split())
     assert (
-        "No verdict yet. No seed has all tasks with LoRA and a structure. On RTE alone, MTLoRA is better in 0 of 1"
+        "No verdict yet. No seed has all tasks with LoRA and another method. On RTE alone, MTLoRA is better in 0 of 1"
         in words
     )
     assert "python -m mtlora.reproduce glue task=rte,mrpc seed=0,1,2" in text, "the sweep that the report is of"

@@ -14,11 +14,11 @@ from mtlora.tables.aggregate import Row, row_of
 from mtlora.tables.captions import method_label
 from mtlora.tables.view import View
 
-Runs = list[list[float]]  # of each run the figure by epoch
+Runs = list[list[float]]  # for each run, its figure by epoch
 
 
 def curves(view: View) -> tuple[Figure, str] | None:
-    """Draw the validation figure by epoch, mean over seeds with a band from the lowest to the highest seed."""
+    """Draw the validation figure by epoch: the mean over seeds, and a band from the lowest to the highest seed."""
     series: dict[tuple[str, Row], Runs] = {}
     axis_labels: dict[str, str] = {}
     columns = {column.task: column for column in reversed(view.plan.columns)}
@@ -45,7 +45,7 @@ def curves(view: View) -> tuple[Figure, str] | None:
         axis.set_ylabel(axis_labels[title], fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, axes)
-    return figure, "Each line is the mean over seeds, its band reaches from the lowest to the highest seed."
+    return figure, "Each line is the mean over seeds; its band reaches from the lowest to the highest seed."
 
 
 def _curve(cell: Cell, record: RunRecord, column: Column) -> tuple[str, str, list[float]]:

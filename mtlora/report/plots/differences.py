@@ -40,13 +40,13 @@ def forest(view: View) -> tuple[Figure, str] | None:
         _clip_x(axis, [c.difference for c in found if c.difference is not None and c.label in chosen])
     legend(figure, axes)
     return figure, (
-        "MTLoRA less LoRA at the same task and seed: mean and 95% t interval. An interval that a few seeds leave wider than the "
-        "panel is cut at its edge."
+        "MTLoRA less LoRA at the same task and seed: mean and 95% t interval. An interval that is wider than the panel "
+        "is cut at its edge."
     )
 
 
 def _panels_by_scale(comparisons: Iterable[Comparison]) -> list[list[str]]:
-    """Return the labels by the number of decimals they are printed with: figures of another scale need another axis."""
+    """Group the labels by number of decimals, since figures on different scales need different axes."""
     groups: dict[int, dict[str, None]] = {}
     for c in comparisons:
         groups.setdefault(c.digits, {})[c.label] = None

@@ -1,4 +1,4 @@
-"""The geometry of T, from the summaries that runs keep."""
+"""The geometry of T, from the summaries that runs save."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -42,8 +42,8 @@ def geometry(view: View) -> tuple[Figure, str] | None:
     axes[0].set_ylabel("largest and smallest singular value", fontsize=8)
     legend(figure, axes)
     return figure, (
-        "Above: by module after training; below: over training. Lines are medians over tasks, seeds and (below) modules, bands "
-        "the middle half. T = I would have singular values 1, phases 0, condition number 1, distance 0; LoRA has no other T."
+        "Above: by module after training; below: over training. Lines are medians over tasks, seeds and (below) modules; bands "
+        "cover the middle half. T = I would have singular values 1, phases 0, condition number 1 and distance 0; in LoRA T is always I."
         + (f" Setting: {setting}." if setting else "")
     )
 

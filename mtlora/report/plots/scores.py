@@ -24,7 +24,7 @@ def _headline_name(view: View) -> str:
 
 
 def score_by_rank(view: View) -> tuple[Figure, str] | None:
-    """Draw the headline figure against the rank, where there are several."""
+    """Draw the headline figure against the rank, if there are several ranks."""
     points = _headline_points(view)
     ranks = sorted({row.rank for row in points})
     if len(ranks) < 2:

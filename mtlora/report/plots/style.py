@@ -1,4 +1,4 @@
-"""The look of all figures: colour-blind safe (Okabe and Ito 2008), and told apart in grey by line and marker."""
+"""The look of all figures: colour-blind safe (Okabe and Ito 2008); in grey, lines and markers distinguish the methods."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ SETTINGS: dict[Any, Any] = {
 
 
 def grid(panels: int, width: float = 3.0, height: float = 2.4) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many panels, at most four in a row."""
+    """Return a figure with this number of panels, at most four in a row."""
     columns = min(panels, 4)
     rows = -(-panels // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -41,7 +41,7 @@ def grid(panels: int, width: float = 3.0, height: float = 2.4) -> tuple[Figure, 
 
 
 def style(method: str) -> dict[str, Any]:
-    """Return how a method is drawn."""
+    """Return the colour, line and marker of a method."""
     colour, line, marker = STYLES.get(method, OTHER)
     return {"color": colour, "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.4}
 
