@@ -37,8 +37,8 @@ def answer(views: Sequence[View]) -> tuple[str, str]:
         f"MTLoRA is better in {better}, worse in {worse}, equal within the margin in {equal}; {undecided} "
         f"{'is' if undecided == 1 else 'are'} undecided."
     ), (
-        "A method is better or worse if the 95% interval excludes 0 and the exact test over pairs of runs is significant after Holm's "
-        "correction. "
+        "A method is better or worse if the 95% interval excludes 0 and the exact test over pairs of runs is significant "
+        "after Holm's correction. "
         f"Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}."
     )
 

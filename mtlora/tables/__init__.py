@@ -1,1 +1,1 @@
-"""From records to statistics and tables."""
+"""Statistics and tables from records."""

@@ -11,7 +11,7 @@ from mtlora.tables.write import write_tables
 
 def main() -> None:
     """Parse the command line, write the files, print the Markdown."""
-    description = "Make an experiment's tables (or those of all) from records."
+    description = "Make the tables of an experiment, or of all experiments, from records."
     arguments = parser("mtlora.tables", description).parse_intermixed_args()
     plans, evidence, results = load(arguments)
     for line in outside(plans, evidence):

@@ -1,4 +1,4 @@
-"""From records to numbers: one long table of means, medians and deviations over seeds, with published figures beside them."""
+"""One long table of means, medians and deviations over seeds from records, with published figures beside them."""
 
 from collections.abc import Mapping
 from math import nan
@@ -23,7 +23,7 @@ STANDARD_AXES = {"task", "model", "transform", "rank", "seed", "targets", "profi
 
 
 class Row(NamedTuple):
-    """One row of a table: everything that its cells share, whatever their task and seed."""
+    """One row of a table: the settings that its cells share; their tasks and seeds differ."""
 
     model: str
     method: str
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
     @classmethod
     def of(cls, item: Mapping[Any, Any]) -> "Row":
-        """Take the row's values out of a record of a data frame."""
+        """Return the row of a data frame's record, which has a key for each field."""
         return cls(*(item[name] for name in cls._fields))
 
 
@@ -72,7 +72,7 @@ def row_of(plan: Plan, cell: Cell) -> Row:
 
 
 def column_values(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a value per row, selection, seed and number of the column; a pair of figures counts as its mean."""
+    """Return a value per row, selection, seed and column number; a pair of figures counts as its mean."""
     parts = []
     for number, column in enumerate(plan.columns):
         found = frame["task"] == column.task
@@ -108,7 +108,7 @@ def with_average(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
 def summary(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
     """Return the long table (`LONG_COLUMNS`) of usable records: mean, median and sample standard deviation over seeds.
 
-    Values are on the scale of the paper's tables. A cell without a finished run has no row; one seed has no deviation.
+    Values are on the scale of the paper's tables. A cell without a finished run has no row; a single seed has no deviation.
     """
     frame = long_frame(plan, records)
     if plan.experiment.average:
@@ -127,7 +127,7 @@ def summary(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
 
 
 def add_published(plan: Plan, records: dict[str, RunRecord], table: pd.DataFrame) -> pd.DataFrame:
-    """Set published numbers beside ours, where they are comparable: official data, and the paper's recipe as it is.
+    """Add published numbers beside ours, if they are comparable: official data and the unchanged recipe of the paper.
 
     `difference` is our mean less a published mean, or our median less a published median.
     """
@@ -152,7 +152,7 @@ def published_rows(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
 
 
 def cost_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
-    """Return parameters and cost per row and task, means over seeds; speed and memory of runs alone only."""
+    """Return parameters and cost per row and task, means over seeds; speed and memory only of runs that trained alone."""
     rows = []
     for cell in plan.cells:
         record = records.get(cell.sha)
@@ -160,7 +160,9 @@ def cost_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
             values = {f"{key}_parameters": _number(record.parameters, key) for key in ("adapter", "head", "total")}
             values |= {key: _number(record.cost, key) for key in ("seconds", "tokens_per_second", "peak_memory_bytes")}
             values["seconds_per_step"] = _number(record.cost, "train_seconds") / (_number(record.cost, "steps") or nan)
-            if "cohort" in record.provenance:  # its share of the cohort's time and memory does not depend on its method
+            if (
+                "cohort" in record.provenance
+            ):  # the method does not decide the run's share of the cohort's time and memory
                 values |= dict.fromkeys(("tokens_per_second", "peak_memory_bytes", "seconds_per_step"), nan)
             rows.append(
                 row_of(plan, cell)._asdict() | {"task": cell.config.task.name, "run_ids": record.run_id} | values

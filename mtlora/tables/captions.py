@@ -15,12 +15,12 @@ from mtlora.tables.aggregate import Row, average_column, entries_of, row_of
 
 
 def method_label(method: str) -> str:
-    """Return the name of a method as it is printed."""
+    """Return the printed name of a method."""
     return "LoRA" if method == "lora" else f"MTLoRA {method.upper()}"
 
 
 def row_labels(rows: Sequence[Row], among: Sequence[Row] = ()) -> dict[str, list[str]]:
-    """Name each row by its method, and by whatever else differs between the rows `among` (default: these)."""
+    """Return the columns that name rows: the method, and each other field that differs among `among` (default: `rows`)."""
     labels = {"Method": [method_label(row.method) for row in rows]}
     for name, title in (("rank", "r"), ("model", "Model"), ("targets", "Targets"), ("variant", "Variant")):
         if len({getattr(row, name) for row in among or rows}) > 1:
@@ -29,7 +29,7 @@ def row_labels(rows: Sequence[Row], among: Sequence[Row] = ()) -> dict[str, list
 
 
 def table_columns(plan: Plan) -> list[Column]:
-    """Return the columns of a plan's tables: those shown, and the average of several."""
+    """Return the columns of a plan's tables: its tasks' columns, and their average if there are several."""
     columns = plan.columns
     return [*columns, average_column(plan)] if plan.experiment.average and len(columns) > 1 else columns
 
@@ -63,7 +63,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
 
 
 def _metrics_text(columns: list[Column]) -> str:
-    """List the metric of each column, and those that are times 100."""
+    """List the metric of each column, and the metrics that are multiplied by 100."""
     if all(column.scale is None and METRICS[column.metric].percent for column in columns):
         names = [f"{c.label} {' and '.join(dict.fromkeys(e.metric for e in entries_of(c)))}" for c in columns]
         return "metrics x 100: " + ", ".join(names)
@@ -75,7 +75,7 @@ def _metrics_text(columns: list[Column]) -> str:
 
 
 def uninformative(plan: Plan, records: dict[str, RunRecord]) -> dict[str, tuple[list[Row], bool]]:
-    """Return the tasks on which LoRA's mean does not exceed that of the majority answer.
+    """Return the tasks on which LoRA's mean does not exceed the score of the majority answer.
 
     Returns:
         By task, LoRA's rows for which this holds, and whether it holds for all of them.

@@ -1,4 +1,4 @@
-"""Whether the paper's claims hold in a plan's runs."""
+"""The verdicts of a plan's runs on the paper's claims."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mtlora.tables.statistics import Verdict, holm, judge_claim
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """The verdict of a plan's runs on a claim of the paper, for one structure, or for all where none was tested."""
+    """The verdict of a plan's runs on a claim of the paper, for one method, or for all methods if none was tested."""
 
     claim: Claim
     verdict: Verdict
@@ -23,7 +23,7 @@ class ClaimVerdict:
 
 
 def claim_verdicts(plan: Plan, records: dict[str, RunRecord], comparisons: Sequence[Comparison]) -> list[ClaimVerdict]:
-    """Judge every claim of the experiment for every structure and set of target modules; Holm over the structures."""
+    """Judge every claim for every method and set of target modules, with Holm's correction over the methods."""
     verdicts = []
     for claim in plan.experiment.claims:
         fitting = [c for c in headlines(comparisons) if c.row.model == claim.model and _fits(plan, records, c)]
@@ -49,7 +49,7 @@ def _judge(claim: Claim, family: Sequence[Comparison]) -> list[ClaimVerdict]:
 
 
 def _fits(plan: Plan, records: dict[str, RunRecord], c: Comparison) -> bool:
-    """Tell whether a comparison is about the claim's setting: the paper's profile, data, recipe, rank and all of its tasks."""
+    """Return whether a comparison is about the claim's setting: the paper's profile, data, recipe, rank and all of its tasks."""
     cells = [cell for cell in plan.cells if row_of(plan, cell) in (c.row, c.base)]
     rank = f"r{c.row.rank}" in map(str, plan.experiment.axes["rank"])
     whole = len(plan.columns) == len(plan.experiment.columns)

@@ -1,4 +1,4 @@
-"""The plans and records that the commands `tables` and `report` work on."""
+"""The command line of `tables` and `report`, and the plans and records that it selects."""
 
 import argparse
 import logging
@@ -19,7 +19,7 @@ ALL = "all"
 
 
 def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
-    """Return the experiment itself, or for `all` every one that has the profile, and the tasks, of the overrides."""
+    """Return the experiment itself, or for `all` every experiment that has the profile and the tasks of the overrides."""
     if name != ALL:
         return [name]
     given = parse_overrides(overrides)
@@ -30,7 +30,7 @@ def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
 
 
 def parser(module: str, description: str) -> cli.Parser:
-    """Return a parser of the arguments that the commands on records share."""
+    """Return the parser of the arguments that both commands share."""
     made = cli.experiment_parser(module, description)
     made.add_argument("--runs", type=Path, help="a runs folder or a records.jsonl (default: RESULTS/runs)")
     return made
@@ -40,7 +40,7 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     """Return the plans that a command line names, the records for them, and the results folder.
 
     Raises:
-        UserError: an unknown experiment or value, or `--runs` names nothing.
+        UserError: an experiment or a value is unknown, or the path of `--runs` does not exist.
     """
     names = experiment_names(arguments.experiment, arguments.overrides)
     plans = []

@@ -9,16 +9,16 @@ from mtlora.config.schema import ModelConfig, RunConfig
 from mtlora.plan.cell import Cell, override_key
 from mtlora.records.record import RunRecord
 
-# Overrides that leave a paper's recipe as it is (rank and targets are matched with the published row's).
+# Overrides that do not change a paper's recipe (rank and targets must be equal to the published row's anyway).
 PLACES = {"task", "model", "transform", "rank", "targets", "seed", "profile", "results", "tracking", "model.path"}
 PLACES |= {"data.source", "data.root", "compute.device", "compute.threads", "compute.cpu_gemm", "tracking.mode"}
 
 
 def comparable(cell: Cell, record: RunRecord | None) -> bool:
-    """Tell whether a run, or one still to be made, has the data, the model and the recipe of the published figures.
+    """Return whether a cell has the data, the model and the recipe of the published figures; `record` is None before its run.
 
-    The hub's data and weights are pinned, and a pin is not among the overrides that leave the recipe as it is. Of a local
-    data folder the rows that were read are counted; of a local model folder the architecture is compared, not the weights.
+    The hub's data and weights are pinned, and an override of a pin makes a run incomparable. A local data folder must have
+    the official numbers of rows, a local model folder the same architecture; its weights are not compared.
     """
     config = cell.config
     if config.profile != "paper" or config.data.source == "builtin" or config.data.subset:
@@ -30,7 +30,7 @@ def comparable(cell: Cell, record: RunRecord | None) -> bool:
 
 def _has_official_rows(config: RunConfig, record: RunRecord) -> bool:
     rows = record.provenance.get("rows")
-    if not isinstance(rows, dict):  # a record from before rows were counted: only the hub's revision vouches for them
+    if not isinstance(rows, dict):  # an old record without counts: only the hub's pinned data are certain
         return config.data.source == "hub"
     return all(config.task.sizes.get(split) == count for split, count in rows.items())
 

@@ -1,4 +1,4 @@
-"""MTLoRA against LoRA in a plan's runs: paired differences by task and suite, Holm over the structures, verdicts."""
+"""MTLoRA against LoRA in a plan's runs: paired differences by task and suite, Holm's correction, verdicts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,15 +49,15 @@ class Comparison:
     pairs: tuple[Pair, ...]
     difference: Difference | None  # None: no seed has all tasks with both methods
     seeds: int
-    family: int  # comparisons that Holm's correction is over
-    margin: float | None = None  # of the headline figure
-    convention: tuple[Pair, ...] = ()  # of the headline figure: the pairs of the epoch that the literature selects
+    family: int  # number of comparisons that Holm's correction covers
+    margin: float | None = None  # of equivalence; only the headline figure has one
+    convention: tuple[Pair, ...] = ()  # headline figure only: the pairs at the epoch that the literature selects
     p_holm: float = 1.0
     equivalence_p_holm: float = 1.0  # for the margin
 
     @property
     def verdict(self) -> Verdict:
-        """What these runs show, whatever the paper claims."""
+        """The verdict on the two methods, independent of the paper's claims."""
         if self.difference is None:
             return Verdict.NO_DATA
         if sign := direction(self.difference, self.p_holm):
@@ -69,7 +69,7 @@ class Comparison:
 
     @property
     def verdict_text(self) -> str:
-        """The verdict as it is printed, with the margin within which two methods count as equal."""
+        """The printed verdict, with the margin within which two methods count as equal."""
         text = str(self.verdict)
         return f"{text} larger than {self.margin:g}" if self.verdict is Verdict.EQUAL else text
 
@@ -112,7 +112,7 @@ def _compare(
     members = list(range(len(columns))) if number is None else [number]
 
     def pairs_of(selection: str) -> list[Pair]:
-        """Return the pairs of the seeds that every task has: an average over other tasks is another figure."""
+        """Return the pairs of the seeds that every task has, so that the average is always over the same tasks."""
         ours, theirs = ([table.get((r, selection, m), {}) for m in members] for r in (rival.row, rival.base))
         seeds = set.intersection(*(set(values) for values in (*ours, *theirs)))
         return [
@@ -157,7 +157,7 @@ def by_seed(pairs: Sequence[Pair]) -> list[float]:
 
 
 def _corrected(comparisons: list[Comparison], family: int) -> list[Comparison]:
-    """Fill in the p values after Holm's correction; structures without data still count in the family."""
+    """Fill in the p values after Holm's correction; comparisons without data still count in the family."""
     found = [c for c in comparisons if c.difference is not None]
     p = holm([c.difference.p for c in found if c.difference], family)
     same = holm([c.difference.equivalence_p(c.margin or 0.0) for c in found if c.difference], family)
@@ -171,7 +171,7 @@ def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def needed(c: Comparison, size: float) -> str:
-    """Say how many seeds would decide whether a difference of `size` is there."""
+    """Return a text about the number of seeds that would decide whether a difference of `size` exists."""
     if c.difference is None:
         return ""
     groups = len(c.difference.sizes)
@@ -182,31 +182,19 @@ def needed(c: Comparison, size: float) -> str:
     if seeds is None:
         return "no feasible number of seeds would decide"
     if seeds <= c.seeds:  # enough for a true difference of 0 or `size`; it seems to be neither
-        return f"the difference seems to lie between 0 and {size:g}, which more than {c.seeds} seeds could tell"
+        return f"the difference seems to lie between 0 and {size:g}, which only more than {c.seeds} seeds can show"
     return f"about {seeds} seeds would decide"
 
 
 COLUMNS = [
     *("table", "model", "method", "rank", "targets", "variant", "against", "task", "split", "metric", "selection"),
-    *(
-        "pairs",
-        "seeds",
-        "difference",
-        "low",
-        "high",
-        "dof",
-        "p",
-        "attainable_p",
-        "p_holm",
-        "family",
-        "verdict",
-        "run_ids",
-    ),
+    *("pairs", "seeds", "difference", "low", "high", "dof"),
+    *("p", "attainable_p", "p_holm", "family", "verdict", "run_ids"),
 ]
 
 
 def comparison_frame(plan: Plan, comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """Return a row per comparison: the difference, its 95% interval, sign-flip p, Holm's p, verdict, and the runs behind it."""
+    """Return a row per comparison: the difference, its 95% interval, sign-flip p, Holm's p, verdict and runs."""
     rows = []
     for c in comparisons:
         if c.difference is None:
@@ -224,7 +212,7 @@ def comparison_frame(plan: Plan, comparisons: Sequence[Comparison]) -> pd.DataFr
 
 
 def against(c: Comparison) -> str:
-    """Name the base of a comparison: `lora`, or the values in which it differs."""
+    """Name the base of a comparison: `lora`, or the values in which the base differs."""
     if not c.contrast:
         return "lora"
     changed = [(name, value) for name, value, own in zip(Row._fields, c.base, c.row, strict=True) if value != own]

@@ -15,7 +15,7 @@ from mtlora.tables.view import View
 
 
 def convention(view: View) -> TextTable | None:
-    """Return the table by the literature's rule; None where it would repeat the scores."""
+    """Return the table by the literature's rule; None if it would repeat the scores."""
     plan, rule = view.plan, view.plan.experiment.convention
     if rule is None:
         return None
@@ -29,7 +29,7 @@ def convention(view: View) -> TextTable | None:
     interval = "order-statistic interval" if rule.statistic == "median" else "t interval"
     text = (
         f"{rule.selection} epoch, {rule.statistic} of seeds, as {rule.source}; Δ: {rule.statistic} of the differences by seed, "
-        f"its {interval} and the coverage of that."
+        f"with its {interval} and the coverage of this interval."
     )
     labels = row_labels(view.rows)
     table = text_table(
@@ -38,7 +38,7 @@ def convention(view: View) -> TextTable | None:
     for _, group in published.groupby(["model", "method", "rank", "targets"], sort=False):
         table.rows += _published_lines(view, group.fillna({"split": ""}), len(labels))
     if published.empty:
-        table.notes.append("No published number is of these runs' model, data and recipe.")
+        table.notes.append("No published number has the model, data and recipe of these runs.")
     return table
 
 
@@ -57,7 +57,7 @@ def _difference_cell(pairs: Sequence[Pair], statistic: str) -> TableCell:
 
 
 def _published_lines(view: View, group: pd.DataFrame, labels: int) -> list[list[TableCell]]:
-    """Return the line of a published row, and under it ours less the published one where we have that row."""
+    """Return the line of a published row, and below it our figures less the published ones, if we have any."""
     plan, first = view.plan, group.iloc[0]
     columns = table_columns(plan)
     keys = ["model", "method", "rank", "targets", "selection"]

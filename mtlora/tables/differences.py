@@ -55,7 +55,7 @@ def _p_text(p: float) -> str:
 
 
 def _reach(heads: Sequence[Comparison]) -> list[str]:
-    """Note whether the number of pairs can decide at all, and how many seeds would."""
+    """Return notes: whether the number of pairs permits significance at all, and how many seeds would decide."""
     found = [c for c in heads if c.difference is not None]
     if not found:
         return []
@@ -64,7 +64,7 @@ def _reach(heads: Sequence[Comparison]) -> list[str]:
     if few.difference and few.difference.attainable_p * few.family > ALPHA:
         notes.append(
             f"The number of pairs ({few.difference.pairs}) cannot decide: no p below {few.difference.attainable_p:.2g} is "
-            f"possible; after Holm over {few.family}, {pairs_needed(few.family)} pairs are the fewest that can be significant."
+            f"possible; after Holm over {few.family}, at least {pairs_needed(few.family)} pairs are needed for significance."
         )
     for c in found:
         if c.verdict is Verdict.UNDECIDED and c.margin is not None:
@@ -95,8 +95,8 @@ def items(view: View) -> TextTable | None:
         ]
     text = (
         f"BLEU on {frame['split'].iloc[0]}, {frame['items'].iloc[0]} items; p of paired approximate "
-        f"randomisation, {TRIALS} trials: whether these two models differ on such texts, not whether the methods do; "
-        "not corrected"
+        f"randomisation, {TRIALS} trials: it tests whether these two models differ on such texts, not whether the "
+        "methods do; p is not corrected for the number of tests"
     )
     name, title = f"{view.plan.name}-items", f"{view.plan.experiment.title}: one run against one run"
     return text_table(name, title, text, row_labels(rows, view.rows), body)

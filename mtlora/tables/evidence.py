@@ -1,4 +1,4 @@
-"""The records behind a table: all are read from disk, and those that cannot be used are named, never mixed in."""
+"""The records behind a table: all are read from disk; unusable ones are named and never enter a table."""
 
 import json
 import logging
@@ -89,11 +89,11 @@ def _configuration(record: RunRecord) -> str | None:
     try:
         return digest(metric_values(record.config))
     except (KeyError, TypeError, ValueError):
-        return None  # of another version of the schema: certainly another configuration
+        return None  # written with another schema, so it is another configuration
 
 
 def usable(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
-    """Return the finished records of a plan's cells, by config_sha, less those that `stale_code` names."""
+    """Return the finished records of a plan's cells, by config_sha, without the runs of `stale_code`."""
     stale = stale_code(plan, evidence)
     return {sha: record for sha, record in _finished(plan, evidence).items() if sha not in stale}
 
@@ -115,14 +115,14 @@ def _changed(cell: Cell, record: RunRecord) -> list[str]:
 
 
 def uncommitted(records: Collection[RunRecord]) -> int:
-    """Count the runs of a checkout with uncommitted changes: their commit does not identify their code."""
+    """Count the runs from a checkout with uncommitted changes: their commit does not identify their code."""
     return sum(bool(_git(record).get("dirty")) for record in records)
 
 
 def stale_code(plan: Plan, evidence: Evidence) -> dict[str, str]:
-    """Return the finished runs of uncommitted code on another commit than most of the plan's runs: config_sha -> commit.
+    """Return the finished runs with uncommitted code on another commit than most of the plan's runs: config_sha -> commit.
 
-    A commit identifies the code of a clean checkout only.
+    A commit identifies the code only if the checkout is clean.
     """
     states = {sha: _git(record) for sha, record in _finished(plan, evidence).items()}
     counts = Counter(state.get("commit") for state in states.values())
@@ -141,18 +141,18 @@ def _git(record: RunRecord) -> Git:
 
 
 def touched(plan: Plan, evidence: Evidence) -> bool:
-    """Tell whether any run of a plan was ever started or left out; else its table has simply not been run."""
+    """Return whether any run of a plan was started or left out; otherwise the experiment has not been run."""
     return any(cell.sha in evidence.records or _twins(cell, evidence) for cell in plan.cells)
 
 
 def problems(plan: Plan, evidence: Evidence) -> list[str]:
-    """Name, a line each, the runs that a plan's tables lack: failed, killed and missing ones, and those left out and why."""
+    """Return a line for each run that a plan's tables lack: failed, killed, missing, or left out for the given reason."""
     lines = []
     missing: Counter[tuple[str, str]] = Counter()
     for cell in plan.cells:
         record = evidence.records.get(cell.sha)
         if record is None and cell.folder.resolve() in evidence.unreadable:
-            continue  # named with the unreadable ones
+            continue  # `load_evidence` reported it
         if record is None:
             twins = _twins(cell, evidence)
             lines += twins
@@ -171,8 +171,8 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
         lines.append(f"{task} {adapter}: {count} run{'s' if count > 1 else ''} not made yet")
     for sha, commit in stale_code(plan, evidence).items():
         lines.append(
-            f"{evidence.records[sha].run_id} is left out: trained with uncommitted code on commit {commit[:10]}, most runs "
-            "of the table are of another: delete its folder to train it again"
+            f"{evidence.records[sha].run_id} is left out: trained with uncommitted code on commit {commit[:10]}, while "
+            "most runs of the table are of another commit: delete its folder to train it again"
         )
     return lines
 
@@ -184,7 +184,7 @@ def _outcome(record: RunRecord) -> str:
 
 
 def _twins(cell: Cell, evidence: Evidence) -> list[str]:
-    """Name the finished records of the same configuration whose data, weights or code were others."""
+    """Return a line for each finished record of the same configuration with other data, weights or code."""
     key = digest(metric_values(asdict(cell.config)))
     lines = []
     for sha in evidence.configurations.get(key, []):
@@ -196,7 +196,7 @@ def _twins(cell: Cell, evidence: Evidence) -> list[str]:
 
 
 def outside(plans: Sequence[Plan], evidence: Evidence) -> list[str]:
-    """Name, in one line, the finished runs of the plans' profile that none of them selects, and how they differ."""
+    """Return one line, or none, about the finished runs of the plans' profile that no plan selects, and how they differ."""
     cells = [cell for plan in plans for stage in plan.stages for cell in stage]
     selected = {cell.sha for cell in cells}
     others = [
@@ -204,18 +204,21 @@ def outside(plans: Sequence[Plan], evidence: Evidence) -> list[str]:
         for sha, record in evidence.records.items()
         if sha not in selected and record.status == "success" and record.profile == plans[0].profile
     ]
-    if others:  # those of the same configuration are named as left out
+    if others:  # `problems` reports the runs of the same configuration
         twins = {digest(metric_values(asdict(cell.config))) for cell in cells}
         named = {sha for key, shas in evidence.configurations.items() if key in twins for sha in shas}
         others = [record for record in others if record.config_sha not in named]
     if not others:
         return []
-    axes: dict[str, set[str]] = {"seed": {str(cell.config.seed) for cell in cells}}
-    axes["transform"] = {transform_name(cell.config) for cell in cells}
-    axes["rank"] = {str(cell.config.adapter.r) for cell in cells}
-    axes["targets"] = {cell.config.targets for cell in cells}
-    axes["model"] = {cell.config.model.name for cell in cells}
-    axes["task"] = {cell.config.task.name for cell in cells}
+    configs = [cell.config for cell in cells]
+    axes = {
+        "seed": {str(c.seed) for c in configs},
+        "transform": {transform_name(c) for c in configs},
+        "rank": {str(c.adapter.r) for c in configs},
+        "targets": {c.targets for c in configs},
+        "model": {c.model.name for c in configs},
+        "task": {c.task.name for c in configs},
+    }
     new = {axis: sorted({str(getattr(r, axis)) for r in others} - values) for axis, values in axes.items()}
     how = ", ".join(f"{axis} {', '.join(values)}" for axis, values in new.items() if values) or "other settings"
     one = len(others) == 1

@@ -1,4 +1,4 @@
-"""Which rows of a table are compared, and which comparisons Holm's correction takes together."""
+"""The comparisons between the rows of a table, in the families of Holm's correction."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,10 +17,10 @@ class Rival(NamedTuple):
 
 
 def families(plan: Plan) -> Iterator[tuple[list[Rival], int]]:
-    """Yield the comparisons that Holm's correction takes together, and their number.
+    """Yield the families: the comparisons that Holm's correction takes together, and their number.
 
-    The methods of one setting count as the experiment declares them: leaving some out on the command line must not make
-    the others significant.
+    The number includes all methods that the experiment declares for a setting: leaving some out on the command line must
+    not make the others significant.
     """
     found: dict[tuple[str, Row], list[Rival]] = {}
     for rival in (*_rivals_of_lora(plan), *_rivals_along_contrasts(plan)):
@@ -56,7 +56,7 @@ def _rivals_along_contrasts(plan: Plan) -> Iterator[Rival]:
 
 
 def _declared_methods(plan: Plan, cell: Cell) -> set[str]:
-    """Return the methods that the experiment runs with a cell's other values, also those that the command line leaves out."""
+    """Return all methods that the experiment has at a cell's other values, whatever the command line leaves out."""
     product = {override_key(override): override.partition("=")[2] for override in cell.overrides}
     methods = {str(method) for method in plan.experiment.axes.get("transform", [])}
     return {m for m in methods if not is_excluded(product | {"transform": m}, plan.experiment)}

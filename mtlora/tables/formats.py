@@ -23,11 +23,11 @@ def markdown(table: TextTable) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    return text.replace("|", "\\|").replace("−", "-")  # so that numbers can be read back
+    return text.replace("|", "\\|").replace("−", "-")  # software cannot parse numbers with a true minus sign
 
 
 def _marked(cell: TableCell, escape: Callable[[str], str], before: str, after: str) -> str:
-    """Mark the estimate of a best cell, not its deviation; of a pair of figures, which counts as one, all."""
+    """Mark a best cell: its estimate without the deviation, or a pair of figures as a whole."""
     mean, plus, rest = cell.text.partition(" ± ") if " / " not in cell.text else (cell.text, "", "")
     return f"{before}{escape(mean)}{after}{escape(plus + rest)}" if cell.bold else escape(cell.text)
 
@@ -42,10 +42,7 @@ LATEX = {
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
 }
-LATEX |= {character: "\\" + character for character in "&%$#_"} | {
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
+LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{special: "\\" + special for special in "&%$#_"}}
 LATEX |= {"<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$", "×": r"$\times$", "|": r"$|$", "Δ": r"$\Delta$"}
 
 # A file that LaTeX compiles as it is, and that a paper can \input: inside a document only the tables count.
@@ -96,12 +93,12 @@ def _latex_text(text: str) -> str:
 
 
 def html_page(title: str, tables: Sequence[TextTable]) -> str:
-    """Return a self-contained page with the tables: columns sort, a cell shows its runs."""
+    """Return a self-contained page with the tables; a click sorts a column or shows the runs of a cell."""
     return render(TEMPLATES / "page.html", title=title, tables=tables)
 
 
 def render(template: Path, **values: Any) -> str:
-    """Fill in a template, which may include those of its own folder and of `mtlora/tables/templates/`; texts are escaped."""
+    """Fill in a template, which may include files of its own folder and of `mtlora/tables/templates/`; texts are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, TEMPLATES]),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""The summaries of T that runs keep, read back."""
+"""Reading of the summaries of T that runs save."""
 
 import json
 from math import isfinite, nan

@@ -1,6 +1,6 @@
-"""A paired test over test items: whether a difference in BLEU between two runs can be the choice of test sentences.
+"""A paired test over test items: could the choice of test items explain a difference in BLEU between two runs?
 
-It does not test seeds; the sign-flip test of `statistics.py` does.
+It does not test over seeds; the sign-flip test of `statistics.py` does.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ COLUMNS = ["row", "method", "seed", "split", "items", "difference", "p", "run_id
 def compare_items(plan: Plan, comparisons: list[Comparison], evidence: Evidence) -> tuple[pd.DataFrame, list[str]]:
     """Compare BLEU within each seed by paired approximate randomisation (Riezler and Maxwell 2005).
 
-    Not by the paired bootstrap of `sacrebleu.significance`: that compares absolute values of differences, and between two equal
-    systems its p is at most 0.05 far more often than in 5% (`tools/benchmarks/calibration.py` measures both).
+    The paired bootstrap of `sacrebleu.significance` compares absolute values of differences, and between two equal systems
+    its p is at most 0.05 far more often than in 5% of cases (`tools/benchmarks/calibration.py` measures both).
 
     Args:
-        plan: an experiment; anything but a data-to-text one gives no rows.
+        plan: the plan of an experiment; only data-to-text experiments give rows.
         comparisons: those whose pairs of runs are compared; the metric must be BLEU.
         evidence: where the runs' `predictions.jsonl` are.
 
@@ -76,10 +76,11 @@ def _compare(ours: list[tuple[Context, str]], theirs: list[tuple[Context, str]],
 
 
 def randomisation_p(base: list[str], other: list[str], references: Sequence[Sequence[str]]) -> float:
-    """Return the two-sided p of two systems' BLEU on the same n items, of which each is swapped or not at random.
+    """Return the two-sided p of a difference in BLEU between two systems on n items, by swapping their texts at random.
 
-    What was seen is one of the swaps, and one that is as extreme counts (Phipson and Smyth 2010). `sacrebleu.significance`
-    counts only more extreme ones: between two systems of which a few items differ, its p can be 0.0005 where it should be 1.
+    The observed texts count as one trial, and trials that are equally extreme count too (Phipson and Smyth 2010).
+    `sacrebleu.significance` counts only more extreme ones: between two systems that differ in a few items, its p can be 0.0005
+    where it should be 1.
     """
     metric, streams = bleu_metric(), reference_streams(references)
     a, b = (np.array(metric._extract_corpus_statistics(texts, streams)) for texts in (base, other))  # (n, counts)

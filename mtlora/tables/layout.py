@@ -15,7 +15,7 @@ class TableCell:
 
 @dataclass
 class TextTable:
-    """A table for people. The first `labels` columns are texts, the others numbers."""
+    """A table for readers. The first `labels` columns are texts, the others numbers."""
 
     name: str  # of the anchor in the report, and of a LaTeX label
     title: str
@@ -35,7 +35,7 @@ def number(value: float, digits: int, signed: bool = False) -> str:
 
 
 def estimate(mean: float, interval: tuple[float, float] | None, digits: int = 2, without: str = "") -> str:
-    """Write a signed estimate with its interval; `without` stands where there is none."""
+    """Write a signed estimate with its interval, or with `without` if there is none."""
     text = number(mean, digits, signed=True)
     return text + (f" [{number(interval[0], digits)}, {number(interval[1], digits)}]" if interval else without)
 

@@ -32,7 +32,7 @@ def scores(view: View) -> TextTable:
     everywhere = sorted(task for task, (_, every) in dull.items() if every)
     if everywhere:
         table.notes.append(
-            f"† LoRA is not above the majority answer on {', '.join(everywhere)}: that task says nothing here."
+            f"† LoRA is not above the majority answer on {', '.join(everywhere)}, so methods cannot be compared there."
         )
     for task, (rows, every) in dull.items():
         if not every:
@@ -95,7 +95,7 @@ def _best_marked(cells: list[TableCell], full: list[bool], column: Column) -> li
 
 
 def cost(view: View) -> TextTable | None:
-    """Return parameters, time and memory per row, means over the tasks that all rows with runs have, and over seeds."""
+    """Return parameters, time and memory per row: means over seeds, and over the tasks that all rows with runs have."""
     frame = view.cost
     if frame.empty:
         return None
@@ -124,8 +124,8 @@ def cost(view: View) -> TextTable | None:
     all_tasks = list(dict.fromkeys(cell.config.task.name for cell in view.plan.cells))
     over = "tasks" if len(tasks) == len(all_tasks) else ", ".join(task for task in all_tasks if task in tasks)
     text = (
-        f"means over {over} and seeds of the runs as they were made, maybe several at once: no benchmark; speed and memory "
-        "are of runs that trained alone (as with LAUNCHER=local), not in cohorts"
+        f"means over {over} and seeds; not a benchmark, since runs may have shared the machine; speed and memory are only "
+        "of runs that trained alone (as with LAUNCHER=local), not in cohorts"
     )
     return text_table(
         f"{view.plan.name}-cost", f"{view.plan.experiment.title}: cost", text, row_labels(view.rows), body

@@ -1,8 +1,8 @@
 """Paired statistics that decide between two methods: intervals, exact tests, Holm's correction, equivalence, verdicts.
 
 The unit is a pair: the same task and seed, trained with both methods. Pairs come in groups; a group is a task, or several tasks
-whose runs depend on each other (they start from one adapter); its n values are the differences by seed, averaged over its tasks.
-The suite's difference is the weighted sum of the groups' means.
+whose runs depend on each other (they start from one adapter). The n values of a group are the differences by seed, averaged over
+its tasks. The suite's difference is the weighted sum of the groups' means.
 """
 
 import bisect
@@ -16,18 +16,18 @@ import numpy as np
 from scipy import stats
 
 ALPHA = 0.05
-EXACT_PAIRS = 16  # up to so many pairs all 2^n sign patterns are counted; beyond, FLIPS random ones
+EXACT_PAIRS = 16  # up to this number of pairs all 2^n sign patterns are counted; beyond it, FLIPS random ones
 FLIPS = 20_000
-NO_SPREAD = 1e-9  # on the scale of tables; what rounding leaves of equal differences
-MOST_SEEDS = 10_000  # beyond it, a number of seeds is no plan
+NO_SPREAD = 1e-9  # a smaller standard error, on the scale of tables, comes from rounding equal differences
+MOST_SEEDS = 10_000  # larger numbers of seeds are not feasible
 
 
 class Verdict(StrEnum):
-    """What runs show, as it is printed: the first five about a method and its base, the others about a paper's claim."""
+    """The verdicts as they are printed: the first five on a method and its base, the others on a claim of the paper."""
 
     BETTER = "better"
     WORSE = "worse"
-    EQUAL = "no difference"  # larger than a margin
+    EQUAL = "no difference"  # larger than the margin
     UNDECIDED = "undecided"
     NO_DATA = "no data"
     REPRODUCED = "reproduced"
@@ -58,7 +58,7 @@ class Difference:
         return attainable_p(self.pairs)
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float] | None:
-        """Return the t interval of the mean at a confidence level; None without an error estimate."""
+        """Return the t interval of the mean at a confidence level, or None without an error estimate."""
         if self.error is None or self.dof is None:
             return None
         half = float(stats.t.ppf((1 + level) / 2, self.dof)) * self.error
@@ -67,8 +67,8 @@ class Difference:
     def equivalence_p(self, margin: float) -> float:
         """Return the p of two one-sided t tests that the true difference lies inside +-margin (Schuirmann 1987).
 
-        It is at most alpha exactly where the 1 - 2 alpha interval lies inside. Without an error estimate it is 1, and so it is
-        where fewer pairs than the sign-flip test needs do not differ at all.
+        It is at most alpha exactly where the 1 - 2 alpha interval lies inside. It is 1 without an error estimate, and
+        if the differences are equal but fewer than the sign-flip test needs.
         """
         if self.error is None or self.dof is None:
             return 1.0
@@ -172,7 +172,7 @@ def judge_claim(difference: Difference, claim: float, p_holm: float, equivalence
     significant after Holm's correction.
 
     Args:
-        difference: what was measured.
+        difference: the measured difference.
         claim: the claimed difference, on the same scale.
         p_holm: the adjusted p of the sign-flip test.
         equivalence_p_holm: the adjusted `equivalence_p(claim / 2)`.
@@ -184,7 +184,7 @@ def judge_claim(difference: Difference, claim: float, p_holm: float, equivalence
 
 
 def direction(difference: Difference, p_holm: float) -> int:
-    """Return 1 or -1 if the difference has that sign for sure (95% interval and adjusted sign-flip p agree), else 0."""
+    """Return the sign of the difference, 1 or -1, if its 95% interval and adjusted sign-flip p both establish it, else 0."""
     interval = difference.interval()
     if interval is None or p_holm > ALPHA:
         return 0
@@ -192,7 +192,7 @@ def direction(difference: Difference, p_holm: float) -> int:
 
 
 def seeds_to_decide(difference: Difference, claim: float, comparisons: int) -> int | None:
-    """Return the seeds per task with which four experiments of five would decide, were the true difference `claim` or 0.
+    """Return the seeds per task with which 4 of 5 experiments would decide, if the true difference were `claim` or 0.
 
     The usual power formula with the spread seen so far: SE (t(1 - a / 2) + t(0.8)) <= claim to see the claim, and
     SE (t(1 - a) + t(0.9)) <= claim / 2 to see equivalence (Julious 2004); a = ALPHA / comparisons, the first step of Holm.

@@ -1,4 +1,4 @@
-"""A plan with its records: its summary, comparisons, cost and problems, each computed once."""
+"""The data behind the tables and figures of one plan."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +33,7 @@ class View:
 
     @property
     def touched(self) -> bool:
-        """Whether any run of the plan was ever started or left out; else its table has simply not been run."""
+        """Whether any run of the plan was started or left out; otherwise the experiment has not been run."""
         return touched(self.plan, self.evidence)
 
     @cached_property
@@ -63,6 +63,6 @@ class View:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Return the rows in their order: by model, targets, rank, variant; methods as in the experiment."""
+        """Return the rows, ordered by model, targets, rank and variant, then by method as in the experiment."""
         rows = list(dict.fromkeys(row_of(self.plan, cell) for cell in self.plan.cells))
         return sorted(rows, key=lambda row: (row.model, row.targets, row.rank, row.variant))

@@ -1,4 +1,4 @@
-"""Tables from records: `python -m mtlora.tables EXPERIMENT [overrides] [--runs PATH]` writes Markdown, LaTeX, HTML and CSV.
+"""Writing of a plan's tables as Markdown, LaTeX, HTML and CSV.
 
 The experiment and its overrides define the cells by `config_sha`; only their records enter the table, so short runs, other
 profiles and old sweeps never mix in.
@@ -17,7 +17,7 @@ from mtlora.tables.view import View
 
 
 def all_tables(view: View) -> list[TextTable]:
-    """Return a plan's tables that hold anything, the scores first."""
+    """Return a plan's tables that have data, the scores first."""
     tables = [scores(view), convention(view), differences(view, contrasts=False), differences(view, contrasts=True)]
     return [table for table in (*tables, items(view), cost(view)) if table is not None]
 

@@ -43,8 +43,8 @@ def geometry(view: View) -> tuple[Figure, str] | None:
     legend(figure, axes)
     return figure, (
         "Above: by module after training; below: over training. Lines are medians over tasks, seeds and (below) modules; bands "
-        "cover the middle half. T = I would have singular values 1, phases 0, condition number 1 and distance 0; in LoRA T is always I."
-        + (f" Setting: {setting}." if setting else "")
+        "cover the middle half. T = I would have singular values 1, phases 0, condition number 1 and "
+        "distance 0; in LoRA T is always I." + (f" Setting: {setting}." if setting else "")
     )
 
 
