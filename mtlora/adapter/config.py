@@ -60,7 +60,7 @@ class MTLoraConfig(PeftConfig):
         alpha_pattern: Alphas that differ from `mtlora_alpha`, by module name or regular expression.
         fan_in_fan_out: Whether weights are stored as (in, out). Each layer derives it from its type; the field records
             it and is set, with a warning, when a ``Conv1D`` is adapted.
-        bias: Which biases of the base model train: ``none``, ``all`` or ``mtlora_only`` (the biases of adapted modules).
+        bias: Which biases of the base model train: ``none``, ``all`` or ``mtlora_only`` (those of adapted modules).
 
     Raises:
         ValueError: If a value is out of range, unknown, or does not fit the others.

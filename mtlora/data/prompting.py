@@ -9,7 +9,7 @@ from mtlora.base.errors import UserError
 def encode_sentences(
     contexts: Sequence[str], texts: Sequence[str], tokenizer: Any, max_length: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Return each sentence's tokens, cut on the right to `max_length`, and the number of those that are the prompt."""
+    """Return each sentence's tokens, cut on the right to `max_length`, and the number of prompt tokens."""
     rows, prompts = [], []
     written = token_ids(tokenizer, [" " + text for text in texts])
     for prompt, text in zip(encode_prompts(contexts, tokenizer), written, strict=True):
