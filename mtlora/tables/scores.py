@@ -32,7 +32,7 @@ def scores(view: View) -> TextTable:
     everywhere = sorted(task for task, (_, every) in dull.items() if every)
     if everywhere:
         table.notes.append(
-            f"† LoRA is not above the majority answer on {', '.join(everywhere)}, so methods cannot be compared there."
+            f"† LoRA is not above the majority answer on {', '.join(everywhere)}: methods cannot be compared there."
         )
     for task, (rows, every) in dull.items():
         if not every:
