@@ -1,4 +1,4 @@
-"""What became of a cell that was handed over to be trained."""
+"""`Answer`: the outcome of an attempt to train a cell."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,14 +12,14 @@ class Status(StrEnum):
     """How the attempt to train a cell ended."""
 
     DONE = "done"  # there is a finished record
-    FAILED = "failed"  # the record, if there is one, gives the same reason
+    FAILED = "failed"  # the record, if there is one, holds the same reason
     BUSY = "busy"  # another process is training it
-    RETRY = "retry"  # something stopped it that a smaller cohort may avoid, such as too little memory
+    RETRY = "retry"  # a smaller cohort may succeed, for example if the memory was too small
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How an attempt ended: `record` if it is done, `reason` in one line if it failed or is busy."""
+    """The outcome of an attempt: `record` if it is done, `reason` in one line if it failed or is busy."""
 
     status: Status
     record: RunRecord | None = None

@@ -1,4 +1,4 @@
-"""The optimizer steps of an epoch: which rows form the batches of a step, and how much each batch counts."""
+"""The optimizer steps of an epoch: the rows in each batch of a step, and the weight of each batch."""
 
 from collections.abc import Iterator
 
@@ -22,21 +22,21 @@ def steps_of_epoch(config: RunConfig, data: RunData, epoch: int) -> list[list[np
 
 
 def collated(config: RunConfig, data: RunData, batches: list[np.ndarray]) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield this process's part of each batch of a step."""
+    """Yield this process's part of each batch of a step, as tensors."""
     for rows in batches:
         own = own_rows(rows)
-        used = own if len(own) else rows[:1]  # every process takes part in every batch, if with no weight
+        used = own if len(own) else rows[:1]  # each process must take part in each batch; its share may be 0
         yield collate(data.train, used, data.pad_token_id, config.data.padding, config.data.max_length)
 
 
 def loss_shares(config: RunConfig, data: RunData, batches: list[np.ndarray]) -> list[float]:
-    """Return, for each batch of a step, the share of this process's part in the step's examples, or in its target tokens.
+    """Return, for each batch of a step, the share of its rows of this process in all examples, or target tokens, of the step.
 
-    Processes average their gradients, so each share is multiplied by their number.
+    Processes average their gradients, so each share is multiplied by the number of processes.
     """
 
     def weight(rows: np.ndarray) -> int:
-        if config.task.kind == "generation":  # labels are the lengths of the prompts
+        if config.task.kind == "generation":  # labels are the lengths of the prompts in tokens
             return int((data.train.lengths[rows] - data.train.labels[rows]).sum())
         return len(rows)
 

@@ -1,6 +1,6 @@
 """Train one run, or sweep many: `python -m mtlora.train task=rte transform=shim rank=r8 seed=0`, `-m` with comma lists.
 
-A run whose record says success is skipped, so the same command can be given again at any time.
+A finished run is skipped, so the same command can be repeated at any time.
 """
 
 import logging
@@ -25,34 +25,36 @@ log = logging.getLogger("mtlora")
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(composed: DictConfig) -> None:
-    """Run one job of Hydra; in a sweep each job comes here by itself."""
-    cli.configure_logging()  # again in a launcher's process, where only this function runs
+    """Train the run of one Hydra job; a sweep calls this function once for each job."""
+    cli.configure_logging()  # needed here, too, because a launcher's process runs only this function
     if is_first():
         handle_signals()
     else:
-        ignore_signals()  # it ends with the first process, which keeps the checkpoint
+        ignore_signals()  # the first process saves the checkpoint; this one ends with it
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         cell = cell_of(to_run_config(composed), HydraConfig.get().overrides.task)
         record = train_in_child(cell) if sweeping else _train_here(cell)
     except CompactHydraException as error:
         if not sweeping:
-            cli.fail(error)  # not raised: Hydra would write a line of its own before ours
-        raise  # listed at the end of the sweep
+            cli.fail(error)  # not raised, because Hydra would print a line of its own first
+        raise  # the sweeper lists it at the end
     if is_first():
         report(cell, record)
 
 
 def report(cell: Cell, record: RunRecord | None) -> None:
-    """Log a run's metrics of the last epoch; None stands for a run that another process is training."""
+    """Log a run's metrics of the last epoch; `record` is None if another process is training the run."""
     if record is None:
-        log.info("%s is being trained by another process: left to it", cell.run_id)
+        log.info("%s is skipped: another process is training it", cell.run_id)
         return
     last = {f"{m['split']}/{m['name']}": round(m["value"], 4) for m in record.metrics if m["selection"] == "last"}
     log.info("%s: %s in %s", record.run_id, last, cell.folder)
 
 
 def _train_here(cell: Cell) -> RunRecord:
-    from mtlora.train.execution import execute  # imports torch and transformers: seconds that `--help` need not pay
+    from mtlora.train.execution import (
+        execute,  # imports torch and transformers, which would slow `--help` down by seconds
+    )
 
     return execute([cell])[0].result()

@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, threads, and the fastest fp32 matrix product that really is fp32."""
+"""The device, the threads and the library of matrix products that a run computes with."""
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +12,7 @@ from mtlora.records.schema import Provenance
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
-    """Make the Accelerator of a run; settings of an earlier run in this process are forgotten.
+    """Make the Accelerator of a run, and reset the settings of an earlier run in this process.
 
     Raises:
         UserError: `compute.device=cuda` where PyTorch sees no CUDA device.
@@ -27,7 +27,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 
 
 def computed_with(device: torch.device) -> Provenance:
-    """Describe what computes a run, for its record: the device, the threads, the library of fp32 products."""
+    """Return the device, the threads and the library of fp32 products, for a run's record."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
@@ -36,7 +36,7 @@ def computed_with(device: torch.device) -> Provenance:
 
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """Copy a batch to a device; to a GPU from pinned memory, so that nobody waits for the copy."""
+    """Copy a batch to a device; to a GPU from pinned memory, so that the copy does not block."""
     if device.type == "cuda":
         batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -19,9 +19,9 @@ _data: dict[str, tuple[Any, RunData]] = {}
 
 
 def load_data(cell: Cell) -> tuple[Any, RunData]:
-    """Return the tokenizer, and the encoded training split and every evaluation split that the source has.
+    """Return the tokenizer, the encoded training split and every evaluation split that the source has.
 
-    Those of the last run of this process are kept for the next.
+    The result for the last run of this process is cached.
     """
     config = cell.config
     content = cell.identity["data_content"]
@@ -44,7 +44,7 @@ def _load_data(config: RunConfig, content: str) -> tuple[Any, RunData]:
     training = encoded("train")
     splits = evaluation_splits(task, data)
     if task.kind == "generation":
-        splits.remove("test")  # decoded at the end; its loss is not looked at
+        splits.remove("test")  # decoded after training; its loss is never computed
     evaluation = {split: encoded(split) for split in splits}
     rows = sample_rows(len(training), config.train.limit_examples, "limit_examples", task.name)
     return tokenizer, RunData(training, rows, evaluation, pad_token(tokenizer))

@@ -19,7 +19,7 @@ from mtlora.train.objectives import completion_loss
 
 @dataclass
 class RunData:
-    """The encoded splits of a run. `train_rows` are the rows trained on (all of them, or a fixed sample)."""
+    """The encoded splits of a run. `train_rows` are the row numbers used for training: all, or a fixed sample."""
 
     train: Encoded
     train_rows: np.ndarray
@@ -64,7 +64,11 @@ def evaluate(
 
 
 def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, data: RunData, split: str) -> float:
-    """Return the mean cross-entropy of a split's target tokens in nats."""
+    """Return the mean cross-entropy of a split's target tokens in nats.
+
+    Raises:
+        RunFailed: the loss is not finite.
+    """
     encoded, parts = data.evaluation[split], []
     chosen = sample_rows(len(encoded), config.train.limit_validation, split, config.task.name)
     batches = list(enumerate(evaluation_batches(encoded.lengths[chosen], config.train.eval_batch_size)))
@@ -76,7 +80,7 @@ def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, dat
             loss, tokens = completion_loss(model, batch)
         parts.append((number, loss.item(), tokens))
     total, count = 0.0, 0
-    for _, loss_sum, tokens in sorted(gather(parts)):  # in the order of the batches, however many processes there are
+    for _, loss_sum, tokens in sorted(gather(parts)):  # the same order of summation for any number of processes
         total, count = total + loss_sum, count + tokens
     if not np.isfinite(total):
         raise RunFailed(f"the loss on {split} is not finite: lower train.learning_rate")

@@ -1,4 +1,7 @@
-"""Train cells, one alone or several in lock-step; the record on disk and an answer tell the outcome of each."""
+"""From cells to answers: lock the cells, skip those that are finished, and train the others.
+
+Each cell gets an `Answer`, and its record on disk states the same outcome. `lifecycle` has the stages of a single run.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -14,27 +17,27 @@ from mtlora.base.processes import is_first, rank
 from mtlora.base.progress import show_progress
 from mtlora.plan.cell import Cell
 from mtlora.records.record import RunRecord, record_status
+from mtlora.train import lifecycle
 from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.fit import cohorts_that_fit
 from mtlora.train.cohort.step import CohortStep
 from mtlora.train.compute import make_accelerator
-from mtlora.train.life import begin, complete, end, finished_record, is_out_of_memory, new_record, outcome_of, prepare
-from mtlora.train.loop import Step, train
+from mtlora.train.loop import SoloStep, Step, train
 from mtlora.train.memory import reset_peak_memory
 from mtlora.train.run import Run
-from mtlora.train.step import SoloStep
 
 log = logging.getLogger(__name__)
 
 
 def execute(cells: Sequence[Cell]) -> list[Answer]:
-    """Train cells, in lock-step if they are several, unless their records say success; the records tell the outcomes too.
+    """Train the cells that are not finished, several of them in lock-step, and return an answer for each cell.
 
-    A run that fails leaves the others alone. Too little memory for all of them gives those that have not ended the answer
-    `RETRY`: in a smaller cohort they go on from their checkpoints. Started by `torchrun`, every process of a run calls this.
+    A run that fails does not affect the others. If the memory is too small for all runs together, those that have not ended get
+    the answer `RETRY`: a smaller cohort can resume them from their checkpoints. Under `torchrun`, every process of a run calls
+    this function.
 
     Args:
-        cells: of one `grouping.cohort_key`.
+        cells: one, or several of one `grouping.cohort_key`.
     """
     if not is_first():
         return [_assist(cell) for cell in cells]
@@ -44,14 +47,14 @@ def execute(cells: Sequence[Cell]) -> list[Answer]:
         for cell in cells:
             try:
                 locks.enter_context(_owned(cell))
-                if (record := finished_record(cell)) is not None:
+                if (record := lifecycle.finished_record(cell)) is not None:
                     answers[cell.sha] = Answer(Status.DONE, record)
                 else:
                     waiting.append(cell)
             except Busy as busy:
                 answers[cell.sha] = Answer(Status.BUSY, reason=one_line(busy))
             except Exception as error:  # a finished run could not be scored again, or the folder cannot be written
-                answers[cell.sha] = Answer(Status.FAILED, reason=outcome_of(error, cell.folder)[1])
+                answers[cell.sha] = Answer(Status.FAILED, reason=lifecycle.outcome_of(error, cell.folder)[1])
         if waiting:
             Attempt(waiting, answers).run()
     return [answers.get(cell.sha, Answer(Status.RETRY)) for cell in cells]
@@ -67,12 +70,12 @@ def _owned(cell: Cell) -> AbstractContextManager[None]:
 
 
 def _assist(cell: Cell) -> Answer:
-    """Train as one of several processes; the first of them keeps the record and reports the outcome."""
-    record = new_record(cell)
+    """Train as a process other than the first of a run: the first process writes the files and reports the outcome."""
+    record = lifecycle.new_record(cell)
     if record_status(cell.folder) != "success":
         try:
             accelerator = make_accelerator(cell.config)
-            run = prepare(cell, record, accelerator, shared=False)
+            run = lifecycle.prepare(cell, record, accelerator, shared=False)
             train([run], SoloStep(run, accelerator), lambda run: _complete_or_raise(run, accelerator))
         except Exception as error:
             reason = f"process {rank()} of {cell.run_id} ended: {' '.join(str(error).split())[:200]}"
@@ -83,17 +86,17 @@ def _assist(cell: Cell) -> Answer:
 def _complete_or_raise(run: Run, accelerator: Accelerator) -> None:
     if run.failure is not None:
         raise run.failure
-    complete(run, accelerator)
+    lifecycle.complete(run, accelerator)
 
 
 class Attempt:
-    """One attempt at training cells together. Each of them ends with a record, also when the process is interrupted."""
+    """An attempt at training cells together; each cell ends with a record, even if the process is interrupted."""
 
     def __init__(self, cells: Sequence[Cell], answers: dict[str, Answer]) -> None:
-        """Take the cells, which this process has locked, and the dictionary of answers by config_sha, which this fills."""
+        """Take cells that this process has locked, and the dictionary, by config_sha, that receives their answers."""
         self.cells, self.answers = cells, answers
-        self.begun: dict[str, tuple[Cell, RunRecord]] = {}  # those that have not ended
-        self.ready: dict[str, Run] = {}  # of these, those that can train
+        self.begun: dict[str, tuple[Cell, RunRecord]] = {}  # runs that have not ended, by config_sha
+        self.ready: dict[str, Run] = {}  # those of them that can train
 
     def run(self) -> None:
         """Mark the cells as running, prepare them and train them."""
@@ -110,7 +113,7 @@ class Attempt:
         except (KeyboardInterrupt, SystemExit) as stop:
             for cell, record in self.begun.values():
                 with suppress(UserError):  # a record that cannot be written must not hide the others
-                    end(cell, record, stop)
+                    lifecycle.end(cell, record, stop)
             raise
         except Exception as error:
             if self.may_fit_alone(error):
@@ -125,14 +128,14 @@ class Attempt:
     def begin_cell(self, cell: Cell) -> None:
         """Write the record of a run that starts now."""
         try:
-            self.begun[cell.sha] = (cell, begin(cell))
+            self.begun[cell.sha] = (cell, lifecycle.begin(cell))
         except UserError as error:
             self.answers[cell.sha] = Answer(Status.FAILED, reason=one_line(error))
 
     def prepare_cell(self, cell: Cell, record: RunRecord) -> None:
         """Load the model and the data of a run."""
         try:
-            self.ready[cell.sha] = prepare(cell, record, self.accelerator, shared=len(self.cells) > 1)
+            self.ready[cell.sha] = lifecycle.prepare(cell, record, self.accelerator, shared=len(self.cells) > 1)
         except Exception as error:
             if self.may_fit_alone(error):
                 raise
@@ -165,7 +168,7 @@ class Attempt:
         error: Exception | None = run.failure
         if error is None:
             try:
-                complete(run, self.accelerator)
+                lifecycle.complete(run, self.accelerator)
             except Exception as late:
                 error = late
         self.end_cell(run.cell, error)
@@ -175,10 +178,10 @@ class Attempt:
         record = self.begun[cell.sha][1]
         with shielded():  # a signal must find the record, the tracker and this object in agreement
             try:
-                end(cell, record, error)
+                lifecycle.end(cell, record, error)
             except (
                 UserError
-            ) as unwritable:  # as on a full disk: the record stays `running`, and the answer gives the reason
+            ) as unwritable:  # as on a full disk: the record stays `running`, the answer gives the reason
                 error, record.error = unwritable, one_line(unwritable)
             del self.begun[cell.sha]
             if (run := self.ready.pop(cell.sha, None)) is not None:
@@ -189,5 +192,5 @@ class Attempt:
             self.answers[cell.sha] = Answer(Status.FAILED, reason=f"{cell.run_id} failed: {record.error}")
 
     def may_fit_alone(self, error: Exception) -> bool:
-        """Tell whether fewer runs together may avoid an error."""
-        return len(self.cells) > 1 and is_out_of_memory(error)
+        """Tell whether an error may be absent when fewer runs train together."""
+        return len(self.cells) > 1 and lifecycle.is_out_of_memory(error)

@@ -1,9 +1,14 @@
-"""The training loop that every method, task and model shares. It reads from top to bottom: `train` is the whole story.
+"""The training loop that every method, task and model shares. Read from top to bottom, this file is the whole story of training.
 
-The runs of a cohort train in lock-step: their batches make one forward and one backward pass. A run alone is a cohort of one; the
-two differ in their `Step` only.
+- `train` resumes the runs from their checkpoints and trains them, one epoch after another.
+- `train_epoch` takes the optimizer steps of an epoch, evaluates, and writes a checkpoint.
+- `SoloStep` takes one optimizer step: forward, backward, gradient clipping, AdamW.
+
+The runs of a cohort train in lock-step: their batches share one forward and one backward pass (`cohort.step.CohortStep`). A run
+alone is a cohort of one, so the two cases differ only in their `Step`.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,50 +21,35 @@ from accelerate import Accelerator
 
 from mtlora.base.errors import UserError
 from mtlora.base.interrupt import shielded
+from mtlora.train.batches import collated, loss_shares
+from mtlora.train.compute import to_device
+from mtlora.train.model.dropout import Masks, use_masks
+from mtlora.train.objectives import Objective
+from mtlora.train.optimizer import trained
 from mtlora.train.run import Run
 
 OnEnd = Callable[[Run], None]
 OnStep = Callable[[int, int], None]
 
 
-class Step(Protocol):
-    """How runs take an optimizer step."""
-
-    accelerator: Accelerator
-
-    def begin(self, runs: Sequence[Run]) -> None:
-        """Prepare for an epoch of these runs, or for what is left of it."""
-
-    def __call__(
-        self, batches: Sequence[list[np.ndarray]], seeds: Sequence[int]
-    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        """Take one optimizer step of each run; return each run's loss and the norm of its gradient, both scalars.
-
-        Args:
-            batches: for each run the batches of its step, arrays of row numbers.
-            seeds: for each run the seed of its dropout.
-        """
-
-
-def train(runs: Sequence[Run], step: Step, on_end: OnEnd, on_step: OnStep = lambda done, total: None) -> None:
+def train(runs: Sequence[Run], step: "Step", on_end: OnEnd, on_step: OnStep = lambda done, total: None) -> None:
     """Train runs to their ends, from their checkpoints if there are any, and evaluate them after each epoch.
-
-    Runs whose checkpoints are at different steps train one group after another.
 
     Args:
         runs: of one `grouping.cohort_key`, on one device.
         step: takes an optimizer step of all runs.
-        on_end: called once with each run that has finished, or that has failed (`run.failure`); the others go on.
+        on_end: called once with each run that has finished, or that has failed (`run.failure`); the others continue.
         on_step: called with (steps done, steps in all) after each optimizer step.
 
     Raises:
         CohortUnsupported: these models cannot train in lock-step; nothing has been trained.
     """
     for run in runs:
-        run.restore()
+        run.restore()  # weights, optimizer state and progress, if there is a checkpoint
     try:
-        for _, group in groupby(sorted(runs, key=steps_done), key=steps_done):
-            active = list(group)
+        # Only runs at the same step can train in lock-step; if the checkpoints differ, one cohort trains after another.
+        for _, cohort in groupby(sorted(runs, key=steps_done), key=steps_done):
+            active = list(cohort)
             for run in active:
                 run.start_clock(len(active))
             active = without_ended(active, on_end)
@@ -73,19 +63,24 @@ def train(runs: Sequence[Run], step: Step, on_end: OnEnd, on_step: OnStep = lamb
         raise
 
 
-def train_epoch(runs: Sequence[Run], step: Step, on_step: OnStep) -> None:
-    """Train the rest of an epoch and evaluate; a run that fails ends the epoch here, and the others go on with it later."""
+def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep) -> None:
+    """Train what is left of an epoch, evaluate, and write a checkpoint.
+
+    A run that fails ends the call; the next call continues the epoch with the other runs.
+    """
     for run in runs:
         run.share_clock(len(runs))
     step.begin(runs)
+    # An optimizer step of a run consists of `train.accumulation` batches of row numbers; see `batches.steps_of_epoch`.
     for batches in zip(*(run.steps_left() for run in runs), strict=True):
-        with shielded():  # a signal waits until the step, and what is noted of it, are complete
+        with shielded():  # Ctrl-C takes effect only after the step is complete and recorded
             started = time.monotonic()
-            losses, norms = step(batches, [run.begin_step() for run in runs])
+            seeds = [run.begin_step() for run in runs]  # sets the learning rate; each seed is that of the dropout
+            losses, norms = step(batches, seeds)
             seconds = (time.monotonic() - started) / len(runs)
             for run, own, loss, norm in zip(runs, batches, losses, norms, strict=True):
-                with noting_failure(run):
-                    run.end_step(own, loss, norm, seconds)
+                with noting_failure(run):  # a loss or a norm that is not finite
+                    run.end_step(own, loss, norm, seconds)  # counts and logs; at intervals it writes a checkpoint
         on_step(runs[0].state.step, runs[0].total)
         if any(run.failure for run in runs):
             return
@@ -93,12 +88,66 @@ def train_epoch(runs: Sequence[Run], step: Step, on_step: OnStep) -> None:
         with noting_failure(run):
             metrics = run.evaluate(step.accelerator)
             with shielded():
-                run.end_epoch(metrics)
+                run.end_epoch(metrics)  # logs the metrics and writes a checkpoint
+
+
+class Step(Protocol):
+    """An optimizer step of runs that train in lock-step: `SoloStep` for a run alone, else `CohortStep`."""
+
+    accelerator: Accelerator
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        """Prepare for an epoch of these runs, or for the rest of one."""
+
+    def __call__(
+        self, batches: Sequence[list[np.ndarray]], seeds: Sequence[int]
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Take one optimizer step of each run; return each run's loss and the norm of its gradient, both scalars.
+
+        Args:
+            batches: for each run the batches of its step, arrays of row numbers.
+            seeds: for each run the seed of its dropout.
+        """
+
+
+class SoloStep:
+    """The optimizer step of a run alone, in one process or in several."""
+
+    def __init__(self, run: Run, accelerator: Accelerator) -> None:
+        """Let the accelerator wrap the run's model and optimizer."""
+        self.run, self.accelerator = run, accelerator
+        self.masks = Masks([run.config.seed], accelerator.device)
+        use_masks(run.model, self.masks)
+        self.objective, run.optimizer = accelerator.prepare(Objective(run.config, run.model), run.optimizer)
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        """Put the model into training mode."""
+        self.run.model.train()
+
+    def __call__(
+        self, batches: Sequence[list[np.ndarray]], seeds: Sequence[int]
+    ) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        """Take one optimizer step over the batches of the only run."""
+        run, accelerator, (own,) = self.run, self.accelerator, batches
+        self.masks.begin_step(seeds)
+        losses = []
+        # Each batch counts by its share of the step's examples, so accumulation gives the gradient of one large batch.
+        shares = loss_shares(run.config, run.data, own)
+        for batch, share in zip(collated(run.config, run.data, own), shares, strict=True):
+            with accelerator.autocast():
+                loss = self.objective(to_device(batch, accelerator.device)) * share
+            accelerator.backward(loss)
+            losses.append(loss.detach().float())
+        mean = accelerator.reduce(torch.stack(losses).sum(), "mean")  # over the processes
+        norm = accelerator.clip_grad_norm_(trained(run.optimizer), run.config.train.max_grad_norm or math.inf)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        return [mean], [norm]
 
 
 @contextmanager
 def noting_failure(run: Run) -> Iterator[None]:
-    """Keep what stops a run, such as a loss that is not finite, with the run: the others of its cohort go on."""
+    """Turn a UserError into the run's failure, so that the other runs of its cohort continue."""
     try:
         yield
     except UserError as error:
@@ -106,7 +155,7 @@ def noting_failure(run: Run) -> Iterator[None]:
 
 
 def without_ended(runs: Sequence[Run], on_end: OnEnd) -> list[Run]:
-    """Hand over the runs that have finished or failed; return the others."""
+    """Call `on_end` with the runs that have finished or failed; return the others."""
     for run in runs:
         if run.failure or run.finished:
             on_end(run)

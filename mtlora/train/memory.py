@@ -4,30 +4,22 @@ import resource
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-if TYPE_CHECKING:
-    import torch
 
-
-def reset_peak_memory(device: "torch.device") -> None:
-    """Start a new measurement of peak memory (on Linux; elsewhere the peak is that of the process)."""
-    import torch
-
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement of peak memory (on Linux; elsewhere the peak is that of the whole process)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_memory_bytes(device: "torch.device") -> int:
-    """Return the peak memory since the reset: of the GPU where one is used, else resident memory of the process."""
-    import torch
-
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the peak memory since the reset: allocated on the GPU if one is used, else resident in the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
@@ -38,7 +30,7 @@ def peak_memory_bytes(device: "torch.device") -> int:
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], torch.Tensor]) -> int:
-    """Return the bytes that a forward pass of a model keeps for the backward pass; parameters and buffers are not counted."""
+    """Return the bytes that a forward pass keeps for the backward pass, without the model's parameters and buffers."""
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
 
@@ -47,6 +39,6 @@ def saved_bytes(model: nn.Module, forward: Callable[[], torch.Tensor]) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = forward()  # held, as the places of freed tensors would be used again
+        loss = forward()  # keeps the tensors alive: freed memory would be reused, and counted once
     del loss
     return sum(size for place, size in kept.items() if place not in own)

@@ -1,4 +1,4 @@
-"""What training minimises: the task's loss over one batch, the same for every method."""
+"""The loss of a task over one batch, which is the same for every method."""
 
 from typing import Any
 
@@ -34,11 +34,11 @@ class Objective(nn.Module):
 def completion_loss(
     model: Any, batch: dict[str, torch.Tensor], label_smoothing: float = 0.0
 ) -> tuple[torch.Tensor, int]:
-    """Return the summed cross-entropy of the tokens after each prompt, and how many there are.
+    """Return the summed cross-entropy of the tokens after each prompt, and the number of these tokens.
 
     With smoothing e the target is (1 - e) times the token plus e times the uniform distribution over the vocabulary (LoRA,
-    arXiv 2106.09685, its GPT-2 code). Padding and the prompt count nothing. Logits are computed for target positions only: the
-    vocabulary is the largest dimension there is.
+    arXiv 2106.09685, its GPT-2 code). Padding and prompt are left out. Logits are computed at target
+    positions only, because the vocabulary is the largest dimension.
 
     Args:
         model: a causal language model, or a PEFT model around one.
@@ -50,7 +50,7 @@ def completion_loss(
 
 
 def run_losses(config: RunConfig, model: nn.Module, batch: dict[str, torch.Tensor], runs: int) -> torch.Tensor:
-    """Return what `batch_loss` returns for each of the runs whose rows, equally many each, make up the batch: (runs,)."""
+    """Return the `batch_loss` of each run, (runs,), where the batch consists of equally many rows of each run, in their order."""
     if config.task.kind == "generation":
         logits, wanted, rows = _completion_logits(model, batch)
         losses = F.cross_entropy(logits, wanted, label_smoothing=config.train.label_smoothing, reduction="none")

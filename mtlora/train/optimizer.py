@@ -1,4 +1,4 @@
-"""AdamW over what a run trains, and the learning rate of each step."""
+"""AdamW over the trainable parameters of a run, and the learning rate of each step."""
 
 import math
 

@@ -27,12 +27,12 @@ def last_and_best(epochs: list[Epoch]) -> list[Metric]:
 
 
 def of_last_epoch(scores: dict[str, dict[str, float]]) -> list[Metric]:
-    """List the scores {split: {metric: value}} of decoded texts, which only the last epoch has."""
+    """List the scores {split: {metric: value}} of decoded texts, which exist for the last epoch only."""
     return [metric_entry(name, split, "last", v) for split, values in scores.items() for name, v in values.items()]
 
 
 def metric_entry(name: str, split: str, selection: Selection, value: float) -> Metric:
-    """Return one item of a record's `metrics`, raw scale."""
+    """Return one item of a record's `metrics`; the value is on the raw scale."""
     higher = METRICS[name].higher_is_better
     return {"name": name, "split": split, "selection": selection, "value": value, "higher_is_better": higher}
 
@@ -49,7 +49,7 @@ def baselines(task: TaskConfig, data: RunData) -> list[Baseline]:
 
 
 def row_counts(data: RunData, contexts: int) -> dict[str, int]:
-    """Count the rows of each split that a run reads; of a generation task's test split, the contexts that it decodes."""
+    """Count the rows of each split that a run reads; for the test split of a generation task, the decoded contexts."""
     counts = {"train": len(data.train)} | {split: len(encoded) for split, encoded in data.evaluation.items()}
     return counts | ({"test": contexts} if contexts else {})
 

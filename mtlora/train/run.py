@@ -1,4 +1,7 @@
-"""One run in training: its model, data and optimizer, how far it is, and the files that say so."""
+"""`Run`: the model, data, optimizer and progress of one run, and the files in which its progress is kept.
+
+`loop.train` drives it: restore; for each step begin_step and end_step; after each epoch evaluate and end_epoch.
+"""
 
 import logging
 import math
@@ -34,7 +37,7 @@ log = logging.getLogger(__name__)
 class Run:
     """One run in training.
 
-    The run's folder holds the checkpoint while the run is unfinished, metrics.jsonl and geometry.jsonl.
+    Its folder holds metrics.jsonl, geometry.jsonl and, until the run is finished, the checkpoint.
     """
 
     cell: Cell
@@ -44,14 +47,14 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     tracker: Tracker
     device: torch.device
-    contexts: list[Context] = field(default_factory=list)  # what a generation task decodes at the end
-    cohort: Cohort | None = None  # id, runs, members: the cohort of this attempt
+    contexts: list[Context] = field(default_factory=list)  # of a generation task: decoded after training
+    cohort: Cohort | None = None  # the cohort of this attempt
     state: TrainingState = field(default_factory=TrainingState)
-    predictions: dict[str, np.ndarray] = field(default_factory=dict)  # of the last evaluation, by split
-    failure: UserError | None = None  # why the run cannot go on
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)  # split -> predictions of the last evaluation
+    failure: UserError | None = None  # why the run cannot continue
 
     def __post_init__(self) -> None:
-        """Make the optimizer; nothing is restored yet."""
+        """Make the optimizer; `restore` loads the checkpoint."""
         t = self.config.train
         self.optimizer: torch.optim.Optimizer = make_optimizer(self.model, t)
         batches = math.ceil(len(self.data.train_rows) / t.batch_size)
@@ -67,7 +70,7 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """The configuration and the kind of device, on which dropout depends; another run's checkpoint has another one."""
+        """The configuration and the kind of device, on which dropout depends; a checkpoint fits only if it has the same."""
         return f"{self.cell.sha} on {self.device.type}"
 
     @property
@@ -76,7 +79,7 @@ class Run:
         return self.state.epoch >= self.config.train.epochs
 
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one of this run."""
+        """Resume from the checkpoint, if there is one of this run."""
         saved = load_checkpoint(self.cell.folder / CHECKPOINT, self.identity, self.model, self.optimizer)
         self.state = saved or TrainingState(geometry=transform_geometry(self.model, 0))
         self.state.cohort = self.cohort or self.state.cohort
@@ -89,7 +92,7 @@ class Run:
             save_checkpoint(self.cell.folder / CHECKPOINT, self.identity, self.model, self.optimizer, self.state)
 
     def save_if_possible(self) -> None:
-        """Write a checkpoint; only warn where that fails, as what ends the run matters more."""
+        """Write a checkpoint; if that fails, only warn, so that the error that ends the run stays visible."""
         try:
             self.save()
         except UserError as error:
@@ -100,7 +103,7 @@ class Run:
         self._clock, self._sharing = time.monotonic(), runs
 
     def share_clock(self, runs: int) -> None:
-        """Note the time so far; from now on, count the share of one of `runs` runs."""
+        """From now on count 1 / `runs` of the wall time, as `runs` runs train in lock-step."""
         self.note_time()
         self._sharing = runs
 
@@ -111,20 +114,17 @@ class Run:
         self._clock = now
 
     def steps_left(self) -> list[list[np.ndarray]]:
-        """Return the optimizer steps that are left of the current epoch: each a list of batches of row numbers."""
+        """Return the remaining optimizer steps of the current epoch, each a list of batches of row numbers."""
         return steps_of_epoch(self.config, self.data, self.state.epoch)[self.state.epoch_step :]
 
     def begin_step(self) -> int:
-        """Set the learning rate of the next step; return the seed of its dropout.
-
-        Processes other than the first draw masks of their own.
-        """
+        """Set the learning rate of the next step; return the seed of its dropout, which differs between processes."""
         set_learning_rate(self.optimizer, learning_rate(self.config.train, self.state.step, self.total))
         step = self.state.step
         return stream_seed(self.config.seed, "dropout", str(step) if is_first() else f"{step}/{rank()}")
 
     def end_step(self, batches: list[np.ndarray], loss: torch.Tensor, norm: torch.Tensor, seconds: float) -> None:
-        """Enter a step into the state; at intervals its losses into the rows of metrics.jsonl, and a checkpoint.
+        """Count a step; at intervals, add a row to metrics.jsonl or write a checkpoint.
 
         Raises:
             RunFailed: the loss or the gradient's norm is not finite.
@@ -141,7 +141,7 @@ class Run:
             self.save()
 
     def _close_window(self, norm: torch.Tensor) -> None:
-        """Enter the mean loss of the steps since the last row of metrics.jsonl."""
+        """Add a row for metrics.jsonl with the mean loss of the steps since the last row."""
         state = self.state
         mean = _finite("training loss", torch.stack(state.window).mean(), state.step)
         row = {"step": state.step, "epoch": state.epoch + 1, "train_loss": mean}
@@ -158,7 +158,7 @@ class Run:
         return metrics
 
     def end_epoch(self, metrics: dict[str, dict[str, float]]) -> None:
-        """Enter an epoch's evaluation into the state, the files and a checkpoint."""
+        """Count an epoch and its metrics; write metrics.jsonl, geometry.jsonl and a checkpoint."""
         state = self.state
         mean = state.epoch_loss / state.epoch_step
         state.epoch, state.epoch_step, state.epoch_loss = state.epoch + 1, 0, 0.0
@@ -174,7 +174,11 @@ class Run:
 
 
 def _finite(name: str, value: torch.Tensor, step: int) -> float:
-    """Return the value of a scalar tensor; NaN or infinity ends the run."""
+    """Return the value of a scalar tensor.
+
+    Raises:
+        RunFailed: it is NaN or infinite.
+    """
     number = value.item()
     if not math.isfinite(number):
         raise RunFailed(f"the {name} is {number} at or shortly before step {step}: lower train.learning_rate")

@@ -1,7 +1,7 @@
-"""The checkpoint: all that a killed run needs to go on with the same losses.
+"""The checkpoint, from which a killed run resumes with the same losses.
 
-It holds the trainable tensors, the optimizer's state and the `TrainingState`. There is no random state to save, because batches
-depend on (seed, epoch) and dropout on (seed, step) alone.
+It holds the trainable tensors, the optimizer's state and the `TrainingState`. It needs no state of random generators, because
+batches depend on (seed, epoch) and dropout on (seed, step) alone.
 """
 
 import logging
@@ -23,7 +23,7 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass
 class TrainingState:
-    """How far a run is; saved in every checkpoint."""
+    """The progress of a run, saved in every checkpoint."""
 
     epoch: int = 0  # epochs finished
     epoch_step: int = 0  # optimizer steps done in the current epoch
@@ -31,18 +31,18 @@ class TrainingState:
     epoch_loss: float = 0.0  # sum of the current epoch's training losses, a term per step
     tokens: int = 0  # real (unpadded) training tokens seen
     seconds: float = 0.0  # wall time over all attempts
-    train_seconds: float = 0.0  # of it, time in training steps
+    train_seconds: float = 0.0  # the part of `seconds` spent in optimizer steps
     window: list[torch.Tensor] = field(default_factory=list)  # losses since the last row of metrics.jsonl
-    rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.jsonl so far
-    epochs: list[Epoch] = field(default_factory=list)  # epoch, step, train_loss, metrics by split
-    geometry: list[dict[str, Any]] = field(default_factory=list)  # geometry.jsonl so far
-    cohort: Cohort | None = None  # id, runs, members of the last cohort in which the run trained
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of metrics.jsonl
+    epochs: list[Epoch] = field(default_factory=list)  # one per finished epoch
+    geometry: list[dict[str, Any]] = field(default_factory=list)  # rows of geometry.jsonl
+    cohort: Cohort | None = None  # the last cohort in which the run trained
 
 
 def save_checkpoint(
     path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
 ) -> None:
-    """Write a checkpoint, all of it or nothing."""
+    """Write a checkpoint atomically."""
     tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     content = {
         "identity": identity,
@@ -57,16 +57,16 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Restore a checkpoint into model and optimizer; None if there is none, or none that belongs to this run.
+    """Restore a checkpoint into model and optimizer, and return its state; None if there is no usable checkpoint of this run.
 
-    A damaged file, or one of another configuration or kind of device, costs time and nothing else: the run starts from its
-    beginning, where all randomness is a function of the seed.
+    If the file is damaged, or belongs to another configuration or kind of device, the run starts from its beginning. That costs
+    only time, because all randomness is a function of the seed.
     """
     if not path.exists():
         return None
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch does not check the checksums that it writes
+            if archive.testzip() is not None:  # torch.load does not verify checksums
                 raise ValueError("its content is damaged")
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["identity"] != identity:

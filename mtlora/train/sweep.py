@@ -1,7 +1,7 @@
 """The training of many cells on this machine, in several child processes at a time.
 
-Hydra's launchers `cohort` and `local` call `train_cells`. `mtlora.reproduce` starts this module as a process of its own and gives
-it the cells, pickled, on the standard input: `python -m mtlora.train.sweep JOBS MOST [the command's arguments]`.
+The launchers `cohort` and `local` call `train_cells`. `mtlora.reproduce` starts this module as a separate process and passes the
+pickled cells on the standard input: `python -m mtlora.train.sweep JOBS MOST [the command's arguments]`.
 """
 
 import logging
@@ -27,7 +27,7 @@ def train_cells(cells: Sequence[Cell], jobs: int, most: int, on_answer: Callable
     Args:
         cells: the cells, each once.
         jobs: the number of children at a time, which share the cores.
-        most: the largest number of runs that a child trains together.
+        most: the greatest number of runs that a child trains together.
         on_answer: called once for each cell.
     """
     threads = max(1, threads_allowed() // jobs) if jobs > 1 else None
@@ -36,7 +36,9 @@ def train_cells(cells: Sequence[Cell], jobs: int, most: int, on_answer: Callable
 
 def main() -> None:
     """Train the cells from the standard input; exit code 1 if a run failed."""
-    jobs, most = (int(sys.argv.pop(1)) for _ in range(2))  # the rest is the user's command, which the records keep
+    jobs, most = (
+        int(sys.argv.pop(1)) for _ in range(2)
+    )  # the remaining arguments are the user's command, for the records
     handle_signals()
     cli.configure_logging()
     failed = False

@@ -45,7 +45,7 @@ class WandbTracker:
             config=cell.identity,
             dir=str(folder),
             resume="allow",
-            reinit="create_new",  # the runs of a cohort are open at once; else all but the first would log into it
+            reinit="create_new",  # else all runs of a cohort, which are open at once, would log into the first
             settings=wandb.Settings(silent=True),
         )
 

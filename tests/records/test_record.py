@@ -117,7 +117,7 @@ def test_status_of_a_folder(copy: Path, tmp_path: Path) -> None:
 def test_a_finished_run_is_skipped(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = finished.parents[5]
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
-    monkeypatch.delattr("mtlora.train.life.build_model")  # a run that is skipped builds nothing
+    monkeypatch.delattr("mtlora.train.lifecycle.build_model")  # a run that is skipped builds nothing
     record = execute(cell_in(results, "transform=shim"))
     assert record == RunRecord.load(finished / "record.json")
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()} == before

@@ -211,7 +211,7 @@ def test_a_number_that_is_not_finite(
     loss: Any, norm: Any, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = [torch.tensor(float(loss))], [torch.tensor(float(norm))]
-    monkeypatch.setattr("mtlora.train.step.SoloStep.__call__", lambda *args: answer)
+    monkeypatch.setattr("mtlora.train.loop.SoloStep.__call__", lambda *args: answer)
     assert "shortly before step 1:" in fails(cell_in(tmp_path), f"the {what} is {loss if loss == 'nan' else norm}")
 
 

@@ -16,11 +16,11 @@ from mtlora.plan.cell import Cell, compose_cell
 from mtlora.train.cohort.step import CohortStep
 from mtlora.train.compute import make_accelerator
 from mtlora.train.evaluation import RunData
-from mtlora.train.life import new_record
+from mtlora.train.lifecycle import new_record
+from mtlora.train.loop import SoloStep
 from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model
 from mtlora.train.run import Run
-from mtlora.train.step import SoloStep
 from mtlora.train.tracking import NullTracker
 
 SHAPES = {(4, 12): 1.5, (16, 32): 1.05}  # rows x tokens of a run's batch -> goal

@@ -1,4 +1,4 @@
-"""How many runs can train together: by memory, and on a CPU by speed."""
+"""The largest number of runs that can train together: limited by memory, and on a CPU by speed."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,17 @@ from mtlora.train.model.dropout import Masks, use_masks
 from mtlora.train.objectives import batch_loss
 from mtlora.train.run import Run
 
-# On a CPU larger batches are slower: the products gain nothing any more, and the activations leave the caches. MiniLM, one core,
-# runs of 16 x 66 tokens: steps of 5 runs together took 57 s, of 2 or 3 54 s, of 1 or 2 50 s; of 16 x 53: 2 took 6% less than 1.
+# On a CPU, batches above a size are slower: the products gain nothing more, and the activations no longer fit the caches.
+# Measured with MiniLM on one core. Batches of 16 x 66 tokens: 57 s with 5 runs together, 54 s with 2 or 3, 50 s with 1 or 2.
+# Batches of 16 x 53 tokens: 2 runs together took 6% less time than one after the other.
 CPU_TOKENS = 2500
-MEMORY_SHARE = 0.5  # of the memory that is free, for what the backward pass needs
+MEMORY_SHARE = 0.5  # of the free memory, for the tensors that the backward pass needs
 
 
 def cohorts_that_fit(runs: Sequence[Run], accelerator: Accelerator) -> list[list[Run]]:
-    """Cut runs into cohorts of as many as fit, and enter the cohort into each run.
+    """Split runs into the largest cohorts that fit, and set `cohort` of each run.
 
-    Runs of one seed, which draw the same dropout masks, stay together.
+    Runs of one seed, which draw the same dropout masks, are neighbours.
     """
     in_order = sorted(runs, key=lambda run: run.config.seed)
     cohorts = parts(in_order, runs_that_fit(in_order[0], accelerator))
@@ -37,9 +38,9 @@ def cohorts_that_fit(runs: Sequence[Run], accelerator: Accelerator) -> list[list
 
 
 def runs_that_fit(run: Run, accelerator: Accelerator) -> int:
-    """Return how many runs can train together: by memory, and on a CPU by what still makes them faster.
+    """Return how many runs can train together: limited by memory, and on a CPU by the size that is still faster.
 
-    Measured: the bytes that the forward pass of two of the run's longest rows keeps for the backward pass.
+    The memory of a run is extrapolated from the bytes that the forward pass of its two longest rows keeps for the backward pass.
     """
     t, data, device = run.config.train, run.data, accelerator.device
     lengths = data.train.lengths[data.train_rows]
@@ -52,7 +53,7 @@ def runs_that_fit(run: Run, accelerator: Accelerator) -> int:
         saved = saved_bytes(run.model, lambda: batch_loss(run.config, run.model, on_device))
     needed = saved / len(longest) * t.batch_size
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what an earlier cohort has left is free
+        torch.cuda.empty_cache()  # return the cached memory of an earlier cohort
         return max(1, int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0] / needed))
     by_memory = MEMORY_SHARE * available_memory() / needed
     by_speed = CPU_TOKENS / (t.batch_size * lengths.mean())

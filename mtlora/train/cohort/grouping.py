@@ -1,4 +1,4 @@
-"""Which runs can train in lock-step. Nothing heavy is imported: a sweep's parent process calls this."""
+"""The cohorts of a sweep. The parent process of a sweep calls this, so nothing here imports torch."""
 
 import json
 import math
@@ -10,10 +10,9 @@ from typing import TypeVar
 from mtlora.plan.cell import Cell
 
 T = TypeVar("T")
-FEWEST = 5  # runs, the methods of one seed, which share batches and dropout masks: not torn apart for balance
+FEWEST = 5  # runs: the methods of one seed share batches and dropout masks, so they are not split for balance
 
-
-# What may differ between the runs of a cohort: each run has its own parameters, optimizer, schedule, dropout and checkpoint.
+# The keys that may differ between the runs of a cohort.
 OWN = {
     "adapter": ("structure", "r", "alpha", "dropout", "use_rslora", "init_weights"),
     "train": (
@@ -33,7 +32,7 @@ OWN = {
 
 
 def cohort_key(cell: Cell) -> str:
-    """Return what must be equal for runs to be trained together: task, model, targets, data, shape and number of batches."""
+    """Return a key that is equal for runs that can train together: all but `OWN`, the seed, `init_from` and the recipe's name."""
     values = asdict(cell.config)
     for part, names in OWN.items():
         for name in names:
@@ -44,11 +43,11 @@ def cohort_key(cell: Cell) -> str:
 
 
 def cohorts(cells: Sequence[Cell], most: int, children: int) -> list[list[Cell]]:
-    """Group cells into cohorts of at most `most` runs, for so many children at a time.
+    """Group cells into cohorts of at most `most` runs, for a number of children at a time.
 
-    Every child gets an equal part of each group, so that all end at about the same time, but of at least `FEWEST` runs; and
-    there are as many cohorts as children where there are enough cells. Runs of one seed, which have the same batches and
-    dropout masks, stay together.
+    The cells of one key are divided equally among the children, so that these end at about the same time, but a cohort has at
+    least `FEWEST` runs. If there would be fewer cohorts than children, the largest are halved as often as necessary. Runs of one
+    seed are neighbours.
     """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -64,12 +63,12 @@ def cohorts(cells: Sequence[Cell], most: int, children: int) -> list[list[Cell]]
 
 
 def parts(runs: Sequence[T], most: int) -> list[list[T]]:
-    """Cut runs into as few parts of at most `most` as there can be, all of about one length."""
+    """Split runs into the smallest number of parts of at most `most` runs, all of about the same length."""
     count = math.ceil(len(runs) / most)
     bounds = [len(runs) * i // count for i in range(count + 1)]
     return [list(runs[start:end]) for start, end in pairwise(bounds)]
 
 
 def halves(runs: Sequence[T]) -> list[list[T]]:
-    """Cut at least two runs into two parts."""
+    """Split at least two runs into two parts."""
     return parts(runs, math.ceil(len(runs) / 2))

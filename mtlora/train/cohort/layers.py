@@ -1,6 +1,6 @@
-"""Modules whose parameters have a leading run dimension: rows k n to (k + 1) n of a batch belong to run k.
+"""Modules whose parameters have a leading dimension of runs: rows k n to (k + 1) n of a batch belong to run k.
 
-Sizes in shapes: K runs, n rows a run, s adapted slices of a fused projection (else 1), h outputs a slice, r the greatest rank.
+Sizes in shapes: K runs, n rows per run, s adapted slices of a fused projection (else 1), h outputs per slice, r greatest rank.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from mtlora.base.errors import CohortUnsupported
 from mtlora.train.model.build import ADAPTER
 from mtlora.train.model.dropout import Masks
 
-# Where a run's parameter lies: the parameter, the stack, the index in the stack, and the shape there.
+# A parameter of a run and its place in a stack: the parameter, the stack, the index in the stack, and the shape there.
 Place = tuple[Tensor, nn.Parameter, Any, tuple[int, ...]]
 
 
 class CohortLinear(nn.Module):
-    """The adapted layers of one name from all runs, around the one frozen base layer: ``h = W x + (alpha / r) B T A x``.
+    """The adapted layers of one name from all runs, around their common frozen base layer: ``h = W x + (alpha / r) B T A x``.
 
-    Runs of smaller rank are padded with zeros, which stay zero: each of their gradients has a factor of zero. LoRA has T = I.
+    Matrices of smaller rank are padded with zeros, which stay zero, as their gradients have a factor of zero. LoRA has T = I.
     """
 
     scaling: Tensor
@@ -32,10 +32,10 @@ class CohortLinear(nn.Module):
     rows: Tensor
 
     def __init__(self, layers: Sequence[Linear], masks: Masks) -> None:
-        """Stack the adapters of `layers`, one a run.
+        """Make room for the adapters of `layers`, one per run.
 
         Raises:
-            CohortUnsupported: the layers differ in what cannot be stacked.
+            CohortUnsupported: the adapters cannot be stacked.
         """
         super().__init__()
         first = layers[0]
@@ -52,14 +52,18 @@ class CohortLinear(nn.Module):
         self.B = nn.Parameter(like.new_zeros(k, s, h, r))
         self.factors = nn.ParameterDict()  # "shim.C": (runs of the structure, s, r, r)
         self.structures: dict[str, int] = {}  # structure -> its number of runs
-        self.targets: list[tuple[str, int]] = []  # of each run: its structure, and its place among the runs of it
+        self.targets: list[
+            tuple[str, int]
+        ] = []  # of each run: its structure, and its place among the runs of that structure
         for layer in layers:
             structure = layer.structure[ADAPTER]
             self.targets.append((structure, self.structures.get(structure, 0)))
             self.structures[structure] = self.targets[-1][1] + 1
         first_of = dict(zip(self.structures, [0, *accumulate(self.structures.values())], strict=False))
         rows = torch.tensor([first_of[structure] + place for structure, place in self.targets], device=like.device)
-        self.register_buffer("rows", rows)  # of each run's T, where those of one structure are neighbours
+        self.register_buffer(
+            "rows", rows
+        )  # the row of each run's T in `transforms`, where runs of one structure are neighbours
         for structure, count in self.structures.items():
             for letter in STRUCTURES[structure].factors:
                 self.factors[f"{structure}_{letter}"] = nn.Parameter(like.new_zeros(count, s, r, r))
@@ -69,7 +73,7 @@ class CohortLinear(nn.Module):
         self.rates = [getattr(layer.mtlora_dropout[ADAPTER], "p", 0.0) for layer in layers]
 
     def places(self, run: int, layer: Linear) -> list[Place]:
-        """Say where the parameters of a run lie."""
+        """Return the places of a run's parameters in the stacks."""
         s, r = self.A.shape[1], self.ranks[run]
         structure, place = self.targets[run]
         matrix = (place, slice(None), slice(r), slice(r))
@@ -95,12 +99,12 @@ class CohortLinear(nn.Module):
         """Return the outputs for x (K n, ..., in), each run's rows with its own adapter.
 
         Raises:
-            CohortUnsupported: x has no rows of each run, as where a model puts shared position embeddings through the layer.
+            CohortUnsupported: x has not the rows of all runs, for example where a model passes shared position embeddings.
         """
         runs = len(self.ranks)
         self.masks.check_rows(x)
         result = self.base_layer(x.reshape(runs, -1, x.shape[-1]))
-        kind = result.dtype  # under autocast the low one
+        kind = result.dtype  # the lower precision under autocast
         adapted = self.masks.drop_each(x, self.rates) if self.training and any(self.rates) else x
         a = self.A.flatten(1, 2).to(kind)
         bt = self._expanded(self.scaling * (self.B @ self.transforms())).to(kind)
@@ -108,7 +112,7 @@ class CohortLinear(nn.Module):
         return torch.baddbmm(result, hidden, bt.mT).view(*x.shape[:-1], -1)
 
     def _expanded(self, bt: Tensor) -> Tensor:
-        """Return (K, out, s r): each slice's rows and columns, 0 elsewhere."""
+        """Return (K, out, s r): each slice in its own rows and columns, 0 elsewhere."""
         if len(self.slices) == 1:
             return bt[:, 0]
         h, out, blocks, columns = bt.shape[2], len(self.slices) * bt.shape[2], iter(bt.unbind(1)), []
@@ -121,7 +125,7 @@ class RunLinear(nn.Module):
     """The linear layers of one name from all runs' heads: weight (K, out, in), bias (K, out)."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        """Make room for `layers`, one a run."""
+        """Make room for `layers`, one per run."""
         super().__init__()
         self.weight = nn.Parameter(torch.zeros_like(torch.stack([layer.weight for layer in layers])))
         self.bias: nn.Parameter | None = None
@@ -129,7 +133,7 @@ class RunLinear(nn.Module):
             self.bias = nn.Parameter(torch.zeros_like(torch.stack([layer.bias for layer in layers])))
 
     def places(self, run: int, layer: nn.Linear) -> list[Place]:
-        """Say where the parameters of a run lie; as `CohortLinear.places`."""
+        """Return the places of a run's parameters in the stacks."""
         found: list[Place] = [(layer.weight, self.weight, (run,), tuple(layer.weight.shape))]
         if self.bias is not None:
             found.append((layer.bias, self.bias, (run,), tuple(layer.bias.shape)))
@@ -148,6 +152,6 @@ class RunLinear(nn.Module):
 
 
 def _factors(layer: Linear) -> dict[str, nn.Parameter]:
-    """Return C and D of a layer, those that it has."""
+    """Return the factors C and D of a layer, as far as its structure has them."""
     found = {letter: getattr(layer, f"mtlora_{letter}") for letter in "CD"}
     return {letter: parameters[ADAPTER] for letter, parameters in found.items() if ADAPTER in parameters}

@@ -19,18 +19,18 @@ from mtlora.train.model.dropout import Masks, use_masks
 class Network:
     """A model for the batches of all runs at once.
 
-    The runs' own models keep the parameters that their optimizers update. `load` copies those into the stacks, `share_gradients`
-    the gradients of the stacks to them.
+    The runs' own models keep the parameters that their optimizers update. `load` copies these into the stacks, and
+    `share_gradients` copies the gradients of the stacks back.
     """
 
     def __init__(self, models: Sequence[PeftModel], masks: Masks) -> None:
         """Stack the adapters and heads of `models`, which must share their backbone's tensors.
 
         Raises:
-            CohortUnsupported: a model has something that cannot be stacked.
+            CohortUnsupported: the models have adapters or trained modules that cannot be stacked.
         """
         first = models[0].get_base_model()
-        # What is frozen is shared, what is trained is replaced below.
+        # Frozen tensors are shared; trained modules are replaced below.
         shared = {id(t): t for t in (*first.parameters(), *first.buffers()) if not t.requires_grad}
         self.model: nn.Module = copy.deepcopy(first, shared)
         self.masks = masks
@@ -53,10 +53,10 @@ class Network:
         stacks = {id(stack): stack for _, stack, _, _ in places}.values()
         self._gradients = [torch.zeros_like(stack) for stack in stacks]
         for stack, gradient in zip(stacks, self._gradients, strict=True):
-            stack.grad = gradient  # kept: the views below are of it
+            stack.grad = gradient  # never replaced, because there are views of it below
         left = {id(p) for model in models for p in model.parameters() if p.requires_grad} - {id(p[0]) for p in places}
         if left:
-            raise CohortUnsupported("something else than adapters and linear heads is trained")
+            raise CohortUnsupported("not only adapters and linear heads are trained")
         self._own, self._stacked, self._own_gradients, self._stacked_gradients = [], [], [], []
         for parameter, stack, index, shape in places:
             parameter.grad = torch.zeros_like(parameter)
@@ -67,7 +67,7 @@ class Network:
         self.load()
 
     def load(self) -> None:
-        """Copy the runs' parameters into the stacks, and begin new gradients."""
+        """Copy the runs' parameters into the stacks, and set the gradients to zero."""
         torch._foreach_copy_(self._stacked, self._own)
         torch._foreach_zero_(self._gradients)
 
@@ -77,7 +77,7 @@ class Network:
 
 
 def _stacked_head(heads: Sequence[nn.Module]) -> tuple[nn.Module, list[Place]]:
-    """Return a head for all runs, and where the parameters of each lie; other modules than linear ones must have none."""
+    """Return a head for all runs, and the places of its parameters; only linear modules may have parameters."""
     together, places = copy.deepcopy(heads[0]), list[Place]()
     parts = [dict(head.named_modules()) for head in heads]
     for name, module in parts[0].items():

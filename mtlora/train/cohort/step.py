@@ -18,17 +18,17 @@ from mtlora.train.run import Run
 
 
 class CohortStep:
-    """Takes the steps of runs in lock-step; see `loop.Step`. Their backbones share their tensors."""
+    """The optimizer step of runs in lock-step (a `loop.Step`), whose backbones share their tensors."""
 
     def __init__(self, accelerator: Accelerator) -> None:
-        """Take the accelerator; the runs' models and optimizers stay as they are."""
+        """Take the accelerator; it does not wrap the runs' models and optimizers."""
         self.accelerator = accelerator
 
     def begin(self, runs: Sequence[Run]) -> None:
-        """Stack the adapters and heads of the runs; this takes less time than a step.
+        """Stack the adapters and heads of the runs, which takes less time than a step.
 
         Raises:
-            CohortUnsupported: a model has something that cannot be stacked.
+            CohortUnsupported: the models have adapters or trained modules that cannot be stacked.
         """
         self.runs = runs
         streams = [(run.config.seed, run.config.adapter.dropout) for run in runs]
@@ -42,7 +42,7 @@ class CohortStep:
         """Take one optimizer step of all runs.
 
         Raises:
-            CohortUnsupported: the model computes with what belongs to no run, or draws random numbers of its own.
+            CohortUnsupported: the model computes with a tensor that has not the rows of all runs, or draws random numbers itself.
         """
         runs, network, accelerator = self.runs, self.network, self.accelerator
         self.masks.begin_step(seeds)
@@ -56,7 +56,7 @@ class CohortStep:
             with accelerator.autocast():
                 losses = run_losses(runs[0].config, network.model, batch, len(runs)) * share
             self.masks.end_batch()
-            losses.sum().backward()  # each loss reaches the parameters of its own run only
+            losses.sum().backward()  # each loss depends only on the parameters of its own run
             total += losses.detach().float()
         network.share_gradients()
         norms = []
@@ -67,7 +67,7 @@ class CohortStep:
         return list(total), norms
 
     def _collated(self, parts: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-        """Return the rows of all runs as one batch, and begin it in the masks."""
+        """Return the rows of all runs as one batch, and set its shape in the masks."""
         config, data = self.runs[0].config, self.runs[0].data
         rows = np.concatenate(parts)
         widths = [

@@ -1,8 +1,8 @@
 """Batched beam search with the semantics of LoRA's GPT-2 code, for causal language models of `transformers`.
 
-It differs from `transformers.generate` in what decides the answer: the n-gram ban looks at generated tokens only and
-comes before the log-softmax, and a hypothesis that ends leaves its place among the kept ones empty until the next step.
-The search stops early only where that cannot change the answer.
+It differs from `generate` of transformers in two points that change the answer: the n-gram ban applies to generated tokens only
+and comes before the log-softmax, and a hypothesis that ends leaves its place among the beams empty until the next step.
+The search stops early only if that cannot change the answer.
 
 Names of sizes in shapes: N contexts of a batch, C contexts still open, W hypotheses per open context (at most `beams`),
 V vocabulary, t generated tokens so far. A row is one hypothesis; the rows of a context are neighbours.
@@ -19,7 +19,7 @@ from mtlora.base.errors import UserError
 from mtlora.config.schema import DecodeConfig
 from mtlora.train.decode.cache import CachedForward, check_attention
 
-# Settings of a model whose layers, or some of them, attend to the latest tokens only.
+# Settings of models in which some layers attend only to the latest tokens.
 WINDOWS = ("sliding_window", "attention_chunk_size")
 
 
@@ -42,7 +42,7 @@ def generate(
         UserError: as `check_model`.
     """
     kept = [tuple(prompt[-decode.max_context :]) for prompt in prompts]
-    # Longest first: neighbours need little padding, and a batch that does not fit the memory fails at once.
+    # Longest first: a batch needs little padding, and if the memory is too small, the first batch fails.
     order = sorted(set(kept), key=lambda prompt: (-len(prompt), prompt))
     answers: dict[tuple[int, ...], list[int]] = {}
     for start in range(0, len(order), decode.batch_size):
@@ -63,17 +63,17 @@ def beam_search(
     """Decode one batch on the model's device; return each prompt's best hypothesis without its end token.
 
     The score of a hypothesis is (sum of log-probabilities) / (generated tokens, the end token included) **
-    length_penalty. Log-probabilities are float32 (float64 for a float64 model). Between equal scores the earlier one
-    wins: first the step, then the hypothesis; between equal logits of one hypothesis `torch.topk` decides.
+    length_penalty. Log-probabilities are float32 (float64 for a float64 model). Among equal scores the earlier step wins, then
+    the earlier hypothesis; among equal logits of one hypothesis `torch.topk` decides.
 
     Args:
-        model: a causal language model, or a PeftModel of one; evaluation mode and autocast are the caller's.
-        prompts: N lists of at least one token id; used whole.
+        model: a causal language model, or a PeftModel of one; the caller sets evaluation mode and autocast.
+        prompts: N lists of at least one token id; not truncated.
         end_tokens: each of them ends a hypothesis.
-        pad_token_id: fills shorter prompts on the left; masked, so its value cannot matter.
+        pad_token_id: fills shorter prompts on the left; masked, so its value does not matter.
 
     Returns:
-        N lists of at most `max_new_tokens` ids; an empty one if the ban left no hypothesis at all.
+        N lists of at most `max_new_tokens` ids; an empty list if the ban left no hypothesis.
 
     Raises:
         UserError: as `check_model`.
@@ -95,12 +95,12 @@ def beam_search(
             break
         contexts, scores, history, parents = (tensor[is_open] for tensor in (contexts, scores, history, parents))
         logits = forward.tokens(parents, history[..., -1], contexts)
-    best.offer(contexts, history, scores, t)  # what is still alive; of a settled context it cannot win
+    best.offer(contexts, history, scores, t)  # living hypotheses; those of a settled context cannot win
     return best.answers()
 
 
 def ban_ngrams(logits: Tensor, history: Tensor, n: int) -> None:
-    """Set to -inf, in place, each token that would complete an n-gram which its row already holds.
+    """Set to -inf, in place, each token that would complete an n-gram that its row already contains.
 
     Args:
         logits: (rows, V).
@@ -111,8 +111,8 @@ def ban_ngrams(logits: Tensor, history: Tensor, n: int) -> None:
     if n == 0 or t < n:
         return
     windows = history.unfold(1, n, 1)  # (rows, t - n + 1, n)
-    repeats = (windows[..., :-1] == history[:, None, t - n + 1 :]).all(-1)  # all of none is true, as n = 1 needs
-    # The minimum with -inf bans, the minimum with inf leaves alone: no data-dependent shape, hence no wait for a GPU.
+    repeats = (windows[..., :-1] == history[:, None, t - n + 1 :]).all(-1)  # n = 1: `all` of nothing is True
+    # The minimum with -inf bans a token, with inf it keeps it. No shape depends on the data, so a GPU need not synchronise.
     limits = torch.full_like(repeats, math.inf, dtype=logits.dtype).masked_fill_(repeats, -math.inf)
     logits.scatter_reduce_(1, windows[..., -1], limits, "amin")
 
@@ -128,9 +128,9 @@ def best_continuations(logits: Tensor, scores: Tensor, beams: int) -> tuple[Tens
         Scores, parents (rows of `logits`) and tokens of the kept continuations, each (C, W'), best first. W' is `beams`
         unless there are fewer continuations, which happens in the first steps with a vocabulary below `beams`.
     """
-    # The best of a context are among the best of its rows, so only those are normalised: no (C * W, V) copy.
+    # The best of a context are among the best of its rows, so only these are normalised, without a copy of (C * W, V).
     values, tokens = logits.topk(min(beams, logits.shape[1]), dim=1)
-    floor = torch.finfo(logits.dtype).min  # a row without any allowed token: -inf, not NaN
+    floor = torch.finfo(logits.dtype).min  # gives -inf, not NaN, for a row without any allowed token
     values = values - logits.logsumexp(1, keepdim=True).clamp(min=floor)
     c, w = scores.shape
     totals = (values.view(c, w, -1) + scores[..., None]).flatten(1)
@@ -156,8 +156,8 @@ def check_model(model: Any, prompts: Sequence[Sequence[int]], decode: DecodeConf
     """Refuse a model that cannot decode these prompts.
 
     Raises:
-        UserError: a prompt and its new tokens exceed the model's positions or its window of attention, or the attention cannot be
-            replaced by that to the hypotheses' cache.
+        UserError: a prompt and its new tokens exceed the model's positions or its attention window, or the model's attention
+            cannot be replaced by `BeamLayer.attend`.
     """
     check_attention(model)
     longest = max(map(len, prompts))
@@ -185,21 +185,21 @@ class Best:
         self.length = torch.zeros(n, dtype=torch.long, device=like.device)
 
     def take_ended(self, contexts: Tensor, history: Tensor, scores: Tensor) -> Tensor:
-        """Offer the hypotheses whose last token is an end token; return the sums with theirs at -inf."""
+        """Offer the hypotheses whose last token is an end token; return the sums of all, with -inf for the ended ones."""
         ended = (history[..., -1:] == self.ends).any(-1)
         self.offer(contexts, history, scores.masked_fill(~ended, -math.inf), history.shape[2] - 1)
         return scores.masked_fill(ended, -math.inf)
 
     def offer(self, contexts: Tensor, history: Tensor, scores: Tensor, length: int) -> None:
-        """Replace the candidates that are beaten, strictly, by the best of each context's hypotheses.
+        """Replace each context's candidate by its best hypothesis if that has a strictly higher score.
 
         Args:
             contexts: (C,) numbers of the contexts.
             history: (C, W, t) generated tokens.
-            scores: (C, W) sums of log-probabilities; -inf is no candidate.
-            length: how many of the t tokens belong to the answer.
+            scores: (C, W) sums of log-probabilities; -inf for a hypothesis that is not offered.
+            length: the number of tokens, of t, that belong to the answer.
         """
-        which = scores.argmax(1)  # the first of equal ones
+        which = scores.argmax(1)  # the first among equals
         score = scores.gather(1, which[:, None])[:, 0] / history.shape[2] ** self.penalty
         better = (score > self.score[contexts]).nonzero()[:, 0]
         rows = contexts[better]

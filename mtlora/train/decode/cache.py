@@ -1,7 +1,7 @@
 """The model of a beam search with its cache of keys and values, and the attention to it.
 
-Names of sizes in shapes: N contexts of a batch, C contexts still open, W hypotheses per open context, V vocabulary, t generated
-tokens so far, and width, that of the longest prompt. A row is one hypothesis; the rows of a context are neighbours.
+Sizes in shapes: N contexts of a batch, C contexts still open, W hypotheses per open context, V vocabulary, t generated tokens so
+far, width of the longest prompt. A row is one hypothesis; the rows of a context are neighbours.
 """
 
 import math
@@ -15,36 +15,34 @@ from transformers.cache_utils import Cache, DynamicLayer
 from mtlora.base.errors import UserError
 from mtlora.train.model.attention import NAME
 
-NEEDED = (
-    "beam search needs a model whose attention goes through the AttentionInterface of transformers, as that of GPT-2"
-)
+NEEDED = "beam search needs a model whose attention goes through the AttentionInterface of transformers, such as GPT-2"
 
 
 def check_attention(model: Any) -> None:
     """Refuse a model whose attention cannot be replaced.
 
     Raises:
-        UserError: it is not computed by `mtlora.train.model.attention`.
+        UserError: the attention is not computed by `mtlora.train.model.attention`.
     """
     if getattr(model.config, "_attn_implementation", NAME) != NAME:
         raise UserError(f"{NEEDED}: {type(model).__name__} computes its own")
 
 
 class CachedForward:
-    """The model with its key-value cache and padding: the prompts once, then one token per row and call."""
+    """The model with its key-value cache: one call for the prompts, then a call for each further token of the rows."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], steps: int, pad_token_id: int) -> None:
-        """Pad the prompts on the left, and take the number of steps for which the cache gets room."""
+        """Pad the prompts on the left, and size the cache for `steps` generated tokens."""
         self.model, self.steps, self.device = model, steps, model.device
         self.cache = Cache(layer_class_to_replicate=BeamLayer)
         self.layers: list[BeamLayer] = self.cache.layers  # type: ignore[assignment]
         width = max(map(len, prompts))
         self.ids = torch.tensor([[pad_token_id] * (width - len(p)) + list(p) for p in prompts], device=self.device)
         self.lengths = torch.tensor([len(p) for p in prompts], device=self.device)
-        self.mask: Tensor | None = None  # (N, width); without padding none, which allows faster attention
+        self.mask: Tensor | None = None  # (N, width); None without padding, which allows faster attention
         if any(len(p) < width for p in prompts):
             self.mask = torch.arange(width, device=self.device) >= width - self.lengths[:, None]
-        self.shape = (len(prompts), 1)  # (C, W) of the call before
+        self.shape = (len(prompts), 1)  # (C, W) of the previous call
         # (rows, t): for each generated token in the cache, the row in which its keys and values were computed.
         self.origin = torch.empty(len(prompts), 0, dtype=torch.long, device=self.device)
 
@@ -57,12 +55,12 @@ class CachedForward:
         """Append a token to each hypothesis and return the logits after it, (C * W, V).
 
         Args:
-            parents: (C, W) rows of the call before, which the hypotheses continue.
+            parents: (C, W) rows of the previous call, which the hypotheses continue.
             tokens: (C, W).
-            contexts: (C,) numbers of the contexts; none that was left out before.
+            contexts: (C,) numbers of the contexts, all of which were part of the previous call.
 
         Raises:
-            UserError: the model does not compute its attention where it is replaced.
+            UserError: the model does not pass `attend` on to its attention.
         """
         t = self.origin.shape[1]
         self._move(parents)
@@ -78,21 +76,21 @@ class CachedForward:
         return logits
 
     def _move(self, parents: Tensor) -> None:
-        """Make the rows of the cache those of the parents, (C, W)."""
+        """Replace the rows of the cache by those of the parents, (C, W)."""
         rows, origin = parents.flatten(), self.origin[parents.flatten()]
         if parents.shape != self.shape or origin.shape[1] == 0:
             kept = None if len(parents) == self.shape[0] else parents[:, 0] // self.shape[1]
             for layer in self.layers:
                 layer.regroup(rows, kept, self.steps)
         elif changed := (origin != self.origin).any(0).nonzero()[:1].tolist():
-            # Keys and values before the first change are the same tensors: they stay.
+            # Tokens before the first that changes have the same keys and values in all rows.
             for layer in self.layers:
                 layer.reorder(rows, changed[0][0])
         self.shape = (parents.shape[0], parents.shape[1])
         self.origin = torch.cat([origin, torch.arange(len(rows), device=self.device)[:, None]], 1)
 
     def _run(self, ids: Tensor, **arguments: Any) -> Tensor:
-        """Return the logits of the last position in at least float32, (rows, V)."""
+        """Return the logits of the last position, (rows, V), in float32 or higher precision."""
         logits = self.model(
             input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1, **arguments
         ).logits[:, -1]
@@ -100,10 +98,10 @@ class CachedForward:
 
 
 class BeamLayer(DynamicLayer):
-    """One layer's keys and values: those of the prompts once per context, those of generated tokens once per row.
+    """The keys and values of a layer: for the prompts once per context, for generated tokens once per row.
 
-    `DynamicLayer` repeats the prompt for every hypothesis and copies the whole cache for each token, and `reorder_cache` does
-    so once more; here a token is written in place, and only tokens that differ between the hypotheses move.
+    `DynamicLayer` repeats the prompt for every hypothesis and copies the whole cache for each token, and `reorder_cache` copies
+    it again. Here each token is written in place, and only tokens that differ between the hypotheses move.
     """
 
     prompt: tuple[Tensor, Tensor]  # keys and values, (C, heads, width, size)
@@ -112,7 +110,7 @@ class BeamLayer(DynamicLayer):
     attended = False  # whether `attend` has been called
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Keep the prompts (first call), or a token of each row; the return value counts for the prompts only."""
+        """Store the prompts (first call) or one token of each row; the attention uses the return value for the prompts only."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.prompt = (key_states, value_states)
@@ -124,11 +122,11 @@ class BeamLayer(DynamicLayer):
         return key_states, value_states
 
     def get_seq_length(self) -> int:
-        """Return how many tokens a row has behind it."""
+        """Return the number of tokens of a row in the cache."""
         return self.prompt[0].shape[2] + self.length if self.is_initialized else 0
 
     def regroup(self, rows: Tensor, contexts: Tensor | None, room: int) -> None:
-        """Make the cache that of the given rows, with room for all steps, and of the given contexts (None: all stay)."""
+        """Keep the given rows, with room for all steps, and the given contexts (None: all of them)."""
         if contexts is not None:
             self.prompt = (self.prompt[0][contexts], self.prompt[1][contexts])
         for i, old in enumerate(self.own):
@@ -137,18 +135,18 @@ class BeamLayer(DynamicLayer):
             self.own[i] = buffer
 
     def reorder(self, rows: Tensor, first: int) -> None:
-        """Replace each row's tokens from number `first` on by those of the given rows."""
+        """Replace the tokens of each row, from number `first` on, by the tokens of the given rows."""
         for buffer in self.own:
             view = buffer[:, :, first : self.length]
             view[:] = view.index_select(0, rows)
 
     def attend(self, query: Tensor, scale: float | None, padding: Tensor | None) -> Tensor:
-        """Return the attention of one query a row to its prompt and its generated tokens.
+        """Return the attention of one query per row to its prompt and its generated tokens.
 
-        The hypotheses of a context ask its prompt together, in one matrix product instead of one per row with a copy of the keys.
+        For all hypotheses of a context one matrix product with the prompt's keys suffices, instead of one per row with a copy.
 
         Args:
-            query: (C * W, g * heads, 1, size): g heads for each head of the keys.
+            query: (C * W, g * heads, 1, size): g query heads for each head of the keys.
             scale: None is 1 / sqrt(size).
             padding: (C, 1, 1, 1, width), True at the padding of the prompts.
 

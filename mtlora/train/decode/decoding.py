@@ -1,4 +1,4 @@
-"""The end of a data-to-text run: decode the test contexts with the trained adapter merged, and score the texts."""
+"""Decoding after a data-to-text run: the test contexts, with the trained adapter merged."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ from mtlora.train.decode.beam_search import check_model, generate
 
 
 def prepare_contexts(config: RunConfig, model: PeftModel, tokenizer: Any) -> list[Context]:
-    """Return the contexts that a run decodes: those of the test split, or the sample that `decode.limit_contexts` asks for.
+    """Return the contexts of the test split that a run decodes: all, or a fixed sample of `decode.limit_contexts`.
 
     Raises:
-        UserError: as `load_contexts` and `check_model`; asked before training.
+        UserError: as `load_contexts` and `check_model`; called before training, so that the run fails early.
     """
     contexts = load_contexts(config.task, config.data)
     rows = sample_rows(len(contexts), config.decode.limit_contexts, "contexts", config.task.name)
@@ -37,12 +37,12 @@ def decode(
     contexts: Sequence[str],
     on_progress: Callable[[int, int], None],
 ) -> list[str]:
-    """Write a text for each context by beam search with the adapter merged; afterwards it is unmerged again."""
+    """Return a text for each context, by beam search with the adapter merged; it is unmerged afterwards."""
     numbers = own_rows(range(len(contexts)))
     prompts = encode_prompts([contexts[number] for number in numbers], tokenizer)
     model.eval()
-    # In fp32 whatever `train.precision` says: in bf16 ties between the scores of hypotheses would decide. The forward of the PEFT
-    # model is wrapped in autocast by accelerate, that of the model inside is not.
+    # Always in fp32, whatever `train.precision`, because bf16 has too many ties between the scores of hypotheses. Accelerate
+    # wraps the forward of the PEFT model in autocast, but not the forward of its base model.
     with merged(model):
         ids = generate(
             model.get_base_model(), prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress
@@ -53,7 +53,7 @@ def decode(
 
 @contextmanager
 def merged(model: PeftModel) -> Iterator[None]:
-    """Merge the adapter for a while. Afterwards the base weights, which other runs may share, are what they were bit for bit."""
+    """Merge the adapter during the block; afterwards the base weights, which other runs may share, are restored bit for bit."""
     layers = [layer for layer in model.modules() if isinstance(layer, MTLoraLayer)]
     weights: list[Any] = [layer.get_base_layer().weight for layer in layers]
     kept = [weight.data for weight in weights]

@@ -1,7 +1,7 @@
-"""The attention of our backbones: a function of ours in the place that transformers keeps for one, its `AttentionInterface`.
+"""The attention function of the backbones, registered with the `AttentionInterface` of transformers.
 
-It computes scaled dot product attention as two matrix products where PyTorch's own kernel is slower or draws the wrong dropout,
-and leaves the rest to PyTorch. Beam search puts its own computation in its place.
+It computes scaled dot product attention as two matrix products where PyTorch's own kernel is slower or draws the wrong dropout
+masks, and calls PyTorch elsewhere. Beam search passes its own computation (`attend`).
 """
 
 import math
@@ -18,17 +18,20 @@ from transformers.masking_utils import sdpa_mask
 from mtlora.base.onednn import fp32_matmul_precision
 from mtlora.train.model.dropout import masks_of
 
-NAME = "mtlora"  # of `attention` in the interface
-LEFT_TO_PYTORCH = ("position_bias", "softcap")  # arguments of a few models; PyTorch's attention refuses the second
+NAME = "mtlora"  # of the function `attention` in the interface
+LEFT_TO_PYTORCH = (
+    "position_bias",
+    "softcap",
+)  # arguments of a few models; PyTorch's attention does not support the second
 
-# Returns the attention of a layer: (number of the layer, query, scale) -> output, shaped as the query.
+# (number of the layer, query, scale) -> output of the layer's attention, shaped as the query.
 Attend = Callable[[int, Tensor, float | None], Tensor]
 
 
 def use_own_attention(model: PreTrainedModel) -> None:
-    """Let a model compute its attention by `attention`.
+    """Let a model compute its attention by the function `attention`.
 
-    A model that has no place for it, such as DeBERTa, or that cannot use PyTorch's attention either, is left alone.
+    A model without support for the interface, such as DeBERTa, or for PyTorch's attention is left unchanged.
     """
     if model.is_backend_compatible() and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(NAME)
@@ -37,8 +40,8 @@ def use_own_attention(model: PreTrainedModel) -> None:
 def products_are_faster(device: torch.device) -> bool:
     """Tell whether two plain products are faster than PyTorch's fused kernel.
 
-    On the CPU that kernel multiplies small blocks, and oneDNN sets up each of those products anew: it then takes four to six
-    times as long (measured by tools/benchmarks/steps.py).
+    On the CPU that kernel multiplies small blocks. With oneDNN, which has a set-up cost for each product, it takes four to six
+    times as long as two plain products (measured by tools/benchmarks/steps.py).
     """
     return device.type == "cpu" and fp32_matmul_precision() == "bf16"
 
@@ -55,19 +58,19 @@ def attention(
     attend: Attend | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Return the attention of a layer, (batch, queries, heads, size), and no weights; called by the layer.
+    """Return the attention of a layer, (batch, queries, heads, size), and None for the weights; the layer calls this function.
 
     Args:
-        module: the layer; `use_masks` has left its masks there, if any.
+        module: the layer, with the masks that `use_masks` set, if any.
         query: (batch, heads, queries, size).
         key: (batch, heads of keys, keys, size).
         value: as `key`.
         attention_mask: boolean, True where a key may be seen, (batch, 1, queries, keys).
-        dropout: the rate of the weights' dropout; 0 outside of training.
+        dropout: the dropout rate of the weights; 0 outside of training.
         scaling: None is 1 / sqrt(size).
-        is_causal: whether each query sees the keys up to its own position; None is the layer's own `is_causal`. As in
-            transformers' own functions it counts for several queries without a mask only.
-        attend: computes the attention instead; given to the model's forward, which passes it on.
+        is_causal: whether each query sees only the keys up to its own position; None is the layer's own `is_causal`. As in
+            the functions of transformers, it matters only for several queries without a mask.
+        attend: computes the attention instead; an argument of the model's forward, which passes it on.
         **kwargs: passed to PyTorch's attention.
     """
     if attend is not None:
@@ -102,13 +105,13 @@ def products(
 
     Args:
         query: (..., heads, queries, size).
-        key: (..., heads, keys, size), or fewer heads, each shared by neighbouring heads of the query.
+        key: (..., heads, keys, size); with fewer heads than the query, each is shared by neighbouring heads of the query.
         value: as `key`, (..., size of the output).
-        mask: added, or True where a key may be seen; broadcast to the weights.
+        mask: a float mask is added, a boolean one is True where a key may be seen; broadcast to the weights.
         scale: None is 1 / sqrt(size).
-        is_causal: each query sees the keys up to its own position; instead of a mask.
-        dropout: the rate at which weights are dropped.
-        drop: drops from the weights, (..., heads, queries, keys), at a rate.
+        is_causal: each query sees only the keys up to its own position; replaces the mask.
+        dropout: the dropout rate of the weights.
+        drop: the dropout function: (weights (..., heads, queries, keys), rate) -> weights.
     """
     if key.shape[-3] != query.shape[-3]:
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
@@ -118,7 +121,7 @@ def products(
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=weights.dtype).masked_fill(~mask, torch.finfo(weights.dtype).min)
     if mask is not None:
-        weights.add_(mask)  # in place: a product keeps its factors for the backward pass, not its result
+        weights.add_(mask)  # in place is safe: the backward pass needs the factors of the product, not its result
     weights = weights.softmax(-1)
     return (drop(weights, dropout) if dropout else weights) @ value
 

@@ -23,18 +23,22 @@ from mtlora.base.hashing import file_sha256
 from mtlora.config.schema import ModelConfig, RunConfig
 from mtlora.train.model.attention import use_own_attention
 
-# Dropout of the frozen backbone, off in generation tasks: LoRA's GPT-2 has none (arXiv 2106.09685, its code).
+# The dropout rates of the frozen backbone are 0 in generation tasks, as in the GPT-2 code of LoRA (arXiv 2106.09685).
 DECODER_DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop", "attention_dropout")
-# Encoders whose classification heads read the first token and no other (transformers' sequence classifiers).
+# Encoders whose classification heads in transformers read only the first token.
 FIRST_TOKEN_HEADS = ("bert", "roberta", "deberta-v2")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.gguf")
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """Load the backbone's fast tokenizer; that of a random backbone lies in a package, too."""
+    """Load the backbone's fast tokenizer; random backbones have one in a package, too.
+
+    Raises:
+        UserError: there is no tokenizer, or it cannot be loaded.
+    """
     location, options = _location(model)
     if model.path is not None and not any(file for name in TOKENIZER_FILES for file in Path(location).glob(name)):
-        # transformers would make an empty tokenizer without a word.
+        # transformers would silently make an empty tokenizer.
         raise UserError(f"model.path={location} holds no tokenizer: save it there with tokenizer.save_pretrained")
     try:
         return AutoTokenizer.from_pretrained(location, use_fast=True, **options)
@@ -45,10 +49,10 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
     """Load the pretrained sequence classifier, or the language model of a generation task, in fp32.
 
-    `vocabulary` sizes the embedding of a random backbone only.
+    `vocabulary` is the size of the embedding of a random backbone; a pretrained one keeps its own.
 
     Raises:
-        UserError: the weights cannot be loaded, differ from their checksum, or are not those of this architecture.
+        UserError: the weights cannot be loaded, differ from their checksum, or do not fit the architecture.
     """
     task = config.task
     kind: Any = AutoModelForCausalLM if task.kind == "generation" else AutoModelForSequenceClassification
@@ -88,12 +92,12 @@ def _pretrained_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> 
         )
     except (UnpicklingError, SafetensorError, EOFError) as error:
         raise UserError(
-            f"model {model.name}: the weights in {location} are damaged, or hold more than tensors, which would be code that "
-            "runs: save them with save_pretrained, as safetensors"
+            f"model {model.name}: the weights in {location} are damaged, or contain more than tensors, which could run code: "
+            "save them with save_pretrained, as safetensors"
         ) from error
     except (OSError, ValueError) as error:
         raise _cannot_load(model, error) from None
-    # Only the head may start fresh; transformers would give any other absent tensor random values and go on.
+    # Only the head may start fresh; transformers would silently initialise any other missing tensor at random.
     absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if stray := [name for name in absent if not set(name.split(".")) & set(model.head)]:
         raise UserError(f"model {model.name}: the weights in {location} lack {stray[0]}, or it has another shape there")
@@ -106,19 +110,19 @@ def _set_dropout(settings: PretrainedConfig, config: RunConfig) -> None:
         if hasattr(settings, name):
             setattr(settings, name, 0.0)
     if config.model.head_dropout is not None:
-        # DeBERTa reads cls_dropout, which its configuration has only where the file on disk sets it.
+        # DeBERTa reads cls_dropout, an attribute that exists only if the file on disk sets it.
         name = "cls_dropout" if settings.model_type.startswith("deberta") else "classifier_dropout"
         setattr(settings, name, config.model.head_dropout)
 
 
 def drop_unread_tokens(backbone: PreTrainedModel) -> None:
-    """Cut the last layer's states to the first token behind its attention, where the head reads no other.
+    """After the attention of the last layer, keep only the first token's state, if the head reads no other.
 
-    What the head gets, and every gradient, stay what they were: in that layer the other tokens only serve as keys and values.
-    It saves the layer's output projection and feed-forward part, 9/12 of its products in both passes.
+    The input of the head and every gradient stay the same, because the other tokens serve only as keys and values in that layer.
+    The output projection and the feed-forward part, 9/12 of the layer's products, are then computed for one token only.
     """
     base: Any = backbone.base_model
-    # Not where the last layer is the first too, as DeBERTa may have a convolution behind that.
+    # Not if the only layer is the first one, after which DeBERTa may have a convolution.
     if backbone.config.model_type in FIRST_TOKEN_HEADS and len(base.encoder.layer) > 1:
         attention = base.encoder.layer[-1].attention
         attention.self.register_forward_hook(lambda module, args, output: (output[0][:, :1], *output[1:]))
@@ -126,8 +130,8 @@ def drop_unread_tokens(backbone: PreTrainedModel) -> None:
 
 
 def _location(model: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """Return where from_pretrained finds the files, and with which options."""
-    safe = {"trust_remote_code": False}  # unset, a repository with code of its own would ask on the terminal
+    """Return the location of the files for from_pretrained, and its options."""
+    safe = {"trust_remote_code": False}  # the default would prompt on the terminal for a repository with its own code
     if model.path is not None:
         return model.path, safe | {"local_files_only": True}
     if model.source == "hub":

@@ -1,4 +1,4 @@
-"""Tokenizer + backbone + fresh head + adapter, with every random start drawn from its own named stream."""
+"""The model of a run: backbone, fresh head and adapter, each random start drawn from its own named stream."""
 
 import copy
 from dataclasses import asdict
@@ -51,14 +51,14 @@ _loaded: dict[str, PreTrainedModel] = {}
 
 
 def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrainedModel:
-    """Return a backbone of which the head is the caller's own; the weights are read once in a process.
+    """Return a copy of a backbone; a process reads the weights only once.
 
-    With `shared`, all other tensors are those of its siblings, for runs that train together. A run alone gets a copy: where
-    tensors lie decides how matrix products round, and a run that is repeated should find the same places.
+    With `shared`, for runs that train together, only the head is copied and all other tensors are shared. A run alone gets copies
+    of all tensors: the rounding of matrix products depends on their addresses, and a repeated run should get the same ones.
     """
     key = digest([asdict(config.model), model_content(config), config.task.kind, len(config.task.labels), vocabulary])
     if key not in _loaded:
-        _loaded.clear()  # the one before belongs to runs that have ended
+        _loaded.clear()  # the previous backbone was used by runs that have ended
         _loaded[key] = load_backbone(config, vocabulary)
         if config.task.kind != "generation":
             drop_unread_tokens(_loaded[key])
@@ -82,14 +82,18 @@ def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:
         raise UserError(f"model.head={head} matches no module of {type(backbone).__name__}: correct conf/model/")
     for name, parameter in parameters:
         if parameter.dim() > 1:
-            std = getattr(backbone.config, "initializer_range", 0.02)  # where it is absent: as transformers does
+            std = getattr(backbone.config, "initializer_range", 0.02)  # the default of transformers
             nn.init.normal_(parameter, std=std, generator=torch_stream(seed, "head", name))
         else:
             nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
 
 def set_output_bias(model: nn.Module, value: float) -> None:
-    """Start a regression head's output bias, its only bias of one element, at `value` instead of 0."""
+    """Set the output bias of a regression head, its only bias with one element, to `value`.
+
+    Raises:
+        UserError: there is not exactly one such bias.
+    """
     biases = [p for name, p in model.named_parameters() if name.endswith("bias") and p.requires_grad and p.numel() == 1]
     if len(biases) != 1:
         raise UserError("train.mean_bias=true needs a regression head with one output bias: set it to false")
@@ -106,7 +110,7 @@ def adapter_config(config: RunConfig) -> MTLoraConfig:
         mtlora_alpha=a.alpha,
         mtlora_dropout=a.dropout,
         use_rslora=a.use_rslora,
-        structure=a.structure,  # type: ignore[arg-type]  # validate() has checked these three
+        structure=a.structure,  # type: ignore[arg-type]  # config.checks has checked these three
         init_weights=a.init_weights,  # type: ignore[arg-type]
         fused_modules=dict(chosen.fused) or None,
         fused_transform=transform,  # type: ignore[arg-type]
@@ -139,14 +143,14 @@ def load_adapter_tensors(model: PeftModel, folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     try:
         saved = load_file(path)
-    except Exception as error:  # safetensors raises its own error type for a damaged file
+    except Exception as error:  # OSError, or safetensors' own error for a damaged file
         raise UserError(f"init_from: cannot read {path} ({error}): train that run again") from None
     saved = {name: tensor for name, tensor in saved.items() if ".mtlora_" in name}
     own = {
         name.replace(f".{ADAPTER}", ""): parameter for name, parameter in model.named_parameters() if ".mtlora_" in name
     }
     if differing := sorted(set(saved) ^ set(own)):
-        raise UserError(f"init_from: {path} does not fit this adapter: {differing[0]} is on one side only")
+        raise UserError(f"init_from: {path} does not fit this adapter: only one of the two has {differing[0]}")
     for name, parameter in own.items():
         if parameter.shape != saved[name].shape:
             raise UserError(f"init_from: {path} does not fit this adapter: {name} has another shape")
@@ -155,7 +159,7 @@ def load_adapter_tensors(model: PeftModel, folder: Path) -> None:
 
 
 def count_parameters(model: PeftModel) -> Parameters:
-    """Count parameters: `adapter` and `head` are trained, `total` is all the model holds while it trains."""
+    """Count parameters: `adapter` and `head` are trained; `total` also counts the frozen ones, but not a replaced head."""
     head = sum(
         p.numel()
         for m in model.modules()

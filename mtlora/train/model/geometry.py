@@ -1,4 +1,4 @@
-"""The geometry of T in a trained model: small summaries that a run keeps of every epoch, instead of weights."""
+"""The geometry of T in a trained model: small summaries that a run keeps for each epoch, instead of weights."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from mtlora.adapter.layer import MTLoraLayer
 def transform_geometry(model: nn.Module, epoch: int) -> list[dict[str, Any]]:
     """Describe T of every adapted module; nothing for LoRA, whose T is the identity.
 
-    A fused module with one T per slice counts as its block-diagonal T, whose singular values and eigenvalues are the blocks'.
+    A fused module with one T per slice counts as one block-diagonal T, with the singular values and eigenvalues of all blocks.
 
     Args:
         model: A model with MTLoRA layers.

@@ -1,4 +1,10 @@
-"""The stages of a run's life around its training: begin, prepare, complete, end; each leaves the record in a true state."""
+"""The stages of a run's life around its training; `execution` calls them in this order.
+
+1. `begin` writes a record with the status `running`.
+2. `prepare` loads data and model and returns the `Run`, which `loop.train` then trains.
+3. `complete` saves the adapter, scores the run, and enters the results into the record.
+4. `end` writes the record with the final status, also for a run that failed or was interrupted.
+"""
 
 import logging
 import shlex
@@ -43,7 +49,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_S
 
 
 def finished_record(cell: Cell) -> RunRecord | None:
-    """Return the record of a finished run, with all metrics that can be had here; None if it is not finished."""
+    """Return the record of a finished run, with every metric that this machine can compute; None if the run is not finished."""
     if record_status(cell.folder) != "success":
         return None
     log.info("%s is finished already: skipped", cell.run_id)
@@ -51,7 +57,7 @@ def finished_record(cell: Cell) -> RunRecord | None:
 
 
 def _with_all_metrics(cell: Cell, record: RunRecord) -> RunRecord:
-    """Score a finished run's texts again if a metric is missing, as where Java was installed after the run."""
+    """Score the texts of a finished run again if a metric is missing, for example because Java was installed only later."""
     if lacking_metrics(cell):
         contexts, texts = read_records(cell.folder / "predictions.jsonl")
         record.metrics = of_last_epoch(score(cell.config.task, contexts, texts, experiment_id=cell.sha))
@@ -92,7 +98,7 @@ def begin(cell: Cell) -> RunRecord:
     """Write the record of a run that starts now.
 
     Raises:
-        UserError: the run whose adapter it starts from is not finished, or the folder cannot be written.
+        UserError: the run that `init_from` names is not finished, or the folder cannot be written.
     """
     if cell.parent is not None and record_status(cell.parent.folder) != "success":
         command = shlex.join(cell.parent.overrides)
@@ -102,18 +108,18 @@ def begin(cell: Cell) -> RunRecord:
         )
     record = new_record(cell)
     record.save(cell.folder)
-    (cell.folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier attempt
+    (cell.folder / ERROR_LOG).unlink(missing_ok=True)  # from an earlier attempt
     return record
 
 
 def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: bool) -> Run:
-    """Load data and model, and enter into the record what is known before training.
+    """Load data and model, and add to the record the parameters, baselines, rows and provenance.
 
     Args:
-        shared: use the frozen tensors of the other runs of this process (`build.fresh_backbone`).
+        shared: share the frozen tensors with the other runs of this process (see `build.fresh_backbone`).
 
     Raises:
-        UserError: something that the run needs is missing; asked before hours of training.
+        UserError: something that the run needs only at its end is missing, too: found before hours of training.
     """
     config = cell.config
     if config.task.kind == "generation":
@@ -122,7 +128,7 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
     record.provenance["processes"] = world_size()
     if is_first():
         record.save(cell.folder)
-    with accelerator.main_process_first():  # it fills the caches
+    with accelerator.main_process_first():  # the first process fills the caches for the others
         tokenizer, data = load_data(cell)
     model = build_model(config, tokenizer, shared)
     if config.train.mean_bias:
@@ -140,16 +146,16 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
 
 
 def complete(run: Run, accelerator: Accelerator) -> None:
-    """Save the adapter of a trained run, decode and score, and enter the results into the record."""
+    """Save the adapter of a trained run, decode and score its texts, and enter the results into the record."""
     folder, record = run.cell.folder, run.record
     generation = run.config.task.kind == "generation"
-    if not run.predictions and not generation:  # the checkpoint was of the end
+    if not run.predictions and not generation:  # resumed after the last epoch
         run.evaluate(accelerator)
     run.note_time()
     if is_first():
         run.model.save_pretrained(str(folder))
-        sync(folder / "adapter_model.safetensors")  # before the record says that it is there
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, not filled in
+        sync(folder / "adapter_model.safetensors")  # a record with the status success promises this file
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT writes a model card with empty fields
     if run.state.cohort is not None:
         record.provenance["cohort"] = run.state.cohort
     record.epochs, record.cost = run.state.epochs, cost(run.state, accelerator.device)
@@ -164,9 +170,9 @@ def complete(run: Run, accelerator: Accelerator) -> None:
 
 
 def _decode_and_score(run: Run) -> list[Metric]:
-    """Decode the test split, keep the texts, and return the metrics of the last epoch; the cost gets decode_seconds.
+    """Decode the test split, write the texts, add `decode_seconds` to the cost, and return the metrics of the last epoch.
 
-    Of several processes all decode and the first one scores.
+    If a run has several processes, each decodes a part, and only the first one scores.
     """
     config = run.config
     started = time.monotonic()
@@ -180,7 +186,7 @@ def _decode_and_score(run: Run) -> list[Metric]:
 
 
 def end(cell: Cell, record: RunRecord, error: BaseException | None = None) -> None:
-    """Write the record of a run that has ended, by itself or by an exception."""
+    """Write the final record of a run: success, or the outcome of an exception."""
     record.status = "success"
     if error is not None:
         record.status, record.error = outcome_of(error, cell.folder)
@@ -202,14 +208,14 @@ def outcome_of(error: BaseException, folder: Path) -> tuple[Status, str]:
             "out of memory: lower train.batch_size, and raise train.accumulation to keep the product "
             "(while decoding: lower decode.batch_size)",
         )
-    with suppress(OSError):  # on a full disk the record's one line is what can be hoped for
+    with suppress(OSError):  # a full disk must not hide the reason
         (folder / ERROR_LOG).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     reason = " ".join(str(error).split())[:300]
     return "failed", f"{type(error).__name__}: {reason} (traceback in {folder / ERROR_LOG})"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception is the device's or the host's lack of memory."""
+    """Tell whether an exception means that the device or the host is out of memory."""
     text = str(error)
     library = isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY)
     return library or isinstance(error, (MemoryError, torch.OutOfMemoryError))
