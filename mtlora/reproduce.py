@@ -1,7 +1,8 @@
-"""Run what is missing of an experiment and print its table: `python -m mtlora.reproduce EXPERIMENT [overrides]`.
+"""Train the missing cells of an experiment and print its table: `python -m mtlora.reproduce EXPERIMENT [overrides]`.
 
-Each stage is one sweep in a process of its own, either of this package or of Hydra, which other launchers need. This process
-watches the records on disk, so the display is the same under every launcher, and a second call trains nothing again.
+A stage holds the cells whose parents belong to earlier stages. Each stage is one sweep in a separate process, which is
+`mtlora.train.sweep` for the launchers of one machine, and Hydra for the others. This process watches the records on disk, so the
+display is the same under every launcher, and a second call trains nothing again.
 """
 
 import json
@@ -41,17 +42,20 @@ from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
 from mtlora.train.worker import SECONDS_TO_SAVE
 
-DIRECT = ("cohort", "local")  # launchers that need no second composition of every cell by Hydra
-JOBS = {  # launcher -> the key of the number of runs at a time
+DIRECT = (
+    "cohort",
+    "local",
+)  # launchers whose sweeps run without Hydra, which would compose every cell a second time
+JOBS = {  # launcher -> its key for the number of runs at a time
     "joblib": "hydra.launcher.n_jobs",
     "slurm": "hydra.launcher.array_parallelism",
     "ray": "hydra.launcher.ray.init.num_cpus",
 }
-PASSES = 3  # sweeps in succession that settle no cell; then the remaining cells are listed, with the reasons
+PASSES = 3  # successive sweeps without progress after which a stage is given up
 
 
 def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -> bool:
-    """Train every cell that is not done, stage after stage; return whether all cells are done now."""
+    """Train every cell that is not done, stage by stage; return whether all cells are done afterwards."""
     state = statuses(plan)
     stages = [[cell for cell in stage if state[cell.sha] != State.DONE] for stage in plan.stages]
     todo = [cell for stage in stages for cell in stage]
@@ -70,10 +74,10 @@ def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -
 def run_stage(
     plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: "Monitor"
 ) -> None:
-    """Sweep the cells of a stage until each is done or has failed; wait for those that another process is training.
+    """Sweep the cells of a stage until each is done or has failed; wait for cells that another process is training.
 
-    More than one pass is needed if another process was killed while it trained some of them, or our own sweep was, for want of
-    memory or by a scheduler. A failure of an earlier call settles nothing.
+    A second sweep is needed if the first one, or another process that trained some of the cells, was killed. A cell that failed
+    in an earlier call is tried again.
     """
     left, fruitless = list(cells), 0
     while left and fruitless < PASSES:
@@ -86,12 +90,12 @@ def run_stage(
 
 
 def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: "Monitor") -> None:
-    """Train cells in a process of its own and wait for it, showing progress; its output goes to a log file.
+    """Train cells in a separate process and show the progress until it ends; its output goes to a log file.
 
     Raises:
         UserError: the process failed before it wrote any record.
     """
-    # The file has a name of its own: the same experiment may be running with other overrides.
+    # The name is unique, because the same experiment may be running with other overrides.
     log_file = plan.results / "sweeps" / f"{plan.name}-stage{stage}-{uuid.uuid4().hex[:8]}.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
     monitor.console.print(
@@ -110,7 +114,7 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
 
 
 def start_sweep(cells: Sequence[Cell], launcher: str, jobs: int, log: IO[str]) -> "subprocess.Popen[bytes]":
-    """Start a process that trains cells as they are composed here."""
+    """Start a process that trains cells which this process has composed."""
     most = OmegaConf.load(CONF / "hydra" / "launcher" / f"{launcher}.yaml").max_runs
     command = [sys.executable, "-m", "mtlora.train.sweep", str(jobs), str(most), *sys.argv[1:]]
     with tempfile.TemporaryFile() as stream:
@@ -122,12 +126,12 @@ def start_sweep(cells: Sequence[Cell], launcher: str, jobs: int, log: IO[str]) -
 def start_hydra_sweep(
     plan: Plan, cells: Sequence[Cell], launcher: str, jobs: int | None, jobs_file: Path, log: IO[str]
 ) -> "subprocess.Popen[bytes]":
-    """Start Hydra with one job for each cell, for a launcher that may run them on other machines."""
+    """Start Hydra with one job for each cell, for a launcher that may use other machines."""
     write_text(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
     command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file='{jobs_file}'"]
     command += [f"hydra/launcher={launcher}", f"results='{plan.results}'"]
     environment = dict(os.environ)
-    if launcher == "joblib":  # the other launchers bound the cores of a job by themselves
+    if launcher == "joblib":  # the other launchers limit the cores of a job themselves
         threads = max(1, available_cores() // (jobs or 1))
         environment["OMP_NUM_THREADS"] = str(threads)
         if "compute.threads" not in plan.axes:
@@ -138,13 +142,13 @@ def start_hydra_sweep(
 
 
 def watch(process: "subprocess.Popen[bytes]", monitor: "Monitor") -> None:
-    """Show progress until a sweep ends; pass Ctrl-C and SIGTERM on to it, and give it the time to save."""
+    """Show progress until a sweep ends; pass Ctrl-C and SIGTERM on to it, and give it time to save."""
     try:
         while process.poll() is None:
             monitor.look()
             time.sleep(0.5)
     except (KeyboardInterrupt, SystemExit) as stop:
-        # The sweep counts the first signal only, so a terminal's Ctrl-C, which has reached it too, does no harm.
+        # A terminal's Ctrl-C has reached the sweep, too, but only the first signal counts there.
         process.send_signal(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=SECONDS_TO_SAVE + 10)
@@ -164,7 +168,7 @@ class Monitor:
         )
         self.before = {cell.sha: record_time(cell) for cell in cells}
         self.seen = dict(self.before)
-        self.status: dict[str, str | None] = {}  # of the records that were written since
+        self.status: dict[str, str | None] = {}  # config_sha -> status of a record written since then
 
     def __enter__(self) -> "Monitor":
         self.line = self.bar.add_task("cells", total=len(self.cells), left="")
@@ -183,12 +187,12 @@ class Monitor:
             time.sleep(0.5)
 
     def is_settled(self, cell: Cell) -> bool:
-        """Tell whether a cell is done, or has failed since this call began."""
+        """Tell whether a cell is done, or has failed since this command started."""
         state = state_of(cell)
         return state == State.DONE or (state == State.FAILED and record_time(cell) != self.before[cell.sha])
 
     def look(self) -> None:
-        """Read the records that were written since the last look, and show the state; a failed run may be repaired later."""
+        """Read the records written since the last look, and show the progress; a failed run may still succeed later."""
         for cell in self.cells:
             if self.status.get(cell.sha) != "success" and (written := record_time(cell)) != self.seen[cell.sha]:
                 self.seen[cell.sha], self.status[cell.sha] = written, record_status(cell.folder)
@@ -227,17 +231,17 @@ def _reason(cell: Cell, state: State) -> str:
         return f"its texts were not scored again, so there is no {', '.join(lacking_metrics(cell))}"
     try:
         return RunRecord.load(cell.folder / RECORD).error or "it was killed"
-    except UserError as error:  # one unreadable record must not hide the table
+    except UserError as error:  # an unreadable record must not prevent the table
         return str(error)
 
 
 def main() -> None:
-    """Parse the command line, run what is missing, print the table; exit code 1 if a cell is not done."""
+    """Parse the command line, train the missing cells, print the table; exit code 1 if a cell is not done."""
     parser = cli.experiment_parser("mtlora.reproduce", "Run an experiment and print its table.")
     known = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
     parser.add_argument("--launcher", default="cohort", help=f"{', '.join(known)} (default: cohort)")
     parser.add_argument(
-        "--jobs", type=int, help="runs, or cohorts, at a time (default: one per core in the mini profile, else 1)"
+        "--jobs", type=int, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
     )
     arguments = parser.parse_intermixed_args()
     check_jobs(arguments.jobs)
@@ -247,7 +251,7 @@ def main() -> None:
     console = Console(stderr=True)
     plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
     jobs = arguments.jobs
-    if jobs is None and arguments.launcher in (*DIRECT, "joblib"):  # the others share out other machines
+    if jobs is None and arguments.launcher in (*DIRECT, "joblib"):  # the other launchers use other machines
         jobs = default_jobs(plan.profile)
     complete = run_missing(plan, arguments.launcher, jobs, console)
     tables = plan.results / "tables"

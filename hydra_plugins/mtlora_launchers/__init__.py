@@ -1,1 +1,1 @@
-"""Hydra plugins of mtlora; Hydra accepts such classes only below the namespace package hydra_plugins."""
+"""Hydra plugins of mtlora; Hydra finds such classes only in the namespace package hydra_plugins."""

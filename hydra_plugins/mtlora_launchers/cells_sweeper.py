@@ -1,7 +1,7 @@
-"""The sweeper of this package: all jobs of a sweep in one batch, and at the end a list of those that failed, and why.
+"""The sweeper of this package: it launches all jobs of a sweep in one batch, and finally lists the failed ones with the reasons.
 
-Hydra's own sweeper names the first failure only. `hydra.sweeper.file=FILE` takes the jobs from a JSON list of override lists,
-where the product of the values on the command line would contain finished ones.
+Hydra's own sweeper reports only the first failure. `hydra.sweeper.file=FILE` reads the jobs from a JSON list of override lists,
+because a product of values on the command line would contain finished cells, too.
 """
 
 import json
@@ -27,12 +27,12 @@ class CellsSweeperConfig:
     """The sweeper's only setting."""
 
     _target_: str = "hydra_plugins.mtlora_launchers.cells_sweeper.CellsSweeper"
-    file: str | None = None  # JSON: one list of overrides a job
+    file: str | None = None  # JSON: a list of overrides for each job
 
 
 _store = ConfigStore.instance()
 _store.store(group="hydra/sweeper", name="cells", node=CellsSweeperConfig, provider="mtlora")
-# conf/hydra/launcher has files of these names; Hydra would warn in every process that the plugins' own are there too.
+# conf/hydra/launcher has files of the same names; without this line Hydra would warn about the duplicates in every process.
 for _name in ("joblib.yaml", "ray.yaml"):
     _store.repo.get("hydra", {}).get("launcher", {}).pop(_name, None)
 
@@ -48,14 +48,14 @@ class CellsSweeper(BasicSweeper):
         """Run every job; then list the failures and raise if there was one.
 
         Raises:
-            CompactHydraException: a job failed, or the launcher did; or, of jobs from the command line and before any has
-                begun, the overrides of one do not compose.
+            CompactHydraException: a job or the launcher failed; or the overrides on the command line do not compose (checked
+                before any job starts).
         """
-        handle_signals()  # a launcher's processes end with this one
+        handle_signals()  # so that the launcher's processes end with this one
         assert self.launcher is not None  # set by setup, which Hydra calls first
         assert self.hydra_context is not None
         if self.file is not None:
-            # A job's own values come last, and so count: `results=out/${seed}` is a folder for each seed.
+            # The values of a job come last, so they win: `results=out/${seed}` is a folder for each seed.
             jobs = [[*arguments, *overrides] for overrides in json.loads(Path(self.file).read_text(encoding="utf-8"))]
         else:
             parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -67,10 +67,10 @@ class CellsSweeper(BasicSweeper):
             raise
         except (
             Exception
-        ) as error:  # a process of joblib, Ray or Slurm died: their results cannot be had, the records can
+        ) as error:  # a process of joblib, Ray or Slurm died, and with it the results, but not the records
             reason = " ".join(str(error).split())[:300]
             raise CompactHydraException(
-                f"the launcher stopped ({type(error).__name__}: {reason}): the same command trains what is missing"
+                f"the launcher stopped ({type(error).__name__}: {reason}): the same command trains the missing runs"
             ) from None
         self._report(returns)
         return [returns]
@@ -83,5 +83,5 @@ class CellsSweeper(BasicSweeper):
         for job in failed:
             log.error("not done: %s: %s", " ".join(job.overrides or ()), " ".join(str(job._return_value).split()))
         raise CompactHydraException(
-            f"{len(failed)} of {len(returns)} runs failed (listed above): the same command tries those again, and no others"
+            f"{len(failed)} of {len(returns)} runs failed (listed above): the same command tries only those again"
         )

@@ -1,4 +1,4 @@
-"""The launcher of one machine: this process holds several children, and each trains runs alone or in cohorts.
+"""The launcher for one machine: several child processes train the runs, alone or in cohorts.
 
 `hydra/launcher=local` and `hydra/launcher=cohort` are its two configurations.
 """
@@ -22,18 +22,18 @@ from mtlora.train.sweep import train_cells
 
 
 class ChildrenLauncher(Launcher):
-    """Composes every job, then trains them; a job that cannot be composed fails alone."""
+    """Composes all jobs, then trains them; a job that cannot be composed does not affect the others."""
 
     def __init__(self, n_jobs: int = 1, max_runs: int = 1) -> None:
-        """Take the number of children at a time, and of runs that one of them may train together."""
+        """Take the number of children at a time, and the greatest number of runs that a child trains together."""
         self.n_jobs, self.max_runs = n_jobs, max_runs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives; the task function, which trains one job, is not needed."""
+        """Keep the context and the configuration; the task function, which trains one job, is not needed."""
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Train every job; the order of the answers is that of the jobs."""
+        """Train every job; return the results in the order of the jobs."""
         cli.configure_logging()
         handle_signals()
         returns = [JobReturn(overrides=list(overrides), status=JobStatus.FAILED) for overrides in job_overrides]

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, random streams, processes, signals, progress, the command line."""
+"""The foundation of all other packages: errors, files, random streams, processes, signals, progress, the command line."""

@@ -1,7 +1,7 @@
 """The limits that Linux control groups (versions 1 and 2) set for this process, as containers and batch systems use them.
 
-A limit may be set for the process's own group or for any group above it, so all of them are read. In a container the folder
-of the own group may be missing: the top folder is the container's then. Sources: the Linux kernel's documentation,
+A limit may be set for the group of the process or for any group above it, so all of them are read. In a container the folder of
+the group may be missing; the top folder is then that of the container. Sources: the Linux kernel's documentation,
 admin-guide/cgroup-v2.rst, admin-guide/cgroup-v1/memory.rst and scheduler/sched-bwc.rst.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def cpu_limit(root: Path = Path("/")) -> float:
-    """Return how many cores' worth of time the process may use, infinity if there is no limit; tests give another `root`."""
+    """Return the CPU time that the process may use, in cores; infinity without a limit. Tests pass another `root`."""
     limits = [math.inf]
     for folder in _folders("cpu", root):
         words = _words(folder, "cpu.max") or _words(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us")
@@ -21,9 +21,9 @@ def cpu_limit(root: Path = Path("/")) -> float:
 
 
 def memory_left(root: Path = Path("/")) -> float:
-    """Return how many bytes the process may still take, infinity if there is no limit; tests give another `root`.
+    """Return the bytes that the process may still allocate; infinity without a limit. Tests pass another `root`.
 
-    A group's usage includes cached files, of which the kernel frees the inactive ones when memory is short.
+    The usage of a group includes cached files; the kernel frees the inactive ones when memory is short.
     """
     left = [math.inf]
     for folder in _folders("memory", root):
@@ -39,7 +39,7 @@ def memory_left(root: Path = Path("/")) -> float:
 
 
 def _folders(controller: str, root: Path) -> Iterator[Path]:
-    """Yield the folders of the process's groups, from its own to the top: those of version 2 and of this controller."""
+    """Yield the folders of the process's groups in version 2 and in the controller's hierarchy, from its own group to the top."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers or controller in controllers.split(","):
@@ -49,7 +49,7 @@ def _folders(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _words(folder: Path, *names: str) -> list[str]:
-    """Return the words of files that have been read one after the other; one that cannot be read has none."""
+    """Return the words of files, one file after another; an unreadable file has none."""
     return [word for name in names for word in _read(folder / name).split()]
 
 

@@ -1,4 +1,4 @@
-"""The frame of every command: one line for a user's mistake, a traceback only for a bug."""
+"""The command line of every command: a user's mistake prints one line, only a bug prints a traceback."""
 
 import argparse
 import logging
@@ -14,9 +14,9 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from mtlora.base.errors import UserError
 from mtlora.base.paths import CONF
 
-WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as the user set it: `run` sets it too
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's value: `run` sets the variable, too
 INTERRUPTED = "interrupted: the same command goes on where it stopped"
-NUMBER_FOR_GROUP = "Config group override must be a string"  # Hydra raises a bare ValueError for `rank=8`
+NUMBER_FOR_GROUP = "Config group override must be a string"  # the ValueError that Hydra raises for `rank=8`
 
 
 def one_line(error: BaseException) -> str:
@@ -43,17 +43,17 @@ def one_line(error: BaseException) -> str:
 
 
 def _number_for_group() -> str:
-    """Return the command-line argument that gives a group a number."""
+    """Return the command-line argument that sets a group to a number."""
     numbers = (a for a in sys.argv[1:] if re.fullmatch(r"\w+=[-+.\w,]*", a) and not re.search(r"=[a-zA-Z]", a))
     return next((a for a in numbers if (CONF / a.split("=")[0]).is_dir()), "a group's value is a number")
 
 
 def configure_logging() -> None:
-    """Send our own messages to stderr and hide the warnings of libraries to their developers, in this process."""
+    """Log the messages of this package to stderr, and hide warnings of libraries that do not concern users."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mtlora").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*setting fan_in_fan_out to True")  # always so for GPT-2
+    warnings.filterwarnings("ignore", message=".*setting fan_in_fan_out to True")  # expected for GPT-2
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def experiment_parser(module: str, description: str) -> Parser:
-    """Return a parser of EXPERIMENT and its overrides, which every command about an experiment takes."""
+    """Return a parser for EXPERIMENT and its overrides, the arguments of every command about an experiment."""
     parser = Parser(prog=f"python -m {module}", description=description)
     parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
     parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
@@ -75,16 +75,16 @@ def experiment_parser(module: str, description: str) -> Parser:
 
 
 def run(main: Callable[[], None], hydra_main: bool = False) -> None:
-    """Call an entry point; turn a user's mistake into one line on stderr and exit code 1.
+    """Call an entry point; report a user's mistake as one line on stderr with exit code 1.
 
-    HYDRA_FULL_ERROR=1 keeps the traceback. A `hydra.main` function would print several lines by itself unless that variable
-    makes it raise, so it is set for such a function.
+    HYDRA_FULL_ERROR=1 keeps the traceback. A `hydra.main` function prints several lines itself unless this variable makes it
+    raise, so it is set for such a function.
     """
     if hydra_main:
         os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:

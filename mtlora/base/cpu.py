@@ -12,18 +12,18 @@ from mtlora.base.cgroup import cpu_limit, memory_left
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use, by its affinity and its container's quota, rounded up."""
+    """Return the number of cores that this process may use: its affinity, limited by the quota of its container (rounded up)."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(affinity, cpu_limit())))
 
 
 def available_memory() -> int:
-    """Return how many bytes this process can still take: those free on the machine, at most those its container allows."""
+    """Return the bytes that this process can still allocate: the free memory of the machine, limited by its container."""
     return int(min(psutil.virtual_memory().available, memory_left()))
 
 
 def threads_allowed() -> int:
-    """Return the number of threads to compute with: that of the user or the Slurm job, else one per available core."""
+    """Return the number of threads to compute with: as set by the user or the Slurm job, else one per available core."""
     for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         given = os.environ.get(name, "")
         if given.isdecimal() and int(given) > 0:

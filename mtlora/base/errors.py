@@ -1,4 +1,4 @@
-"""The errors that a user can cause or should see as one line; any other exception is a bug."""
+"""The errors that a user sees as one line; any other exception is a bug."""
 
 from hydra.errors import CompactHydraException
 
@@ -12,8 +12,8 @@ class UserError(CompactHydraException):
 
 
 class RunFailed(UserError):
-    """Training cannot go on, as after a loss that is not finite. The record keeps the message as the reason."""
+    """Training cannot continue, for example after a loss that is not finite. The record keeps the message as the reason."""
 
 
 class CohortUnsupported(Exception):
-    """These runs cannot train in lock-step; the message says why. Alone they can."""
+    """These runs cannot train in lock-step, but each can train alone. The message gives the reason."""

@@ -1,4 +1,4 @@
-"""Files that other processes may read at any moment: a file appears complete or not at all."""
+"""Atomic writing of files that other processes may read at any moment, file locks, and reading with clear errors."""
 
 import fcntl
 import gzip
@@ -26,7 +26,7 @@ class Busy(UserError):
 
 
 class _Target(io.FileIO):
-    """A new file that keeps the first error of its own: a library that writes to it may raise another one instead."""
+    """A new file that keeps its first OSError, because a library that writes to it may raise another error instead."""
 
     error: OSError | None = None
 
@@ -83,7 +83,7 @@ def _unwritable(path: Path, error: OSError, advice: str) -> UserError:
 
 @contextmanager
 def only_process(path: Path, busy: str) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`, which is created if necessary; the system releases it when the process ends.
+    """Hold an exclusive lock on the file `path`, created if necessary; the system releases it when the process ends.
 
     Raises:
         Busy: another process holds it (the message is `busy`).
@@ -100,7 +100,7 @@ def only_process(path: Path, busy: str) -> Iterator[None]:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
-                except BlockingIOError:  # `is_held` takes the lock too, for a moment
+                except BlockingIOError:  # `is_held` takes the lock for a moment, too
                     if attempt == LOCK_ATTEMPTS - 1:
                         raise Busy(busy) from None
                     time.sleep(0.02)
@@ -122,7 +122,7 @@ def is_held(path: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file is on the disk."""
+    """Wait until the content of a file is on the disk (fsync)."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 
@@ -151,7 +151,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn an error of reading a file into a UserError: it is damaged, or cannot be read."""
+    """Raise a UserError instead of an error of reading a file, which is damaged or cannot be read."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -187,6 +187,6 @@ def read_text(path: Path) -> str:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each line with its number from 1; only line feeds end one, unlike in `str.splitlines` (U+2028 is text)."""
+    """Yield each line with its number, from 1; only line feeds separate lines, unlike in `str.splitlines` (U+2028 is text)."""
     for number, line in enumerate(text.rstrip("\r\n").split("\n"), start=1):
         yield number, line.removesuffix("\r")

@@ -9,14 +9,14 @@ from typing import Any
 
 
 def digest(values: Any) -> str:
-    """Return the hexadecimal sha256 of JSON values in canonical JSON; a dictionary's order does not count."""
+    """Return the hexadecimal sha256 of values as JSON; the order of a dictionary's keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
     """Return the hexadecimal sha256 of a file's content, decompressed if its name ends in `.gz`.
 
-    The file is read again only after it has changed.
+    The file is read again only after a change of its time or size.
 
     Raises:
         OSError: the file cannot be read.

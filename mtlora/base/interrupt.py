@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two optimizer steps, with a checkpoint, so that it can be resumed."""
+"""Signals: Ctrl-C and SIGTERM end a run between two optimizer steps, so that it can write a checkpoint."""
 
 import signal
 import threading
@@ -12,9 +12,9 @@ _pending: int | None = None
 
 
 def handle_signals() -> None:
-    """From now on SIGINT raises KeyboardInterrupt and SIGTERM raises SystemExit(143), inside `shielded` once its block has ended.
+    """From now on SIGINT raises KeyboardInterrupt and SIGTERM raises SystemExit(143); in `shielded`, at the end of its block.
 
-    Only the first signal counts: a second one must not interrupt the saving that the first has started. (SIGKILL still can.)
+    Only the first signal counts, because a second one must not interrupt the writing of the checkpoint.
     """
     if threading.current_thread() is threading.main_thread():  # Python sets handlers only there
         for number in SIGNALS:
@@ -29,7 +29,7 @@ def ignore_signals() -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Delay a signal until the block has ended: within it, only some of the parameters may have been updated."""
+    """Delay a signal until the block has ended: during an optimizer step only some parameters may be updated."""
     global _shielded, _pending
     _shielded = True
     try:
@@ -38,7 +38,7 @@ def shielded() -> Iterator[None]:
         _shielded = False
         if _pending is not None:
             number, _pending = _pending, None
-            raise _exception(number)  # also if the block has failed: the signal takes precedence
+            raise _exception(number)  # takes precedence over an error of the block
 
 
 def _arrived(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Which library multiplies fp32 matrices on a CPU: PyTorch's stock one (MKL), or oneDNN where that is faster and just as exact.
+"""The library of fp32 matrix products on a CPU: PyTorch's default (MKL), or oneDNN where that is faster and as exact.
 
 PyTorch has no setting for the library itself. It has one for the precision that oneDNN may use inside fp32 products,
 `torch.backends.mkldnn.matmul.fp32_precision`, and every value but "ieee" also routes the products to oneDNN. On a CPU without
@@ -6,7 +6,7 @@ bf16 units the value "bf16" therefore changes the library alone: oneDNN still mu
 MKL. On a CPU with such units (AMX) the products would really be rounded to bf16. So "bf16" is set only after oneDNN has
 multiplied a few matrices as exactly as fp32 does. Every record names the library that its run used.
 
-PyTorch is imported inside the functions, because this room must not import it.
+PyTorch is imported inside the functions, because `mtlora.base` must be importable without it.
 """
 
 from functools import lru_cache

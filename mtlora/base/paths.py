@@ -1,10 +1,10 @@
-"""Where the files are that users edit: in the checkout, or in the copies of them that a wheel carries."""
+"""The places of the files that users edit: in the checkout, or copied into an installed wheel."""
 
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
 REPOSITORY = PACKAGE.parent  # the root of the checkout; with an installed wheel, the folder that mtlora is installed in
-COPIES = PACKAGE / "_files"  # exists in a wheel only: pyproject.toml, tool.hatch.build.targets.wheel.sources
+COPIES = PACKAGE / "_files"  # only in a wheel; see tool.hatch.build.targets.wheel in pyproject.toml
 
 
 def data_path(name: str) -> Path:

@@ -1,7 +1,7 @@
 """One run in several processes (`torchrun`, `accelerate launch`): the rows of each process, and which process writes.
 
-Only the first process keeps the record, the checkpoint and the tracker. Examples are dealt out one by one, so that no example
-is repeated and no batch is padded with repeated examples.
+Only the first process writes the record and the checkpoint and has a tracker. Process k of n gets every n-th example from k on,
+so no batch is filled up with repeated examples.
 """
 
 import os
@@ -23,7 +23,7 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    """Tell whether this process writes."""
+    """Tell whether this process is the first one, which writes the files."""
     return rank() == 0
 
 

@@ -1,6 +1,6 @@
 """The rate of matrix products on this machine: `python -m mtlora.base.product_rate auto auto` prints it, and the device.
 
-Measuring imports torch. A process that must start at once, such as a plan's, has it measured in a child process.
+The measurement imports torch, which takes seconds, so `mtlora.plan` measures in a child process.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ SIZES = {"cpu": 1024, "cuda": 8192}
 
 
 def measured_in_child(device: str, cpu_gemm: str) -> tuple[float, str]:
-    """Return what `measure` does, without importing torch into this process."""
+    """Return the result of `measure` without importing torch into this process."""
     command = [sys.executable, "-m", "mtlora.base.product_rate", device, cpu_gemm]
     rate, used = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     return float(rate), used
@@ -20,7 +20,7 @@ def measured_in_child(device: str, cpu_gemm: str) -> tuple[float, str]:
 def measure(device: str, cpu_gemm: str) -> tuple[float, str]:
     """Return the operations per second of large products, and the device that computed them: cpu or cuda.
 
-    A GPU multiplies in bf16, a CPU in fp32 with the library that a run would choose; this process keeps that library.
+    A GPU multiplies in bf16, a CPU in fp32 with the library that a run would choose. The library stays set in this process.
 
     Args:
         device: the value of `compute.device`.

@@ -1,4 +1,4 @@
-"""The progress of long work: a bar on a terminal, now and then a line elsewhere; time spans for people."""
+"""Progress: a bar on a terminal, or else a log line every `PLAIN_SECONDS`."""
 
 import logging
 import time
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def show_progress(title: str, unit: str = "steps") -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows (units done, units in all) of the work called `title`; of a run's processes the first does."""
+    """Yield a function of (units done, units in all) that shows the progress of `title`; only a run's first process shows it."""
     console = Console(stderr=True)
     logged = time.monotonic()
 
@@ -39,7 +39,7 @@ def show_progress(title: str, unit: str = "steps") -> Iterator[Callable[[int, in
 
 
 def duration(seconds: float) -> str:
-    """Write a time span for people."""
+    """Return a time span in words, for example `1.5 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 600:

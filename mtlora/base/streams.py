@@ -1,7 +1,7 @@
 """Named random streams: every source of randomness draws from its own generator, derived from (seed, purpose, name).
 
-At one seed all methods and ranks share the head's start, the batches, and A where the rank is the same; changing one purpose
-(a new matrix, another order) never shifts the numbers of another.
+At one seed all methods and ranks share the start of the head and the batches, and methods of one rank share the start of A. A
+change in one stream (a new matrix, another order) never shifts the numbers of another.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ def stream_seed(seed: int, purpose: str, name: str = "") -> int:
 
 
 def torch_stream(seed: int, purpose: str, name: str = "") -> "torch.Generator":
-    """Return a CPU generator for one stream; draw on the CPU and move, so that every device gets the same numbers."""
+    """Return a CPU generator for one stream; draw on the CPU and copy, so that every device gets the same numbers."""
     import torch
 
     return torch.Generator().manual_seed(stream_seed(seed, purpose, name))

@@ -1,1 +1,1 @@
-"""From an experiment to its cells: identity, state and cost. Nothing here imports torch."""
+"""From an experiment to its cells, their identity, state and cost. Nothing here imports torch."""

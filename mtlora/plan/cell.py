@@ -1,4 +1,4 @@
-"""A cell is one run to be made: its composed configuration, its identity and its folder.
+"""A cell: the composed configuration of a run, with its identity and its folder.
 
 The identity (`config_sha`) covers every value that can change a metric, and the content of the data and the weights. It leaves
 out folders, tracking, and the number of processes or threads.
@@ -26,7 +26,7 @@ from mtlora.data.sources import fingerprint
 
 PROTOCOL = 3  # raised when our own code changes what the same configuration computes
 
-# The files of a local snapshot that from_pretrained reads.
+# The files of a local model folder that from_pretrained reads.
 SNAPSHOT_FILES = (
     "*config.json",
     "token*.json",
@@ -38,7 +38,7 @@ SNAPSHOT_FILES = (
     "*.bin",
 )
 
-# Values that cannot change a metric, or are covered by a content hash.
+# Keys that cannot change a metric, or whose content is part of the identity as a hash.
 NOT_IDENTITY: tuple[str, ...] = (
     "results",
     "tracking",
@@ -76,13 +76,13 @@ def metric_values(config: dict[str, Any]) -> dict[str, Any]:
         node = config
         for part in path:
             node = node[part]
-        node.pop(last, None)  # records of before may lack it
+        node.pop(last, None)  # an older record may lack the key
     return config
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run to be made. `parent` is the run whose adapter this one starts from."""
+    """The configuration of one run, and `parent`, the run whose adapter it starts from."""
 
     config: RunConfig
     overrides: tuple[str, ...]
@@ -122,12 +122,12 @@ class Cell:
 
     @property
     def lock(self) -> Path:
-        """The file that the process training this cell holds."""
+        """The file that a process locks while it trains this cell."""
         return Path(self.config.results) / "locks" / self.sha
 
     @property
     def folder(self) -> Path:
-        """Where the run keeps its record."""
+        """The folder of the run's record."""
         c = self.config
         place = Path(c.results) / "runs" / c.task.suite / c.task.name / c.model.name
         return place / self.label / f"seed{c.seed}-{self.sha[:8]}"
@@ -139,7 +139,7 @@ def compose_cell(overrides: Sequence[str]) -> Cell:
     Raises:
         UserError, hydra.errors.ConfigCompositionException: an unknown key, option, type or value.
     """
-    # Inside a job (a parent is composed there), Hydra is set up already, and setting it up twice is an error.
+    # Hydra is initialised already when a parent is composed inside a job, and a second initialisation is an error.
     ready = GlobalHydra.instance().is_initialized()
     with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("config", overrides=list(overrides))
@@ -147,7 +147,7 @@ def compose_cell(overrides: Sequence[str]) -> Cell:
 
 
 def with_seed(cell: Cell, seed: int) -> Cell:
-    """Return the cell of another seed: the cell that composing anew would give, in a hundredth of the time.
+    """Return the same cell with another seed, a hundred times faster than composing it.
 
     No value of the cell may be an interpolation of the seed, such as `results=out/${seed}`.
     """
@@ -168,7 +168,7 @@ def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
 
 @lru_cache(maxsize=4096)
 def _parent(overrides: tuple[str, ...]) -> Cell:
-    return compose_cell(overrides)  # several tasks start from the same parent
+    return compose_cell(overrides)  # cached, because several tasks start from the same parent
 
 
 @lru_cache(maxsize=4096)
@@ -178,7 +178,7 @@ def override_key(override: str) -> str:
 
 
 def model_content(config: RunConfig) -> str:
-    """Name the weights by content: a pinned revision, a checksum, or (for a local folder) a hash of its files."""
+    """Return an identifier of the weights: a pinned revision, a checksum, or (for a local folder) a hash of its files."""
     model = config.model
     if model.path is not None:
         return folder_sha256(Path(model.path))
@@ -190,10 +190,14 @@ def model_content(config: RunConfig) -> str:
 
 
 def folder_sha256(folder: Path) -> str:
-    """Hash the configuration, tokenizer and weight files of a local snapshot, by name and content."""
+    """Hash the names and contents of the configuration, tokenizer and weight files of a local model folder.
+
+    Raises:
+        UserError: the folder has no config.json.
+    """
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"model.path={folder} holds no config.json: name a folder written by save_pretrained or a snapshot"
+            f"model.path={folder} holds no config.json: name a folder written by save_pretrained, or a snapshot"
         )
     files = sorted(file for pattern in SNAPSHOT_FILES for file in folder.glob(pattern))
     named = (file.name.encode() + b"\0" + bytes.fromhex(file_sha256(file)) for file in files)

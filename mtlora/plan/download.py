@@ -1,6 +1,6 @@
 """Fetch an experiment's data and model ahead of time: `python -m mtlora.plan.download EXPERIMENT [overrides]`.
 
-Afterwards the same runs need no network (set HF_HUB_OFFLINE=1 to be sure that none is used).
+Afterwards the same runs need no network (HF_HUB_OFFLINE=1 forbids its use).
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def main() -> None:
 def plan_with_data(experiment: Experiment, overrides: Sequence[str], console: Console) -> Plan:
     """Return the plan of an experiment, fetching the data without which its cells have no identity.
 
-    A plan identifies each cell by the content of its data; files of a branch of the hub must be here for that.
+    A plan identifies each cell by the content of its data, so data on a branch of the hub are fetched before the plan is made.
     """
     while True:
         try:
@@ -45,7 +45,7 @@ def plan_with_data(experiment: Experiment, overrides: Sequence[str], console: Co
 
 
 def fetch_data(task: TaskConfig, data: DataConfig, console: Console) -> None:
-    """Load every split that a run of the task reads, and print how many rows it has."""
+    """Load every split that a run of the task reads, and print its number of rows."""
     for split in ["train", *evaluation_splits(task, data)]:
         rows = len(load_split(task, data, split)[task.text_columns[0]])
         console.print(f"{task.name} {split}: {rows} rows from {data.source}")

@@ -1,4 +1,4 @@
-"""The time that the cells of a plan need: as finished runs of the same task and model took, else by a measured rate."""
+"""An estimate of the time that cells need, from finished runs of the same task and model, or else from a measured rate."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,18 +12,18 @@ from mtlora.data.sources import load_split
 from mtlora.plan.cell import Cell
 from mtlora.records.record import RECORD, RunRecord
 
-# Share of the measured rate of matrix products that a run reaches: small matrices on a CPU reach about half, single runs at
-# batch 16 to 32 leave a big GPU mostly idle.
+# The share of the measured rate of large matrix products that a run reaches: small products on a CPU reach about half, and a
+# single run with batches of 16 to 32 leaves a large GPU mostly idle.
 UTILISATION = {"cpu": 0.5, "cuda": 0.07}
-# Of the small models on the built-in texts, special tokens included; names in facts take several tokens of a small vocabulary.
+# For small models on the built-in texts, special tokens included; a small vocabulary splits names in facts into several tokens.
 TOKENS_PER_WORD = {"classification": 1.3, "regression": 1.3, "generation": 2.2}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of cells: arithmetic, training tokens, seconds of all runs added up, and where the rate comes from.
+    """The cost of cells: operations, training tokens, the sum of the runs' seconds, and the basis of the estimate in words.
 
-    `divisible`: runs side by side share the time, as the rate is that of runs which had a share of the machine.
+    `divisible`: n runs at a time take 1/n of `seconds`, because the finished runs had only a share of the machine, too.
     """
 
     flops: float
@@ -36,12 +36,12 @@ class Estimate:
 def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
     """Estimate the run time of cells.
 
-    A cell takes the median time of the finished runs of its task and model, or of all finished runs; runs of other lengths count
-    in proportion to their operations. Where no run is finished, the estimate is a guess from the rate of matrix products.
+    The time per operation is the median over the finished runs of the same task and model, or over all finished runs. If there is
+    none, the estimate is a guess from the rate of matrix products.
 
     Args:
-        cells: the cells to be run.
-        among: all cells of their plan.
+        cells: the cells that are left.
+        among: all cells of their plan, of which some may be finished.
     """
     if not cells:
         return Estimate(0.0, 0.0, 0.0, "nothing left")
@@ -76,7 +76,7 @@ def _paces(cells: Sequence[Cell]) -> dict[tuple[str, str], list[float]]:
 
 
 def _error_of(paces: Sequence[list[float]]) -> str:
-    """State how far off the estimate is: each of at least three finished runs, predicted from those like it."""
+    """Describe the median error when each finished run is predicted from the others of its kind; empty for fewer than three."""
     alike = [(run, found[:i] + found[i + 1 :]) for found in paces for i, run in enumerate(found) if len(found) > 1]
     if len(alike) < 3:
         return ""
@@ -85,10 +85,10 @@ def _error_of(paces: Sequence[list[float]]) -> str:
 
 
 def workload(cell: Cell) -> tuple[float, float]:
-    """Return a run's floating-point operations and the tokens that it trains on, roughly.
+    """Return approximately a run's floating-point operations and the number of tokens that it trains on.
 
-    Two per backbone parameter and token forward, two more backward to the activations (the weights are frozen); attention
-    scores, embeddings and padding are left out.
+    The operations are two per backbone parameter and token in the forward pass, and two in the backward pass (to the
+    activations only, because the weights are frozen). Attention scores, embeddings and padding are left out.
     """
     task, train, decode = cell.config.task, cell.config.train, cell.config.decode
     generation = task.kind == "generation"
@@ -103,7 +103,7 @@ def workload(cell: Cell) -> tuple[float, float]:
     rows = min(rows, train.limit_examples or rows)
     evaluated = min(evaluated, (train.limit_validation if generation else None) or evaluated)
     forwards = tokens * train.epochs * (2 * rows + evaluated)
-    if generation:  # texts end after about half of the tokens that they may have
+    if generation:  # on average a text has about half of the allowed tokens
         contexts = _builtin_size(task, "test")[2] if cell.config.data.source == "builtin" else task.sizes["test"]
         forwards += min(contexts, decode.limit_contexts or contexts) * decode.beams * decode.max_new_tokens / 2
     return 2.0 * cell.config.model.parameters * forwards, tokens * train.epochs * rows
@@ -113,7 +113,7 @@ _counted: dict[tuple[str, str], tuple[int, int, int]] = {}
 
 
 def _builtin_size(task: TaskConfig, split: str) -> tuple[int, int, int]:
-    """Return the rows of a split of the built-in data, their words, and how many distinct first texts (contexts) they have."""
+    """Return the numbers of rows, words and distinct first texts (contexts) of a split of the built-in data."""
     if (task.name, split) not in _counted:
         columns = load_split(task, DataConfig(source="builtin"), split)
         texts = [text for name in task.text_columns for text in columns[name]]

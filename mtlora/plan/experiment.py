@@ -26,24 +26,24 @@ class Column:
     split: str
     metric: str
     label: str
-    scale: float | None = None  # of the raw value in tables; null: 100 for a share or a correlation, else 1
+    scale: float | None = None  # factor of the raw value; null: 100 for a share or a correlation, else 1
     digits: int = 2  # after the decimal point
     beside: Entry | None = None  # a second figure in the same cell; in the average the pair counts as its mean
 
 
 @dataclass
 class Headline:
-    """The one figure that verdicts are about, on the table's scale, higher is better."""
+    """The figure that verdicts compare, on the table's scale; higher is better."""
 
     task: str
     split: str
     metric: str
-    margin: float  # two methods that differ by less than this are the same for practical purposes
+    margin: float  # smaller differences between two methods do not matter in practice
 
 
 @dataclass
 class Convention:
-    """How the literature reports this table; shown beside ours, never mixed with it."""
+    """The convention of published tables; shown beside our figures, never mixed with them."""
 
     selection: str  # last | best epoch
     statistic: str  # mean | median over seeds
@@ -52,7 +52,7 @@ class Convention:
 
 @dataclass
 class Claim:
-    """A published advantage of MTLoRA over LoRA: a difference of the headline figure of a model in the profile `paper`."""
+    """A published difference of the headline figure, MTLoRA minus LoRA, for a model in the profile `paper`."""
 
     model: str
     difference: float
@@ -66,15 +66,15 @@ class Experiment:
     name: str
     suite: str
     title: str
-    axes: dict[str, list[Any]]  # override key -> values; the first axis is the outermost loop
+    axes: dict[str, list[Any]]  # override key -> values; the first key is the outermost loop
     profiles: dict[str, dict[str, list[Any]]]  # profile -> axes that differ there
     columns: list[Column]
     headline: Headline
     selection: str = "last"  # last | best epoch
-    average: bool = True  # a last column with the mean over the others
-    ablation: bool = False  # it repeats runs of another table to vary one thing: no verdict of its own in the report
-    exclude: list[dict[str, Any]] = field(default_factory=list)  # combinations of axis values that are not run
-    contrasts: list[str] = field(default_factory=list)  # swept keys whose first value each method is compared with too
+    average: bool = True  # whether the last column is the mean of the others
+    ablation: bool = False  # it varies one setting of another table: the report gives no verdict
+    exclude: list[dict[str, Any]] = field(default_factory=list)  # combinations of axis values that are left out
+    contrasts: list[str] = field(default_factory=list)  # swept keys: each value is also compared with the first one
     convention: Convention | None = None
     claims: list[Claim] = field(default_factory=list)
 

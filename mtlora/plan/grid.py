@@ -1,4 +1,4 @@
-"""The grid of an experiment: its cells under given overrides, in the order in which they run."""
+"""The grid of an experiment: the composition of its cells under given overrides."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ from mtlora.base.errors import UserError
 from mtlora.plan.cell import Cell, compose_cell, with_seed
 from mtlora.plan.experiment import Column, Experiment
 
-LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # sweeps that name their values
+LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # sweeps with a list of values
 PREFIXES = {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}
 
 
@@ -28,7 +28,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """The stem of every file made from this plan; other profiles than mini carry a suffix."""
+        """The stem of every file made from this plan, with the profile as a suffix unless it is mini."""
         return self.experiment.name if self.profile == "mini" else f"{self.experiment.name}_{self.profile}"
 
     @property
@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def stages(self) -> list[list[Cell]]:
-        """The cells and the parents they start from, by depth: a stage needs only earlier stages."""
+        """The cells and their parents by depth: the parents of a cell are in an earlier stage."""
         by_sha: dict[str, Cell] = {}
         for cell in self.cells:
             line = [cell]
@@ -74,7 +74,7 @@ def _depth(cell: Cell) -> int:
 def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
     """Compose every cell of an experiment.
 
-    An override of an axis replaces its values (`seed=0,1,2`); any other holds for every cell (`train.epochs=1`).
+    An override of an axis replaces its values (`seed=0,1,2`); any other override applies to every cell (`train.epochs=1`).
 
     Raises:
         UserError, hydra.errors.HydraException: an unknown profile, key or value.
@@ -99,17 +99,17 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
         raise UserError(
             f"experiment {experiment.name} has no column for task {alien[0]}: add one to experiments/{experiment.name}.yaml"
         )
-    cells = {cell.sha: cell for cell in composed}  # overrides can make two products the same run
+    cells = {cell.sha: cell for cell in composed}  # two combinations may be the same run
     return Plan(experiment, profile, axes, list(cells.values()))
 
 
 def is_excluded(product: dict[str, str], experiment: Experiment) -> bool:
-    """Tell whether an experiment leaves out a combination of override values."""
+    """Tell whether an experiment excludes a combination of override values."""
     return any(all(product.get(key) == str(value) for key, value in rule.items()) for rule in experiment.exclude)
 
 
 def _compose(products: Sequence[dict[str, str]], prefixes: dict[str, str]) -> list[Cell]:
-    """Compose the cells; one that differs from another in the seed only is derived from it, as composing takes 50 ms."""
+    """Compose the cells; composing takes 50 ms, so cells that differ only in the seed are derived from one of them."""
     cells: list[Cell] = []
     siblings: dict[tuple[str, ...], Cell] = {}
     for product in products:
@@ -130,10 +130,10 @@ def _prefixes(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
-    """Split `key=a,b` into its values, by Hydra's own grammar; a key given twice counts the last time, a value once.
+    """Return the values of each override `key=a,b`, by Hydra's grammar, without duplicates; the last override of a key wins.
 
     Raises:
-        UserError, hydra.errors.OverrideParseException: not an assignment, or a sweep that is no list of values.
+        UserError, hydra.errors.OverrideParseException: an override is no assignment, or a sweep without a list of values.
     """
     parsed: dict[str, list[str]] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):

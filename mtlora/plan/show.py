@@ -1,4 +1,4 @@
-"""The display of a plan: its cells by state, the time that the rest needs, and the commands that would train it."""
+"""The display of a plan: its cells by state, and the time and the commands of the cells that are left."""
 
 import shlex
 import sys
@@ -18,7 +18,7 @@ from mtlora.plan.status import State, statuses
 
 
 def show(plan: Plan, console: Console, jobs: int | None) -> None:
-    """Print the cells by state, and the cost of the rest with so many runs at a time (None: as a cluster decides)."""
+    """Print the cells by state, and the cost of those left with `jobs` runs at a time (None: a cluster decides)."""
     state = statuses(plan)
     cells = [cell for stage in plan.stages for cell in stage]
     table = Table(title=f"{plan.name}: {len(cells)} cells", title_justify="left")
@@ -38,7 +38,7 @@ def show(plan: Plan, console: Console, jobs: int | None) -> None:
 
 
 def commands(plan: Plan) -> Iterator[str]:
-    """Yield the command of every cell that is not done, in an order in which they can run."""
+    """Yield the command of every cell that is not done; parents come first."""
     state = statuses(plan)
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
@@ -50,11 +50,11 @@ def commands(plan: Plan) -> Iterator[str]:
 
 
 def check_jobs(jobs: int | None) -> None:
-    """Refuse a number of runs at a time below 1."""
+    """Raise a UserError if the number of runs at a time is below 1."""
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs {jobs} is out of range: it must be at least 1")
 
 
 def default_jobs(profile: str) -> int:
-    """Return how many runs at a time `mtlora.reproduce` makes on this machine: one per core in the mini profile."""
+    """Return the default number of runs at a time of `mtlora.reproduce`: one per core in the mini profile, else 1."""
     return available_cores() if profile == "mini" else 1

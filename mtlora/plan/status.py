@@ -14,17 +14,17 @@ from mtlora.score.compute import needing_java
 from mtlora.score.generated import in_part
 from mtlora.score.text import java_works
 
-java_works_here = lru_cache(maxsize=1)(java_works)  # starting Java takes a moment
+java_works_here = lru_cache(maxsize=1)(java_works)  # cached, because Java starts slowly
 
 
 class State(StrEnum):
-    """How far a cell is."""
+    """The state of a cell."""
 
     DONE = "done"  # trained, with every metric that this machine can compute
     MISSING = "missing"  # never started
-    STALE = "stale"  # finished before with other settings, data or code
+    STALE = "stale"  # finished with other settings, data or code
     RUNNING = "running"
-    INTERRUPTED = "interrupted"  # stopped or killed: the next attempt goes on from its checkpoint
+    INTERRUPTED = "interrupted"  # stopped or killed: the next attempt resumes from its checkpoint
     FAILED = "failed"
     UNSCORED = "unscored"  # trained, but without a metric that this machine can compute
 
@@ -47,10 +47,10 @@ def state_of(cell: Cell) -> State:
 
 
 def lacking_metrics(cell: Cell) -> list[str]:
-    """Return the metrics, in words, that a finished run lacks although its texts can be scored with them here.
+    """Return, in words, the metrics that a finished run lacks although this machine can compute them.
 
-    A run lacks the metrics that need Java if it was scored on a machine without Java. Where there is still none, they are not
-    counted, nor are those of a part of the test split without contexts.
+    A run that was scored on a machine without Java lacks the metrics that need it. They are not listed if this machine has no
+    Java either, nor for a part of the test split without contexts.
     """
     task = cell.config.task
     if task.kind != "generation":
@@ -69,7 +69,7 @@ def lacking_metrics(cell: Cell) -> list[str]:
 
 
 def _has_stale(cell: Cell) -> bool:
-    """Tell whether this run was finished before with other settings, data or code."""
+    """Tell whether there is a finished run of the same name, seed and profile with another identity."""
     for path in cell.folder.parent.glob(f"seed{cell.config.seed}-*/{RECORD}"):
         with suppress(UserError):
             record = RunRecord.load(path)

@@ -1,9 +1,9 @@
-"""Every job of a sweep trains in a child process, so that whatever kills it is one failed run and never ends the sweep.
+"""Child processes that train the runs of a sweep, so that a crash or a kill fails one run and does not end the sweep.
 
-A child stays for the next jobs of its parent: imports, tokenizer, backbone and data are loaded once. It is replaced when it
-has died, after a failure (nobody knows in which state that left it), and every `RUNS_PER_CHILD` runs.
+A child trains one job of its parent after another, so it loads imports, tokenizer, backbone and data only once. It is replaced
+after its death, after a failure (which may leave it in a bad state), and after `RUNS_PER_CHILD` runs.
 
-`train_in_child` and `train_in_children` are the parent's side; `main` is the child's.
+`train_in_child` and `train_in_children` run in the parent, `main` in the child.
 """
 
 import os
@@ -28,17 +28,17 @@ from mtlora.records.record import RECORD, RunRecord
 from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.grouping import halves
 
-RUNS_PER_CHILD = 50  # oneDNN keeps memory for every shape that it has met
+RUNS_PER_CHILD = 50  # because oneDNN keeps memory for every new shape of a product
 SECONDS_TO_SAVE = 60.0  # an interrupted child finishes its step and writes a checkpoint
 
 
 class Child:
-    """A process that trains cells, one after another or several together."""
+    """A process that trains cells, one at a time or several together."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.connection, theirs = Pipe()
         with theirs:
-            # Not with -m: what is pickled must know its classes as mtlora.train.worker's, not as those of __main__.
+            # Not with -m: pickled objects must refer to mtlora.train.worker, not to __main__.
             command = [
                 sys.executable,
                 "-c",
@@ -46,7 +46,8 @@ class Child:
                 str(theirs.fileno()),
                 *sys.argv[1:],
             ]
-            # A session of its own: a terminal's Ctrl-C reaches it once, through us. Its standard input ends when we do.
+            # In a session of its own, the child gets a terminal's Ctrl-C only once, from this process. The end of its standard
+            # input tells it that this process has ended.
             self.process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
@@ -57,13 +58,13 @@ class Child:
         self.runs = 0
 
     def send(self, cells: Sequence[Cell]) -> None:
-        """Hand over cells to be trained together."""
+        """Send cells to be trained together."""
         self.runs += len(cells)
-        with suppress(OSError):  # it has died: `receive` says so
+        with suppress(OSError):  # the child has died, so `receive` returns None
             self.connection.send(tuple(cells))
 
     def receive(self) -> list[Answer] | None:
-        """Return an answer for each cell, waiting for it; None where the process died."""
+        """Wait for the child, and return an answer for each cell; None if the process has died."""
         with suppress(EOFError, OSError):
             answers = self.connection.recv()
             assert isinstance(answers, list)
@@ -71,11 +72,11 @@ class Child:
         return None
 
     def is_dead(self) -> bool:
-        """Tell whether the process has ended by itself, as by a kill while it waited for work."""
+        """Tell whether the process has ended by itself, for example by a kill while it waited for work."""
         return self.process.poll() is not None
 
     def end(self, patience: float = 1.0) -> str:
-        """End the process and say how it ended; one that has died, or waits for work, ends by itself."""
+        """End the process, and return in words how it ended; one that waits for work gets `patience` seconds to exit."""
         self.connection.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(patience)
@@ -91,20 +92,20 @@ class Child:
 
 @contextmanager
 def passing_signals(children: Sequence[Child]) -> Iterator[None]:
-    """Pass Ctrl-C and SIGTERM on to the children, and wait until they have saved, before they go on here.
+    """Pass Ctrl-C and SIGTERM on to the children, and let them save before the exception continues here.
 
     Args:
-        children: may change while the block runs.
+        children: the list may change while the block runs.
     """
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
-        ignore_signals()  # schedulers send several; none may cut short what the first has begun
+        ignore_signals()  # schedulers send several signals; only the first one counts
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
         until = time.monotonic() + SECONDS_TO_SAVE
         for child in children:
             child.process.send_signal(number)
-            child.connection.close()  # one that has just answered must not wait for more
+            child.connection.close()  # a child that has just answered must not wait for more work
         for child in children:
             with suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.0, until - time.monotonic()))
@@ -116,10 +117,10 @@ _child: Child | None = None
 
 
 def train_in_child(cell: Cell) -> RunRecord | None:
-    """Train a cell in the child of this process; None if another process is training it.
+    """Train a cell in the child of this process; return None if another process is training it.
 
     Raises:
-        UserError: the run failed; its record says the same.
+        UserError: the run failed; its record has the same reason.
     """
     global _child
     _end_with_loky()
@@ -142,10 +143,12 @@ def train_in_child(cell: Cell) -> RunRecord | None:
 def train_in_children(
     cohorts: Sequence[list[Cell]], children: int, threads: int | None, on_answer: Callable[[Cell, Answer], None]
 ) -> None:
-    """Train cohorts of cells in several children at a time; a cohort that dies goes on as two of half the size.
+    """Train cohorts of cells in several children at a time; a cohort whose child dies is resumed as two halves.
 
     Args:
-        threads: of each child; None leaves it to `provenance.threads_allowed`.
+        cohorts: each is trained together.
+        children: the number of children at a time.
+        threads: the number of threads of each child; None is `cpu.threads_allowed`.
         on_answer: called once for each cell.
     """
     waiting, idle = deque(cohorts), list[Child]()
@@ -183,7 +186,7 @@ def train_in_children(
 
 
 def _end_with_loky() -> None:
-    """In a process of joblib, end when the sweep's process is gone: joblib leaves its processes behind for ever."""
+    """In a process of joblib, exit when the sweep's process is gone, because joblib would leave its processes running."""
     if not current_process().name.startswith("Loky") or any(t.name == "end-with-loky" for t in threading.enumerate()):
         return
     parent = os.getppid()
@@ -191,13 +194,13 @@ def _end_with_loky() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
-        os._exit(1)  # the child sees it, saves and ends too
+        os._exit(1)  # the child then saves and ends, too
 
     threading.Thread(target=watch, daemon=True, name="end-with-loky").start()
 
 
 def record_death(cell: Cell, how: str) -> str:
-    """Mark the run of a dead process as failed, unless another process has begun it anew; return the reason."""
+    """Mark the run of a dead process as failed, unless another process trains it again; return the reason."""
     reason = f"its process was {how}"
     with suppress(UserError, OSError, ValueError), only_process(cell.lock, cell.run_id):
         record = RunRecord.load(cell.folder / RECORD)
@@ -209,8 +212,8 @@ def record_death(cell: Cell, how: str) -> str:
 
 
 def serve(connection: Connection) -> None:
-    """Train the cells that come through a connection until it ends."""
-    from mtlora.train.execution import execute  # imports torch and transformers, which the parent never needs
+    """Train the cells that arrive on a connection until it is closed."""
+    from mtlora.train.execution import execute  # imports torch and transformers, which the parent does not need
 
     training = threading.Event()
     threading.Thread(target=_end_with_parent, args=(training,), daemon=True).start()
@@ -227,21 +230,20 @@ def serve(connection: Connection) -> None:
 
 
 def _end_with_parent(training: threading.Event) -> None:
-    """Wait for the end of standard input, which comes when the parent is gone, however it went; then stop what is trained."""
+    """Wait for the end of standard input, which means that the parent has ended; then stop the training."""
     with suppress(OSError):
         os.read(0, 1)  # not through sys.stdin, whose buffer this thread would hold while the interpreter shuts down
-    if training.is_set():  # else the main thread ends by itself, with the connection
+    if training.is_set():  # else the closed connection ends the main thread
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:
-    """Serve the parent that gave us the number of a file descriptor."""
-    connection = Connection(int(sys.argv.pop(1)))  # what is left is the sweep's command, for the records
+    """Serve the parent process; the first argument is the number of the connection's file descriptor."""
+    connection = Connection(int(sys.argv.pop(1)))  # the remaining arguments are the sweep's command, for the records
     cli.configure_logging()
     handle_signals()
-    signal.signal(
-        signal.SIGUSR2, signal.SIG_IGN
-    )  # Slurm's warning before the time limit goes to all processes: the parent acts
-    with suppress(KeyboardInterrupt):  # the record says so, and the parent knows
+    # Slurm sends its warning before the time limit to all processes, but only the parent reacts to it.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    with suppress(KeyboardInterrupt):  # the record and the answer hold the outcome
         serve(connection)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent's end must not disturb ours
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may arrive while this process exits
