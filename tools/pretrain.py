@@ -1,7 +1,7 @@
 """Train the small decoder of the `mini` profile on the project's own text: `python tools/pretrain.py --out DIR`.
 
-It makes what `conf/model/gpt2_mini.yaml` names: a byte-level BPE tokenizer, a GPT-2 of about 2M parameters in half precision and
-a README that says how they were made. The text (`background_text`) shares no name and no line format with the benchmark's splits.
+It writes the files of the model `conf/model/gpt2_mini.yaml`: a byte-level BPE tokenizer, a GPT-2 of about 2M parameters in half
+precision, and a README with the command. The text (`background_text`) shares no names and no line format with the built-in data.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def rows(tokenizer: PreTrainedTokenizerFast, batch: int) -> Iterator[torch.Tensor]:
-    """Yield batches of packed documents, (batch, WIDTH) token ids, without end."""
+    """Yield an infinite stream of batches of packed documents, (batch, WIDTH) token ids."""
     held: list[int] = []
     for seed in itertools.count(2):
         documents = background_text(seed, 2000)
@@ -63,11 +63,11 @@ def rows(tokenizer: PreTrainedTokenizerFast, batch: int) -> Iterator[torch.Tenso
 
 
 def pretrain(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train for the given minutes (the learning rate follows the clock) and save into `arguments.out`."""
+    """Train for the given minutes (the learning rate depends on the elapsed time) and save into `arguments.out`."""
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     if onednn_is_fp32():
-        set_fp32_matmul_precision("bf16")  # oneDNN's own fp32 products: see mtlora.base.onednn
+        set_fp32_matmul_precision("bf16")  # products by oneDNN, still in fp32; see mtlora.base.onednn
     tokenizer = make_tokenizer()
     ends: dict[str, Any] = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}

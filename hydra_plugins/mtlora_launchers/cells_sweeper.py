@@ -65,9 +65,7 @@ class CellsSweeper(BasicSweeper):
             returns = self.launcher.launch(jobs, initial_job_idx=0)
         except CompactHydraException:
             raise
-        except (
-            Exception
-        ) as error:  # a process of joblib, Ray or Slurm died, and with it the results, but not the records
+        except Exception as error:  # a process of joblib, Ray or Slurm died; its records remain
             reason = " ".join(str(error).split())[:300]
             raise CompactHydraException(
                 f"the launcher stopped ({type(error).__name__}: {reason}): the same command trains the missing runs"

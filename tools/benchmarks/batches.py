@@ -1,4 +1,6 @@
-"""Batches of similar length against batches padded to 512, and the padding that is left, on real texts where they are at hand.
+"""Compare batches of similar length with batches padded to 512, in time and in padding.
+
+Real texts are used with --data-root, otherwise the built-in ones.
 
 python tools/benchmarks/batches.py --data-root GLUE_FOLDER
 """
@@ -23,12 +25,12 @@ from mtlora.train.model.build import build_model
 from mtlora.train.objectives import batch_loss
 
 TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
-GOALS = {"mnli": 10.0, "cola": 35.0}  # epochs that these measure
+GOALS = {"mnli": 10.0, "cola": 35.0}  # the epochs to average over
 ROWS, BATCH = 96, 16
 
 
 def data_of(task: str, root: Path | None, results: str) -> tuple[object, RunData, object]:
-    """Return a task's configuration, data and tokenizer: GLUE's files below `root`, else built-in texts."""
+    """Return a task's configuration, data and tokenizer; the data are GLUE's files below `root`, or else the built-in texts."""
     source = [f"data.root={root}", "data.source=local", "data.subset=true"] if root else []
     cell = compose_cell(["model=minilm", f"task={task}", f"results={results}", *source])
     tokenizer, data = load_data(cell)
@@ -38,7 +40,7 @@ def data_of(task: str, root: Path | None, results: str) -> tuple[object, RunData
 def epoch(
     config: object, model: torch.nn.Module, data: RunData, batches: list[np.ndarray], padding: str
 ) -> Callable[[], None]:
-    """Return a function that takes the forward and backward pass of an epoch's batches."""
+    """Return a function that computes the forward and backward pass of each batch of an epoch."""
 
     def run() -> None:
         for rows in batches:
@@ -51,7 +53,7 @@ def epoch(
 
 
 def measure(task: str, root: Path | None, results: str) -> list[Entry]:
-    """Time an epoch over rows spread evenly over a task's lengths, and compare the losses of both sides."""
+    """Time an epoch over rows that are spread evenly over a task's lengths, and compare the losses of both sides."""
     config, data, tokenizer = data_of(task, root, results)
     make_accelerator(config)  # type: ignore[arg-type]  # threads and matrix library
     model = build_model(config, tokenizer).train()  # type: ignore[arg-type]
@@ -76,13 +78,13 @@ def measure(task: str, root: Path | None, results: str) -> list[Entry]:
 
 
 def padding_waste(lengths: np.ndarray, batches: list[np.ndarray]) -> float:
-    """Return padded tokens over real tokens, at least 1, when every batch is padded to its longest example."""
+    """Return the ratio (at least 1) of padded to real tokens when every batch is padded to its longest example."""
     padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     return padded / int(lengths.sum())
 
 
 def waste(root: Path | None, results: str) -> list[Entry]:
-    """Return padded over real tokens of an epoch for every task, at both batch sizes of the recipes."""
+    """Return the ratio of padded to real tokens of an epoch for every task, at both batch sizes of the recipes."""
     entries = []
     for task in TASKS:
         try:

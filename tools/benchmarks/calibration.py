@@ -1,7 +1,7 @@
-"""Measure whether the statistics keep their word: `python tools/benchmarks/calibration.py` prints tables of docs/statistics.md.
+"""Measure the error rates of the statistics: `python tools/benchmarks/calibration.py` prints tables of docs/statistics.md.
 
-Without any effect (A/A), a test at 5% may decide in at most 5% of the trials, and a 95% interval must hold the truth in 95%.
-Trials are drawn with a fixed seed; the functions under test are those that make the report.
+Without any effect (A/A), a test at 5% may reject in at most 5% of the trials, and a 95% interval must cover the truth in 95%.
+Trials are drawn with a fixed seed; the functions under test are those behind the report.
 """
 
 import argparse
@@ -26,13 +26,13 @@ Draw = Callable[[np.random.Generator], list[np.ndarray]]  # -> per structure the
 
 
 def measure(draw: Draw, trials: int, label: str, margin: float) -> dict[str, float]:
-    """Return the rates of decisions and of covering the true difference 0, over trials of several structures each.
+    """Return the rates of verdicts and of covering the true difference 0, over trials with several structures each.
 
     Args:
-        draw: gives the differences of a trial, without any effect.
-        trials: how many.
-        label: of the progress bar.
-        margin: of equality, tested at a true difference that is as large.
+        draw: returns the differences of a trial, without any effect.
+        trials: the number of trials.
+        label: the label of the progress bar.
+        margin: the margin of equality; the true difference is set to it when equality is tested.
     """
     generator = np.random.default_rng(20240311)
     rejected = decided = covered = intervals = family = equal = 0
@@ -47,7 +47,7 @@ def measure(draw: Draw, trials: int, label: str, margin: float) -> dict[str, flo
         if (interval := first.interval()) is not None:
             intervals += 1
             covered += interval[0] <= 0 <= interval[1]
-        # a true difference of exactly the margin: calling it equal is the mistake that TOST may make in 5%
+        # the true difference is the margin: TOST may wrongly find equality in 5%
         moved = replace(first, mean=first.mean + margin)
         equal += moved.equivalence_p(margin) <= ALPHA
         adjusted = holm([result.p for result in results])
@@ -62,7 +62,7 @@ def measure(draw: Draw, trials: int, label: str, margin: float) -> dict[str, flo
 
 
 def normal_task(seeds: int) -> Draw:
-    """Return draws of one task: four structures and LoRA, normal scores of equal spread, so differences share LoRA's."""
+    """Return draws of one task with four structures and LoRA: normal scores of equal spread; all differences share LoRA's."""
 
     def draw(generator: np.random.Generator) -> list[np.ndarray]:
         scores = generator.normal(size=(STRUCTURES + 1, 1, seeds))
@@ -83,7 +83,7 @@ def normal_suite(seeds: int) -> Draw:
 
 
 def runs_against_themselves(scores: np.ndarray, seeds: int) -> Draw:
-    """Return draws where LoRA and all structures are runs of LoRA, (tasks, n), tasks drawn independently: A/A."""
+    """Return draws in which all structures are runs of LoRA, too, (tasks, n), drawn independently for each task: A/A."""
 
     def draw(generator: np.random.Generator) -> list[np.ndarray]:
         picks = generator.integers(0, scores.shape[1], (STRUCTURES + 1, len(scores), seeds))
@@ -94,7 +94,7 @@ def runs_against_themselves(scores: np.ndarray, seeds: int) -> Draw:
 
 
 def centred_differences(differences: np.ndarray, seeds: int) -> Draw:
-    """Return draws from differences of two methods, (tasks, n), less their mean: equal in the mean, but skewed."""
+    """Return draws from the centred differences of two methods, (tasks, n): zero in the mean, but skewed."""
     centred = differences - differences.mean(1, keepdims=True)
 
     def draw(generator: np.random.Generator) -> list[np.ndarray]:
@@ -105,7 +105,7 @@ def centred_differences(differences: np.ndarray, seeds: int) -> Draw:
 
 
 def items_sizes(trials: int, items: int = 100) -> dict[str, float]:
-    """Return how often sacrebleu's paired bootstrap, and our test, call two equally good systems different at 5%."""
+    """Return how often sacrebleu's paired bootstrap and our test find a difference at 5% between two equally good systems."""
     from sacrebleu.significance import PairedTest
 
     from mtlora.score.text import bleu_metric, reference_streams

@@ -1,8 +1,8 @@
 """Kill, starve and damage sweeps, and check that nothing is lost, trained twice or wrong: `make chaos`.
 
-Each sweep is killed (SIGKILL) again and again, at random moments and while a chosen file is being written, and started again
-until it ends by itself. Then every cell must have exactly one successful record, with the metrics, predictions and tensors of
-an undisturbed sweep. Linux only; the full disk and the read-only folder need the right to mount a tmpfs.
+Each sweep is killed (SIGKILL) repeatedly, at random moments and while a chosen file is being written, and restarted until it ends
+by itself. Then every cell must have exactly one successful record, with the metrics, predictions and tensors of an undisturbed
+sweep. Linux only; the full disk and the read-only folder need the right to mount a tmpfs.
 """
 
 import argparse
@@ -33,7 +33,7 @@ GRID = ["task=cola,rte", "transform=lora,shim", "seed=0,1,2", "model=tiny", "tra
 # checkpoints after every step, so that many kills meet one
 GRID += ["train.checkpoint_seconds=0", "compute.threads=1"]
 COMPARED = ("predictions.jsonl", "metrics.jsonl", "geometry.jsonl", "adapter_model.safetensors")
-# what a kill waits for: a file that is being written (a glob below the results folder), or a random moment
+# the moment of a kill: while a file is being written (a glob below the results folder), or random
 MOMENTS = {
     "random moment": None,
     "writing a checkpoint": "runs/**/.checkpoint.pt.*.tmp",
@@ -53,7 +53,7 @@ log = Console(stderr=True)
 
 @dataclass
 class Tally:
-    """Faults tried, by kind."""
+    """The number of injected faults, by kind."""
 
     tried: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -89,7 +89,7 @@ def _uses(process: Path, results: Path) -> bool:
 
 
 def disturb(results: Path, generator: random.Random, tally: Tally, kills: int) -> None:
-    """Run one sweep to its end through so many kills."""
+    """Kill and restart a sweep a number of times, then let it end."""
     sweeps = [start(results, generator.choice(LAUNCHERS))]
     if generator.random() < 0.3:
         sweeps.append(start(results, "local"))
@@ -106,7 +106,7 @@ def disturb(results: Path, generator: random.Random, tally: Tally, kills: int) -
                 tally.tried[f"SIGKILL of {victim}, {moment}"] += 1
         if all(sweep.poll() is not None for sweep in sweeps):
             sweeps.append(start(results, generator.choice(LAUNCHERS)))
-    for _ in range(20):  # the failed runs are tried again by the next call
+    for _ in range(20):  # the next call trains the failed runs again
         for sweep in sweeps:
             sweep.wait(600)
         if sweeps[-1].returncode == 0:
@@ -131,7 +131,7 @@ def wait_for(
 
 
 def survivors(folder: Path) -> int:
-    """Return how many processes of the sweeps below a folder are left, after the time that they need to end."""
+    """Return how many processes of the sweeps below a folder are left after the time that they may take to end."""
     deadline = time.monotonic() + 30
     while (left := len(processes(str(folder), folder))) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -145,14 +145,14 @@ def check(results: Path, reference: Path, plan_of: Callable[[Path], Plan], tally
     counts = Counter(record.config_sha for record in records if record.status == "success")
     tally.problems += [f"lost: {cell.run_id}" for sha, cell in wanted.items() if counts[sha] == 0]
     tally.problems += [f"duplicated: {sha}" for sha, count in counts.items() if count > 1 or sha not in wanted]
-    trained = Counter(record.run_id for record in records)  # one folder a run, whatever its state
+    trained = Counter(record.run_id for record in records)  # one folder per run, whatever its state
     tally.problems += [f"two folders: {name}" for name, count in trained.items() if count > 1]
     for cell, twin in zip(plan_of(results).cells, plan_of(reference).cells, strict=True):
         if counts[cell.sha] != 1:
             continue
         ours, theirs = (RunRecord.load(c.folder / RECORD) for c in (cell, twin))
         same = ours.metrics == theirs.metrics
-        if "cohort" in ours.provenance:  # equal to a run alone to rounding
+        if "cohort" in ours.provenance:  # equal to a run alone up to rounding
             pairs = zip(ours.epochs, theirs.epochs, strict=True)
             same = same and all(math.isclose(a["train_loss"], b["train_loss"], rel_tol=1e-4) for a, b in pairs)
         else:
@@ -163,7 +163,7 @@ def check(results: Path, reference: Path, plan_of: Callable[[Path], Plan], tally
 
 
 def full_disk(folder: Path, tally: Tally) -> Path | None:
-    """Run the sweep on a disk that is nearly full, then give it space; return its results, None without the right to mount."""
+    """Run the sweep on a nearly full disk, then free space; return its results folder, None without the right to mount."""
     return _mounted(folder, "size=300k", "size=200m", "full disk", tally)
 
 
@@ -207,7 +207,7 @@ def finish(results: Path, tally: Tally) -> None:
 
 
 def main() -> None:
-    """Parse the command line, do the damage, print a Markdown table; exit code 1 if a record is lost, duplicated or wrong."""
+    """Parse the command line, inject the faults, print a Markdown table; exit code 1 if a record is lost, duplicated or wrong."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)

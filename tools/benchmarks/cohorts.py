@@ -1,4 +1,4 @@
-"""Ten runs in lock-step against the same ten one after another: time of a step of each, and equality.
+"""Compare ten runs in lock-step with the same ten runs one after another: the time of a step, and the losses.
 
 python tools/benchmarks/cohorts.py
 """
@@ -23,7 +23,7 @@ from mtlora.train.model.build import build_model
 from mtlora.train.run import Run
 from mtlora.train.tracking import NullTracker
 
-SHAPES = {(4, 12): 1.5, (16, 32): 1.05}  # rows x tokens of a run's batch -> goal
+SHAPES = {(4, 12): 1.5, (16, 32): 1.05}  # (rows, tokens) of a run's batch -> goal
 
 
 def random_data(width: int, rows: int) -> RunData:
@@ -39,7 +39,7 @@ def random_data(width: int, rows: int) -> RunData:
 
 
 class Sides:
-    """The same runs, five methods by some seeds, ready to take steps alone and together."""
+    """The same runs (five methods, several seeds), prepared to take steps alone and together."""
 
     def __init__(self, data: RunData, seeds: int, shared: list[str], folder: Path) -> None:
         """Build the runs twice; `shared` are the overrides of all."""
@@ -52,7 +52,7 @@ class Sides:
         tokenizer = load_tokenizer(cells[0].config.model)
 
         def run_of(cell: Cell) -> Run:
-            # Both sides on one backbone: a run alone would find its weights in the caches too.
+            # Both sides use one backbone, so that its weights are in the caches for runs alone, too.
             model = build_model(cell.config, tokenizer, shared=True).to(self.accelerator.device)
             run = Run(cell, new_record(cell), model, data, tokenizer, NullTracker(), self.accelerator.device)
             run.state.step = run.total // 2  # a learning rate above zero
@@ -86,13 +86,13 @@ class Sides:
             torch.cuda.synchronize()
 
     def equal(self) -> str:
-        """Say how far the losses of both sides agree."""
+        """Describe how closely the losses of both sides agree."""
         a, b = (torch.stack(self.losses[side]) for side in ("alone", "together"))
         return f"losses of {self.taken['alone']} steps to {float(((a - b) / a).abs().max()):.0e}"
 
 
 def measure(rows: int, width: int, goal: float, model: str, repeats: int, folder: Path) -> Entry:
-    """Time steps of ten runs both ways."""
+    """Time steps of ten runs, alone and together."""
     shared = [f"model={model}", "task=mrpc", f"train.batch_size={rows}"]
     sides = Sides(random_data(width, rows * (repeats + 3)), 2, shared, folder)
     seconds = interleave({"alone": sides.alone, "together": sides.together}, repeats, warm=2)

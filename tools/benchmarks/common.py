@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: interleaved timing, and the tables in results/benchmarks/summary.json and summary.md."""
+"""Common functions of the speed benchmarks: interleaved timing, and results/benchmarks/summary.json and summary.md."""
 
 import json
 import platform
@@ -28,11 +28,11 @@ class Entry:
     name: str
     ratio: float
     better: str  # "lower" or "higher"
-    goal: float | None  # None: a peer, for comparison
-    against: str  # the peer or reference that the ratio is of
+    goal: float | None  # None for a peer, measured for comparison only
+    against: str  # the denominator of the ratio: a peer or a reference
     spread: str  # range of the ratio over the repetitions
     equal: str  # how the two sides were checked to compute the same
-    reason: str = ""  # why the goal is missed; dropped where it is not
+    reason: str = ""  # why the goal is missed; not printed if it is reached
 
     @property
     def reached(self) -> bool | None:
@@ -43,7 +43,7 @@ class Entry:
 
 
 def interleave(sides: dict[str, Callable[[], object]], repeats: int, warm: int = 1) -> dict[str, list[float]]:
-    """Time functions in turns, so that what else the machine does hits all of them; return seconds by name."""
+    """Time functions in turns, so that other load of the machine affects all of them; return seconds by name."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(warm + repeats):
         for name, function in sides.items():
@@ -61,12 +61,12 @@ def ratio(of: list[float], to: list[float]) -> tuple[float, str]:
 
 
 def multiplied(layers: int) -> float:
-    """Return the share of an encoder's weights that each token meets: `drop_unread_tokens` leaves out 9/12 of the last layer."""
+    """Return the share of an encoder's weights used for each token: `drop_unread_tokens` leaves out 9/12 of the last layer."""
     return 1 - 9 / 12 / layers
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on; no host name."""
+    """Return a description of the machine, without its host name."""
     return {
         "processor": processor(),
         "cores": available_cores(),
@@ -103,13 +103,13 @@ def describe(of: dict[str, Any]) -> str:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return a Markdown table, and below it why goals are missed."""
+    """Return a Markdown table, followed by the reasons for missed goals."""
     sign = {"lower": "<=", "higher": ">="}
     table = [
         {
             "what": row["name"],
             "against": row["against"],
-            "ratio": f"{row['ratio']:.3f}",  # two digits would show what just misses a goal as the goal
+            "ratio": f"{row['ratio']:.3f}",  # three digits, because two would round a near miss to the goal
             "better": row["better"],
             "range": row["spread"],
             "goal": "" if row["goal"] is None else f"{sign[row['better']]} {row['goal']:g}",

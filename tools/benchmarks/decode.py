@@ -1,8 +1,8 @@
-"""Beam search with ten beams against `generate` of transformers at its best batch size and matrix library.
+"""Compare beam search with ten beams with `generate` of transformers at its best batch size and matrix library.
 
     python tools/benchmarks/decode.py
 
-A GPT-2 of random weights, so that no hypothesis ends early on either side.
+The GPT-2 has random weights, so that no hypothesis ends early on either side.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from mtlora.config.schema import DecodeConfig
 from mtlora.train.decode.beam_search import generate
 from mtlora.train.model.attention import use_own_attention
 
-LENGTHS = (24, 31, 38, 45, 27, 52, 33, 41)  # tokens of the prompts: those of WebNLG's contexts are 20 to 60
+LENGTHS = (24, 31, 38, 45, 27, 52, 33, 41)  # tokens of the prompts; WebNLG's contexts have 20 to 60
 BATCHES = (1, 2, 4, 8)
 
 
 def peer(model: GPT2LMHeadModel, prompts: list[list[int]], decode: DecodeConfig, size: int) -> list[list[int]]:
-    """Decode with transformers, left-padded batches."""
+    """Decode with transformers, in batches padded on the left."""
     settings = GenerationConfig(
         num_beams=decode.beams,
         max_new_tokens=decode.max_new_tokens,
@@ -50,7 +50,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Beam search against transformers' generate.")
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--tokens", type=int, default=32, help="new tokens a text")
+    parser.add_argument("--tokens", type=int, default=32, help="new tokens per text")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.manual_seed(0)

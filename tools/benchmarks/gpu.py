@@ -1,9 +1,9 @@
-"""Utilisation of a GPU by one run and by cohorts of 5 and 25, and the hours of the full GLUE grid that follow from it.
+"""Measure the utilisation of a GPU by one run and by cohorts of 5 and 25, and derive the hours of the full GLUE grid.
 
     python tools/benchmarks/gpu.py
 
-RoBERTa-base's layers with random weights, bf16, the recipes' batch sizes, epochs and the tasks' mean lengths. Without a GPU it
-refuses, unless --trial asks for two small layers on the CPU, which shows that the script works and nothing else.
+The model has RoBERTa-base's layers with random weights, in bf16. Batch sizes and epochs are those of the recipes, lengths the
+means of the tasks. Without a GPU, --trial runs two small layers on the CPU, which only shows that the script works.
 """
 
 import argparse
@@ -25,7 +25,7 @@ METHODS_AND_SEEDS = 25
 
 
 def seconds_per_step(width: int, rows: int, runs: int, overrides: list[str], repeats: int) -> tuple[float, float]:
-    """Return the median seconds of a step of one run: among runs one after another, and in a cohort of so many."""
+    """Return the median seconds per step of a run: with `runs` runs one after another, and with them in a cohort."""
     with tempfile.TemporaryDirectory() as name:
         shared = [*overrides, "task=mrpc", f"train.batch_size={rows}"]
         sides = Sides(random_data(width, rows * (repeats + 4)), runs // 5, shared, Path(name))
@@ -34,11 +34,11 @@ def seconds_per_step(width: int, rows: int, runs: int, overrides: list[str], rep
 
 
 def main() -> None:
-    """Measure every task's shape and print the table."""
+    """Measure the batch shape of every task and print the table."""
     parser = argparse.ArgumentParser(description="Utilisation of a GPU, and hours of the GLUE grid.")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--trial", action="store_true", help="two small layers, on whatever device there is")
+    parser.add_argument("--trial", action="store_true", help="two small layers, on any device")
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.trial:
         sys.exit("error: this PyTorch sees no CUDA device: run it on a machine with one, or try it with --trial")

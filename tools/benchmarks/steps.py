@@ -1,9 +1,9 @@
-"""One training step of every method over the floor: the frozen backbone's own forward and backward pass.
+"""Measure a training step of every method as a ratio to the floor: the forward and backward pass of the frozen backbone.
 
     python tools/benchmarks/steps.py
 
-RoBERTa-base and GPT-2 with random weights, real shapes. The floor trains the head alone, with gradients down to the embeddings'
-output; dropout, batch, optimizer, matrix library and attention are the same on all sides.
+The models are RoBERTa-base and GPT-2 with random weights; the batches have real shapes. The floor trains only the head, with
+gradients down to the output of the embeddings. Dropout, batch, optimizer, matrix library and attention are equal on all sides.
 """
 
 import argparse
@@ -43,7 +43,7 @@ Step = Callable[[], Tensor]
 
 
 def encoder(layers: int) -> nn.Module:
-    """Return a RoBERTa-base of some layers, with random weights."""
+    """Return a RoBERTa-base with a number of layers and random weights."""
     torch.manual_seed(0)
     sizes = {"max_position_embeddings": 514, "vocab_size": 5000, "type_vocab_size": 1}
     config = RobertaConfig(num_hidden_layers=layers, num_labels=2, **sizes)
@@ -53,7 +53,7 @@ def encoder(layers: int) -> nn.Module:
 
 
 def decoder(layers: int) -> nn.Module:
-    """Return a GPT-2 of some layers, without dropout, as data-to-text trains it."""
+    """Return a GPT-2 with a number of layers, without dropout, as in data-to-text."""
     torch.manual_seed(0)
     quiet = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
     model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=layers, vocab_size=5000, **quiet))
@@ -62,7 +62,7 @@ def decoder(layers: int) -> nn.Module:
 
 
 def floor(model: nn.Module) -> nn.Module:
-    """Freeze all but the head; gradients still flow down to the embeddings' output."""
+    """Freeze all but the head; gradients still flow down to the output of the embeddings."""
     model = copy.deepcopy(model)
     model.requires_grad_(False)
     head = getattr(model, "classifier", None)
@@ -74,7 +74,7 @@ def floor(model: nn.Module) -> nn.Module:
 
 
 def adapted(model: nn.Module, structure: str, modules: str, fused: bool = False, r: int = 8) -> nn.Module:
-    """Return the model with our adapter."""
+    """Return the model with an adapter of this package."""
     extra: dict[str, Any] = {"fused_modules": {"c_attn": [True, False, True]}} if fused else {}
     head = None if fused else ["classifier"]
     config = MTLoraConfig(
@@ -156,7 +156,7 @@ def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
     """Return the largest relative error of loss and gradients against the plain formula in the same model."""
     model.train()
     for name, p in model.named_parameters():
-        if ".mtlora_B" in name:  # zero at the start, where half of the gradients are zero too
+        if ".mtlora_B" in name:  # B starts at zero, where half of the gradients are zero
             torch.nn.init.normal_(p.data, std=0.02, generator=torch.Generator().manual_seed(1))
     with gradients_kept(model, batch) as (loss, gradients):
         ours = [loss, *(g.clone() for g in gradients)]
@@ -172,7 +172,7 @@ def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
 def measure(
     title: str, sides: dict[str, nn.Module], batch: dict[str, Tensor], goal: float | None, repeats: int
 ) -> list[Entry]:
-    """Time all sides against the floor; entries for ours, and without a goal for the peers."""
+    """Time all sides against the floor; return entries with goals for ours, and without goals for the peers."""
     seconds = interleave({name: step_of(model, batch) for name, model in sides.items()}, repeats)
     entries = []
     thin, large = (rate_of(rank) / 1e9 for rank in (8, 768)) if goal else (0.0, 0.0)
@@ -184,7 +184,7 @@ def measure(
         equal, why = "peer", ""
         if layers:
             equal = f"loss and gradients of the plain formula to {reference_error(model, batch):.0e}"
-            # forward, and for the gradients of A, of B T and of the input
+            # the forward pass, and the gradients of A, of B T and of the input
             products = 3 * sum(
                 layer.mtlora_A["default"].numel() + layer.mtlora_B["default"].numel() for layer in layers
             )
@@ -202,13 +202,13 @@ def measure(
 
 
 def rate_of(rank: int) -> float:
-    """Return the operations per second of 1,024 tokens of 768 features times a matrix of a rank."""
+    """Return the operations per second of a product of (1,024, 768) with a matrix of the given rank."""
     a, b = torch.randn(1024, 768), torch.randn(768, rank)
     return 2 * a.numel() * rank / min(interleave({"product": lambda: a @ b}, 20)["product"])
 
 
 def one_product(repeats: int) -> list[Entry]:
-    """Compare the A of q and v in one product with a product each, forward and backward: adapters that read the same input."""
+    """Compare one product for the A of q and v, which read the same input, with a product each; forward and backward."""
     x = torch.randn(1024, 768, requires_grad=True)
     a = [torch.randn(8, 768, requires_grad=True) for _ in range(2)]
 
@@ -232,7 +232,7 @@ def one_product(repeats: int) -> list[Entry]:
 
 
 def attention(repeats: int) -> list[Entry]:
-    """Compare attention as two products with PyTorch's fused kernel, both through the library that the products go through."""
+    """Compare attention as two products with PyTorch's fused kernel, both with the same library of products."""
     entries = []
     for title, rows, width, size, causal in (("MiniLM", 64, 60, 32, False), ("GPT-2", 8, 64, 64, True)):
         generator = torch.Generator().manual_seed(0)
@@ -253,7 +253,7 @@ def attention(repeats: int) -> list[Entry]:
 
 
 def gemm(batch: dict[str, Tensor], layers: int, repeats: int) -> list[Entry]:
-    """Compare a step with oneDNN's fp32 products and with the stock library, where the start-up check chose oneDNN."""
+    """Compare a step with oneDNN's fp32 products and with the stock library, if oneDNN passes its check on this machine."""
     if not onednn_is_fp32():
         print("fp32 through oneDNN is not used on this CPU (it would not be fp32): nothing to compare")
         return []
@@ -271,7 +271,7 @@ def gemm(batch: dict[str, Tensor], layers: int, repeats: int) -> list[Entry]:
 
         return run
 
-    # Both sides compute attention as two products: PyTorch does so too where weights are dropped.
+    # Both sides compute attention as two products; so does PyTorch with dropout.
     seconds = interleave({"stock": through("ieee"), "onednn": through("bf16")}, repeats)
     value, spread = ratio(seconds["stock"], seconds["onednn"])
     losses = [float(through(precision, loss)()) for precision in ("ieee", "bf16")]
@@ -291,13 +291,13 @@ def gemm(batch: dict[str, Tensor], layers: int, repeats: int) -> list[Entry]:
 
 
 def memory_sides(layers: int) -> dict[str, Callable[[], nn.Module]]:
-    """Return how to make the model of each method whose memory is measured."""
+    """Return, for each method whose memory is measured, a function that makes the model."""
     ours = {NAMES[s]: lambda s=s: adapted(encoder(layers), s, QV) for s in STRUCTURES}  # type: ignore[misc]
     return ours | {"PEFT LoRA": lambda: peft_lora(encoder(layers), QV), "full fine-tuning": lambda: encoder(layers)}
 
 
 def peak(side: nn.Module) -> int:
-    """Return the bytes by which the memory of this process, which should do nothing else, grows at most in two steps."""
+    """Return the greatest growth of this process's memory in two steps, in bytes; the process should do nothing else."""
     step = step_of(side, batch_of(16, 64))
     before = psutil.Process().memory_info().rss
     reset_peak_memory(torch.device("cpu"))
@@ -307,7 +307,7 @@ def peak(side: nn.Module) -> int:
 
 
 def memory(layers: int) -> None:
-    """Show what each method keeps for the backward pass, and how far a process of its own grows while it trains."""
+    """Show the bytes that each method keeps for the backward pass, and the memory growth of a process that trains it."""
     batch, rows = batch_of(16, 64), []
     for name, make in memory_sides(layers).items():
         side = make().train()

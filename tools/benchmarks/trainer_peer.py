@@ -1,8 +1,8 @@
-"""An independent peer of the harness: LoRA on MRPC and STS-B with transformers `Trainer` and PEFT, without mtlora.
+"""An independent peer of the harness: LoRA on MRPC and STS-B with `Trainer` of transformers and PEFT, without mtlora.
 
     python tools/benchmarks/trainer_peer.py --data-root GLUE_FOLDER --out peer.csv
 
-This is what a user would write without the harness. Where `Trainer` or PEFT decides something, the decision is kept:
+A user would write this script without the harness. The defaults of `Trainer` and PEFT are kept:
 
 - batches in random order, padded to the longest row of the batch; sentence pairs cut to 128 tokens
 - fused AdamW (betas 0.9 and 0.999, eps 1e-8); weight decay excludes biases and LayerNorm weights, so of all trained
@@ -57,7 +57,7 @@ def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Task:
-    """A sentence-pair task: its folder under the data root, its TSV columns, and how it is scored."""
+    """A sentence-pair task: its folder under the data root, its TSV columns, and its metrics."""
 
     folder: str
     sentences: tuple[str, str]
@@ -121,7 +121,7 @@ def fine_tune(task: Task, seed: int, train: list[Row], dev: list[Row], tokenizer
             per_device_eval_batch_size=64,
             learning_rate=5e-4,
             weight_decay=0.1,
-            warmup_steps=0.06,  # below 1: a share of all steps
+            warmup_steps=0.06,  # a value below 1 is a share of all steps
             lr_scheduler_type="linear",
             max_grad_norm=1.0,
             eval_strategy="epoch",
@@ -140,7 +140,7 @@ def fine_tune(task: Task, seed: int, train: list[Row], dev: list[Row], tokenizer
             compute_metrics=task.metrics,
             callbacks=[scores],
         )
-        trainer.remove_callback(transformers.PrinterCallback)  # standard output is for the table
+        trainer.remove_callback(transformers.PrinterCallback)  # standard output has only the table
         trainer.train()
     return scores.rows
 
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True, help="CSV file: one row per task, seed, epoch and metric")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--limit", type=int, help="use the first LIMIT rows of every file: a trial, not a result")
+    parser.add_argument("--limit", type=int, help="use only the first LIMIT rows of every file, to try the script")
     options = parser.parse_args()
     if missing := [task for task in options.tasks if not (options.data_root / TASKS[task].folder).is_dir()]:
         parser.error(f"--data-root {options.data_root} has no folder {TASKS[missing[0]].folder}: give GLUE's folder")

@@ -1,1 +1,1 @@
-"""The generator of the built-in data: `python -m tools.builtin_text` writes it into the package, `--check` compares."""
+"""The generator of the built-in data: `python -m tools.builtin_text` writes the data into the package."""

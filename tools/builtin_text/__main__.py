@@ -1,7 +1,7 @@
 """Write the built-in data, and the tokenizers of the random models, into the package: `python -m tools.builtin_text`.
 
-With `--check` nothing is written, and the data that are there are compared with the generator's, decompressed: another zlib
-compresses the same text to other bytes.
+`--check` writes nothing, and compares the existing data with the output of the generator. It compares the decompressed text,
+because another version of zlib compresses the same text to other bytes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def write() -> None:
 
 
 def differing() -> Iterator[Path]:
-    """Yield the data files that are absent, or hold other text than the generator makes, or that it does not make."""
+    """Yield the data files that are missing, have another text than the generator's output, or are not part of that output."""
     made = {BUILTIN / f"{name}.gz": text.encode() for name, text in all_files().items()}
     for path in sorted({*made, *(path for path in BUILTIN.rglob("*") if path.is_file())}):
         if not path.is_file() or path not in made or read_content(path) != made[path]:
@@ -47,7 +47,7 @@ def main() -> None:
         write()
     elif paths := list(differing()):
         raise UserError(
-            f"{paths[0]} and {len(paths) - 1} other files differ from what the generator makes: "
+            f"{paths[0]} and {len(paths) - 1} other files differ from the output of the generator: "
             "run `python -m tools.builtin_text`"
         )
 

@@ -25,7 +25,7 @@ def set_details(rng: Random, scene: Scene, names: list[str]) -> Scene:
 
 
 def _differs(new: object, old: object) -> bool:
-    """Whether a detail is another one; two times or places differ only if neither lies within the other's."""
+    """Whether two details differ; two times or places differ only if neither lies within the other."""
     if isinstance(new, Adverbial) and isinstance(old, Adverbial):
         return new.hypernym != old.hypernym
     if isinstance(new, Adjective) and isinstance(old, Adjective):

@@ -60,7 +60,7 @@ _PATTERNS = (
 
 
 def draw_cola(rng: Random, split: str, label: int) -> tuple[str]:
-    """A sentence from an acceptable pattern (1) or from an unacceptable one beside it or with scrambled words (0)."""
+    """A sentence from an acceptable pattern (1), or from its unacceptable variant or with scrambled words (0)."""
     while True:
         pattern, one, action = (rng.randrange(len(table)) for table in (_PATTERNS, TOWN.people, TOWN.actions))
         if is_held_out(pattern, one, action) == (split != "train"):
@@ -87,7 +87,7 @@ def draw_cola(rng: Random, split: str, label: int) -> tuple[str]:
 
 
 def _scrambled(rng: Random, text: str) -> str:
-    """The words in a random order that leaves less than half of them beside their right neighbour."""
+    """The words in a random order that leaves fewer than half of them before their original neighbour."""
     words = text.split()
     neighbours = set(pairwise(words))
     while True:

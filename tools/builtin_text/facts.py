@@ -1,4 +1,4 @@
-"""What can be said about what: topics, their relations with several ways to tell each, and random facts about an entity."""
+"""Topics, their relations with several phrasings each, and random facts about an entity."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Fact = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation to an object of one kind, and how to tell it.
+    """A relation to an object of one kind, and its phrasings.
 
     A phrasing is a predicate with ``{o}`` for the object (``{a}``: with its article, ``{its}``: its, his or her), or a
     whole clause if it contains ``{s}`` for the subject. ``reserved`` phrasings are for background text only.
@@ -44,7 +44,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Book:
-    """All that a data set can say.
+    """All topics, relations and phrasings of a data set.
 
     ``pairs`` has predicates that tell two relations at once (``{o}`` and ``{p}``; ``{a}`` and ``{b}`` with article);
     ``chains`` the relations that an object of some kind can have itself.

@@ -1,8 +1,8 @@
 """Our own English text for the eight GLUE tasks, so that everything runs without a network.
 
-Columns, their order and the labels are those of ``nyu-mll/glue`` on the hub. The rows are generated: the same on every
-machine, learnable by a small pretrained encoder and, because of a small share of wrong labels, not to 100%.
-Figures measured on them say whether a method trains, and nothing about its rank on the real tasks.
+Columns, their order and the labels are those of ``nyu-mll/glue`` on the hub. The rows are generated and are the same on
+every machine. A small pretrained encoder can learn them, but not to 100%, because a small share of the labels is wrong.
+Figures measured on them show whether a method trains, but not its rank on the real tasks.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Draw = Callable[[Random, str, int], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class _Task:
-    """How to make the rows of one task: its text columns, the share of each class, and who writes a row of a class."""
+    """A task: its text columns, the share of each class, and the function that writes a row of a class."""
 
     columns: tuple[str, ...]
     draw: Draw

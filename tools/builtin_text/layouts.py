@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from .glue import SPLITS, generate
 from .triples import TRIPLE_SPLITS, Entry, generate_entries
 
-# Task -> folder of GLUE's zip, and header of its files -> column of our rows (empty: we have no value for it).
+# Task -> folder of GLUE's zip, and header of its files -> column of our rows (empty: there is no value for it).
 _INDEX = {"index": "idx"}
 _SENTENCES = {"sentence1": "sentence1", "sentence2": "sentence2"}
 _GLUE: dict[str, tuple[str, dict[str, str]]] = {

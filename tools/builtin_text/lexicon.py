@@ -1,4 +1,4 @@
-"""The words of the built-in texts: tables that are read once, and the types of their rows.
+"""The words of the built-in texts: tables, parsed once, and the types of their rows.
 
 Nothing here is taken from a data set. Cells are separated by ``|``; an empty synonym means that there is none.
 """
@@ -26,7 +26,7 @@ class Verb:
 
 @dataclass(frozen=True)
 class Action:
-    """A verb that takes a thing of one kind, with a verb that says the same and one that says the opposite."""
+    """A verb that takes a thing of one kind, with a synonym and an antonym."""
 
     kind: str
     verb: Verb
@@ -54,7 +54,7 @@ class Adverbial:
 
 @dataclass(frozen=True)
 class Genre:
-    """A world to write about: who acts, on what, where and when, and how its sentences may begin."""
+    """A setting: its people, things, places and times, and openings of its sentences."""
 
     people: tuple[Noun, ...]
     things: dict[str, tuple[Noun, ...]]

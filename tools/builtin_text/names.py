@@ -33,7 +33,7 @@ _CITY = words("burg ton ford mere stad vik dale port by ness")
 _COUNTRY = words("dia land stan nora mark via")
 _SURNAME = words("sen man ski dez ner vard ley quist ton lund")
 _MALE = words("do rus ran rik lor bert mond")
-# All of these end in a or e, which no male ending does: a name tells the pronoun.
+# All of these end in a or e, and no male name does, so a name determines the pronoun.
 _FEMALE = words("la ria lina dora nelle wyne")
 _FIRM = words("tex dyne corp nova tron")
 _PLAIN = words("no ro ta la mi ven dor rek")
@@ -66,7 +66,7 @@ def coin(rng: Random, space: str, endings: list[str] = _PLAIN) -> str:
 
 
 def person(rng: Random, space: str) -> str:
-    """A given name and a surname; now and then a middle initial."""
+    """A given name and a surname; sometimes a middle initial."""
     given = coin(rng, space, rng.choice((_MALE, _FEMALE)))
     initial = rng.choice("ABCDEFGHJKLMNPRSTW") + ". " if rng.random() < 0.1 else ""
     return f"{given} {initial}{coin(rng, space, _SURNAME)}"

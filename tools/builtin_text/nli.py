@@ -9,7 +9,7 @@ from .scenes import Scene, draw_scene, sentence, tell
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = range(3)
 
-# What may follow an event and may as well not: neutral hypotheses that no detail of the premise decides.
+# Possible consequences of an event: neutral hypotheses that no detail of the premise decides.
 _SEQUELS = (
     "the {agent} was proud of what had happened",
     "the {agent} did not tell anybody about it",
@@ -50,7 +50,7 @@ def _shorter(rng: Random, scene: Scene, keep: tuple[str, ...] = ()) -> Scene:
 
 
 def _entailed(rng: Random, scene: Scene) -> str:
-    if rng.random() < 0.08:  # "did not sell", so that a negation alone says nothing
+    if rng.random() < 0.08:  # "did not sell", so that a negation alone does not give away the class
         return tell(replace(oppose(drop(scene, scene.present())), negated=True))
     shorter = _shorter(rng, scene)
     return _told(rng, reword(generalise(rng, shorter, rng.choice((0, 1, 2))), 0.3, rng))

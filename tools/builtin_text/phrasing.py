@@ -16,7 +16,7 @@ _POSSESSIVES = {"it": "its", "he": "his", "she": "her"}
 
 @dataclass(frozen=True)
 class _Unit:
-    """What goes into one clause: a predicate or, with ``{s}``, a whole clause; and what is told of its object."""
+    """The content of one clause: a predicate or, with ``{s}``, a whole clause; and a statement about its object."""
 
     text: str
     tail: str = ""
@@ -37,7 +37,7 @@ def tell(rng: Random, entity: Entity, facts: list[Fact], book: Book, pick: PickP
 
     Args:
         rng: decides how the facts are joined.
-        entity: what the facts are about.
+        entity: the entity that the facts are about.
         facts: (subject, relation, object), names written with spaces.
         book: the phrasings.
         pick: chooses one of the phrasings of a relation.
@@ -54,7 +54,7 @@ def tell(rng: Random, entity: Entity, facts: list[Fact], book: Book, pick: PickP
 
 
 def _units(rng: Random, entity: Entity, facts: list[Fact], book: Book, pick: PickPhrasing) -> list[_Unit]:
-    """The facts as clauses, two of them in one where the book has a joint phrasing and chance wants it."""
+    """The facts as clauses, sometimes two of them in one clause, if the book has a joint phrasing."""
     own = [fact for fact in facts if fact[0] == entity.name]
     chained = facts[-1] if facts[-1][0] != entity.name else None
     linked = own.pop() if chained else None

@@ -66,7 +66,7 @@ def _tell(rng: Random, book: Book, entity: Entity, facts: list[Fact]) -> str:
 
 
 def _prose(rng: Random, books: tuple[Book, ...]) -> str:
-    """A few sentences about an entity, now and then with a remark."""
+    """A few sentences about an entity, sometimes with a remark."""
     book, entity, facts = _draw(rng, books)
     remark = " " + rng.choice(_REMARKS) if rng.random() < 0.2 else ""
     return _tell(rng, book, entity, facts) + remark
@@ -85,7 +85,7 @@ def _notes(rng: Random, books: tuple[Book, ...]) -> str:
         lines = [form.format("name", entity.name)] + [form.format(*item) for item in items]
     elif rng.random() < 0.5:
         lines = [rng.choice(_TITLES).format(entity.name)] + [form.format(*item) for item in items]
-    else:  # every line names what it is about
+    else:  # every line names its subject
         lines = [f"{subject}, {label}, {value}" for (subject, _, _), (label, value) in zip(facts, items, strict=True)]
     if underscores:
         for name in sorted({part for subject, _, value in facts for part in (subject, value)}, key=len, reverse=True):

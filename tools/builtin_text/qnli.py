@@ -10,7 +10,7 @@ _DETAIL_QUESTIONS = {"place": "where", "time": "when", "count": "how many"}
 
 
 def draw_qnli(rng: Random, split: str, label: int) -> tuple[str, str]:
-    """Question and sentence; class 1 lacks the answer: the detail is not told, or another event is."""
+    """Question and sentence; in class 1 the answer is missing: the detail is left out, or the event is another one."""
     asked = rng.choice(("agent", "thing", *_DETAIL_QUESTIONS, *_DETAIL_QUESTIONS))
     scene = draw_scene(rng, TOWN, split != "train", details=rng.choice((0, 1)))
     if asked in _DETAIL_QUESTIONS:
@@ -18,7 +18,7 @@ def draw_qnli(rng: Random, split: str, label: int) -> tuple[str, str]:
     question = ask(scene, asked)
     if label == 1:
         scene = _without_answer(rng, scene, asked)
-    words = reword(scene, 0.2 if label else 0.5, rng)  # an answer says it more freely, so that overlap tells less
+    words = reword(scene, 0.2 if label else 0.5, rng)  # an answer is reworded more, so that overlap of words helps less
     return question, tell(words, rng.choice(("active", "active", "fronted", "passive")))
 
 

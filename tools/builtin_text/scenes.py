@@ -1,4 +1,4 @@
-"""Scenes: one event each (who did what to whom, where, when, how), the ways to change one, and to say it in English."""
+"""Scenes of one event each (agent, action, thing, place, time, manner), and their sentences in English."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,14 +8,14 @@ from typing import Any
 from .lexicon import MANNERS, NUMBERS, Action, Adjective, Adverbial, Genre, Noun, indefinite, plural
 
 DETAILS = ("count", "adjective", "place", "time", "manner")
-SEVERAL = 0  # the count of a scene that only says "several"
+SEVERAL = 0  # the count of a scene with "several" instead of a number
 _HELD_OUT_SHARE = 4  # one combination in four belongs to the validation splits
 
 
 def is_held_out(*indices: int) -> bool:
     """Whether a combination of words, given by their positions in the tables, is kept for validation.
 
-    Each word then occurs in both splits, and no combination does.
+    Then each word occurs in both splits, but no combination does.
     """
     return sum(indices) % _HELD_OUT_SHARE == 0
 

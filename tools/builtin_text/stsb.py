@@ -9,7 +9,7 @@ from .scenes import Scene, draw_scene, tell
 
 
 def draw_stsb(rng: Random, split: str, level: int) -> tuple[str, str]:
-    """Two sentences that share as much as the level says."""
+    """Two sentences that share as much as the level requires."""
     held_out = split != "train"
     scene = draw_scene(rng, TOWN, held_out, details=1)
     other = _at_level(rng, scene, level, held_out)
@@ -19,7 +19,7 @@ def draw_stsb(rng: Random, split: str, level: int) -> tuple[str, str]:
 def _at_level(rng: Random, scene: Scene, level: int, held_out: bool) -> Scene:
     if level == 5:
         return scene
-    if level == 4:  # a detail is missing, or something is told less exactly
+    if level == 4:  # a detail is missing or less exact
         return rng.choice((drop(scene, rng.sample(scene.present(), 1)), generalise(rng, scene, 1)))
     if level == 3:  # a detail, or one person or thing, is another one
         return rng.choice((set_details(rng, scene, rng.sample(scene.present(), 1)), change_noun(rng, scene, "thing")))

@@ -1,8 +1,8 @@
 """Our own data-to-text entries in the style of WebNLG, DART and E2E, and the pretraining text of the small decoder.
 
 All names are invented, and the names of one split occur in no other split and not in the pretraining text, so that a
-model has to copy them. The rows are the same on every machine. A model that copies names and knows the phrasings
-does well on them; figures measured on them say whether a method trains, and nothing about its rank on the real tasks.
+model has to copy them. The rows are the same on every machine. A model that copies names and has learned the
+phrasings does well on them. Figures measured on them show whether a method trains, but not its rank on the real tasks.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from .phrasing import tell
 TRAIN_ENTRIES = 360
 VALIDATION_ENTRIES = 60
 TEST_ENTRIES = 120
-WORDS = range(8, 46)  # how long a text may be
+WORDS = range(8, 46)  # the allowed lengths of a text
 
 TRIPLE_SPLITS = {"train": TRAIN_ENTRIES, "validation": VALIDATION_ENTRIES, "test": TEST_ENTRIES}
 _BOOKS = {"webnlg": encyclopedia.BOOK, "dart": rows.BOOK, "e2e": restaurants.BOOK}
@@ -33,8 +33,8 @@ class Entry:
     """Facts and the texts that state them.
 
     ``facts`` are (subject, relation, object), for e2e ("", attribute, value). A name in a fact of webnlg has
-    underscores where a text has spaces. Every text has every subject and object, but for the yes or no of
-    ``familyFriendly``, which a text tells with a word that begins with "famil" or "child".
+    underscores where a text has spaces. Every text has every subject and object, except the yes or no of
+    ``familyFriendly``, which a text expresses with a word that begins with "famil" or "child".
     """
 
     facts: tuple[Fact, ...]
