@@ -92,7 +92,7 @@ def _pretrained_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> 
         )
     except (UnpicklingError, SafetensorError, EOFError) as error:
         raise UserError(
-            f"model {model.name}: the weights in {location} are damaged, or contain more than tensors, which could run code: "
+            f"model {model.name}: the weights in {location} are damaged, or hold more than tensors, which could run code: "
             "save them with save_pretrained, as safetensors"
         ) from error
     except (OSError, ValueError) as error:
