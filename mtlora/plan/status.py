@@ -8,7 +8,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.files import is_held
 from mtlora.plan.cell import Cell
 from mtlora.plan.grid import Plan
-from mtlora.records.predictions import read_records
+from mtlora.records.predictions import read_predictions
 from mtlora.records.record import RECORD, RunRecord, record_status
 from mtlora.score.compute import needing_java
 from mtlora.score.generated import in_part
@@ -61,7 +61,7 @@ def lacking_metrics(cell: Cell) -> list[str]:
     if not absent or not java_works_here():
         return []
     try:
-        contexts, _ = read_records(cell.folder / "predictions.jsonl")
+        contexts, _ = read_predictions(cell.folder / "predictions.jsonl")
     except UserError:
         return []  # without its texts, a run cannot be scored again
     parts = {split for split, _ in absent if any(in_part(task, context, split) for context in contexts)}

@@ -26,7 +26,7 @@ def text_rows(contexts: Sequence[Context], texts: Sequence[str]) -> Iterator[dic
         yield row | {"prediction": text}
 
 
-def read_records(path: Path) -> tuple[list[Context], list[str]]:
+def read_predictions(path: Path) -> tuple[list[Context], list[str]]:
     """Read a `predictions.jsonl`: contexts with their references, and the texts.
 
     Raises:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError, w
 from mtlora.base.errors import UserError
 from mtlora.base.files import write_text
 from mtlora.config.metrics import METRICS
-from mtlora.records.schema import STRICT, Baseline, Cost, Count, Epoch, Metric, Parameters, Provenance, Status
+from mtlora.records.schema import STRICT, Baseline, Cost, Count, Epoch, Metric, Parameters, Provenance, RunStatus
 
 SCHEMA_VERSION = 1
 RECORD = "record.json"
@@ -66,7 +66,7 @@ class RunRecord:
     """The composed configuration (`mtlora/config/schema.py`)."""
     overrides: list[str]
     """The command-line overrides that the configuration was composed with."""
-    status: Status = "running"
+    status: RunStatus = "running"
     """The state of the run; it stays `running` if the process is killed."""
     error: str | None = None
     """The reason why a run failed or was interrupted."""

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, StrictBool, with_config
 from typing_extensions import TypedDict  # pydantic accepts `typing.TypedDict` from Python 3.12 on
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-Status = Literal["running", "success", "failed", "interrupted"]
+RunStatus = Literal["running", "success", "failed", "interrupted"]
 Selection = Literal["last", "best"]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]

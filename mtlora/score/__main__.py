@@ -15,7 +15,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.files import read_text
 from mtlora.data.sources import load_contexts
 from mtlora.plan.cell import compose_cell
-from mtlora.records.predictions import Context, read_records
+from mtlora.records.predictions import Context, read_predictions
 from mtlora.records.record import RECORD, RunRecord
 from mtlora.score.generated import score
 
@@ -96,7 +96,7 @@ def main() -> None:
         return
     if records:
         check_task(arguments.predictions, arguments.task)
-        given, texts = read_records(arguments.predictions)
+        given, texts = read_predictions(arguments.predictions)
         texts = in_order(contexts, given, texts, arguments.predictions) if source else texts
         contexts = contexts or given
     else:

@@ -13,7 +13,7 @@ import pandas as pd
 from mtlora.base.errors import UserError
 from mtlora.config.schema import TaskConfig
 from mtlora.plan.grid import Plan
-from mtlora.records.predictions import Context, read_records
+from mtlora.records.predictions import Context, read_predictions
 from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import in_part
 from mtlora.score.text import bleu_metric, reference_streams, treat
@@ -64,7 +64,7 @@ def _texts(folder: Path | None, task: TaskConfig, split: str) -> list[tuple[Cont
     path = folder / "predictions.jsonl" if folder else None
     if path is None or not path.exists():
         raise UserError("the decoded texts (predictions.jsonl) are not beside the records")
-    return [pair for pair in zip(*read_records(path), strict=True) if in_part(task, pair[0], split)]
+    return [pair for pair in zip(*read_predictions(path), strict=True) if in_part(task, pair[0], split)]
 
 
 def _compare(ours: list[tuple[Context, str]], theirs: list[tuple[Context, str]], scoring: str) -> float:

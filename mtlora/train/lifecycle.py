@@ -26,10 +26,10 @@ from mtlora.config.schema import transform_name
 from mtlora.data.sources import low_resource
 from mtlora.plan.cell import Cell
 from mtlora.plan.status import lacking_metrics
-from mtlora.records.predictions import read_records, text_rows
+from mtlora.records.predictions import read_predictions, text_rows
 from mtlora.records.provenance import now, provenance
 from mtlora.records.record import RECORD, RunRecord, record_status
-from mtlora.records.schema import Metric, Status
+from mtlora.records.schema import Metric, RunStatus
 from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import score
 from mtlora.train.compute import computed_with
@@ -59,7 +59,7 @@ def finished_record(cell: Cell) -> RunRecord | None:
 def _with_all_metrics(cell: Cell, record: RunRecord) -> RunRecord:
     """Score the texts of a finished run again if a metric is missing, for example because Java was installed only later."""
     if lacking_metrics(cell):
-        contexts, texts = read_records(cell.folder / "predictions.jsonl")
+        contexts, texts = read_predictions(cell.folder / "predictions.jsonl")
         record.metrics = of_last_epoch(score(cell.config.task, contexts, texts, experiment_id=cell.sha))
         record.save(cell.folder)
     return record
@@ -196,7 +196,7 @@ def end(cell: Cell, record: RunRecord, error: BaseException | None = None) -> No
         (cell.folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def outcome_of(error: BaseException, folder: Path) -> tuple[Status, str]:
+def outcome_of(error: BaseException, folder: Path) -> tuple[RunStatus, str]:
     """Return status and reason for an exception; an unexpected one leaves its traceback in the folder's error.log."""
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         return "interrupted", "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else "stopped by SIGTERM"
