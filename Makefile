@@ -1,4 +1,4 @@
-# Everything runs in .venv, which `make setup` makes once from constraints.txt; every target below depends on it.
+# Everything runs in .venv, which `make setup` makes once from constraints.txt; every target except `help` depends on it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,18 +7,18 @@ EXTRAS := mini,metrics,joblib,dev
 SUITES := $(basename $(notdir $(wildcard experiments/*.yaml)))
 
 PROFILE ?= mini
-# Narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=joblib
+# To narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=local
 VARIABLES := PYTHON EXTRAS PROFILE SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS
 # Keys of a configuration are passed on as they are: make reproduce-glue PROFILE=paper model.path=DIR results=DIR
 KEYS := model rank targets init_from results tracking
 
-# The names of the variables on the command line of this make, less those of make itself.
+# The names of the variables on make's command line, except make's own.
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 GIVEN := $(filter-out MAKEFLAGS MAKEOVERRIDES -*-%,$(GIVEN))
-# Those that are keys with a dot, such as train.epochs.
+# The names that are keys with a dot, such as train.epochs.
 DOTTED := $(foreach name,$(GIVEN),$(if $(findstring .,$(name)),$(name)))
 
-# A misspelt name is refused: with TASK=rte for TASKS=rte the whole grid would start.
+# An unknown name is an error: TASK=rte in place of TASKS=rte would start the whole grid.
 UNKNOWN := $(filter-out $(VARIABLES) $(KEYS) $(DOTTED),$(GIVEN))
 ifneq ($(UNKNOWN),)
 $(error $(firstword $(UNKNOWN)) is not a variable of this Makefile: use $(VARIABLES) $(KEYS), or a key with a dot such as train.epochs)
@@ -65,10 +65,10 @@ lint: $(STAMP) ## ruff, import-linter and mypy
 	$(BIN)/mypy
 
 reproduce-glue: ## train LoRA and MTLoRA on the eight GLUE tasks and print the table (PROFILE=mini or paper)
-reproduce-dart: ## the same on DART: train, decode, score
-reproduce-webnlg: ## the same on WebNLG 2017
-reproduce-e2e: ## the same on the E2E challenge
-reproduce-deberta: ## GLUE with DeBERTaV3-base, as AdaLoRA reports it (PROFILE=paper only)
+reproduce-dart: ## train, decode and score LoRA and MTLoRA on DART
+reproduce-webnlg: ## train, decode and score LoRA and MTLoRA on WebNLG 2017
+reproduce-e2e: ## train, decode and score LoRA and MTLoRA on the E2E challenge
+reproduce-deberta: ## the GLUE table with DeBERTaV3-base, as AdaLoRA reports it (PROFILE=paper only)
 reproduce-rank: ## ablation: the rank of the update
 reproduce-targets: ## ablation: which modules are adapted
 reproduce-init: ## ablation: the start of T
@@ -76,10 +76,10 @@ reproduce-init: ## ablation: the start of T
 $(REPRODUCE): reproduce-%: $(STAMP)
 	@$(BIN)/python -m mtlora.reproduce $* $(OVERRIDES) $(SCALE)
 
-chaos: $(STAMP) ## kill sweeps, fill their disk, damage their files; check that no record is lost, duplicated or wrong
+chaos: $(STAMP) ## kill sweeps, fill their disk and damage their files; check that no record is lost, duplicated or wrong
 	@$(BIN)/python tools/benchmarks/chaos.py
 
-bench: $(STAMP) ## measure speed against named peers; data.root=DIR (GLUE's files) for real lengths and the grid; about 20 minutes
+bench: $(STAMP) ## measure speed against named peers in about 20 minutes; data.root=DIR (GLUE's files) adds real lengths and the grid
 ifdef data.root
 	@test -d '$(data.root)' || { echo "error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files"; exit 1; }
 endif
@@ -94,17 +94,17 @@ else
 	@$(BIN)/python tools/benchmarks/batches.py
 endif
 
-plan: $(STAMP) ## show what reproduce-SUITE would still run, and how long it takes (SUITE=glue, dart, ...)
+plan: $(STAMP) ## show the runs that reproduce-SUITE still has to make, and how long they take (SUITE=glue, dart, ...)
 	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES) $(if $(JOBS),--jobs $(JOBS))
 
-tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=folder or records.jsonl)
+tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=a runs folder or a records.jsonl)
 	@$(BIN)/python -m mtlora.tables $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
 
-report: $(STAMP) ## write results/report.html (verdicts, tables, figures) from the records; SUITE, RUNS as for tables
+report: $(STAMP) ## write results/report.html (verdicts, tables, figures) from the records; SUITE and RUNS as for tables
 	@$(BIN)/python -m mtlora.report $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
 
 calibration: $(STAMP) ## measure size and coverage of the statistics on 10,000 simulated comparisons
 	@$(BIN)/python tools/benchmarks/calibration.py
 
-download: $(STAMP) ## fetch the data of SUITE and the model of a profile ahead, for machines without network
+download: $(STAMP) ## fetch the data of SUITE and the model of PROFILE for machines without network
 	@$(BIN)/python -m mtlora.plan.download $(or $(SUITE),glue) $(OVERRIDES)
