@@ -69,7 +69,7 @@ def _reach(heads: Sequence[Comparison]) -> list[str]:
     for c in found:
         if c.verdict is Verdict.UNDECIDED and c.margin is not None:
             name = " ".join(values[0] for values in row_labels([c.row], [h.row for h in heads]).values())
-            notes.append(f"{name}: {needed(c, 2 * c.margin)} (0 or {2 * c.margin:g}).")
+            notes.append(f"{name}: {needed(c, 2 * c.margin)} (a true difference of 0, or of {2 * c.margin:g}).")
     return notes
 
 

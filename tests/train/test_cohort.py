@@ -12,7 +12,7 @@ from mtlora.base.errors import CohortUnsupported, UserError
 from mtlora.base.files import only_process
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.score import text
-from mtlora.train import execution
+from mtlora.train import execution, lifecycle
 from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.grouping import cohort_key, cohorts
 from mtlora.train.execution import execute as train_together
@@ -227,14 +227,14 @@ def test_a_device_that_is_not_there_fails_every_run_in_one_line(tmp_path: Path) 
 
 def test_a_record_that_cannot_be_written_fails_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [cell_in(tmp_path, f"seed={seed}", "train.epochs=1") for seed in range(3)]
-    end = execution.end
+    end = lifecycle.end
 
     def full_disk(cell: Cell, *rest: Any) -> None:
         if cell.config.seed == 1:
             raise UserError("cannot write record.json (No space left on device)")
         end(cell, *rest)
 
-    monkeypatch.setattr(execution, "end", full_disk)
+    monkeypatch.setattr(lifecycle, "end", full_disk)
     answers = train_together(cells)
     assert [answer.status for answer in answers] == [Status.DONE, Status.FAILED, Status.DONE]
     assert "No space left on device" in answers[1].reason
