@@ -179,9 +179,8 @@ class Attempt:
         with shielded():  # a signal must find the record, the tracker and this object in agreement
             try:
                 lifecycle.end(cell, record, error)
-            except (
-                UserError
-            ) as unwritable:  # as on a full disk: the record stays `running`, the answer gives the reason
+            except UserError as unwritable:
+                # As on a full disk: the record on disk stays `running`, and the answer gives the reason.
                 error, record.error = unwritable, one_line(unwritable)
             del self.begun[cell.sha]
             if (run := self.ready.pop(cell.sha, None)) is not None:
