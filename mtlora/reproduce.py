@@ -42,10 +42,8 @@ from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
 from mtlora.train.worker import SECONDS_TO_SAVE
 
-DIRECT = (
-    "cohort",
-    "local",
-)  # launchers whose sweeps run without Hydra, which would compose every cell a second time
+# Launchers whose sweeps run without Hydra, which would compose every cell a second time.
+DIRECT = ("cohort", "local")
 JOBS = {  # launcher -> its key for the number of runs at a time
     "joblib": "hydra.launcher.n_jobs",
     "slurm": "hydra.launcher.array_parallelism",

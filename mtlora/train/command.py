@@ -53,8 +53,7 @@ def report(cell: Cell, record: RunRecord | None) -> None:
 
 
 def _train_here(cell: Cell) -> RunRecord:
-    from mtlora.train.execution import (
-        execute,  # imports torch and transformers, which would slow `--help` down by seconds
-    )
+    # This imports torch and transformers, which would slow `--help` down by seconds.
+    from mtlora.train.execution import execute
 
     return execute([cell])[0].result()

@@ -53,12 +53,8 @@ def finished_record(cell: Cell) -> RunRecord | None:
     if record_status(cell.folder) != "success":
         return None
     log.info("%s is finished already: skipped", cell.run_id)
-    return _with_all_metrics(cell, RunRecord.load(cell.folder / RECORD))
-
-
-def _with_all_metrics(cell: Cell, record: RunRecord) -> RunRecord:
-    """Score the texts of a finished run again if a metric is missing, for example because Java was installed only later."""
-    if lacking_metrics(cell):
+    record = RunRecord.load(cell.folder / RECORD)
+    if lacking_metrics(cell):  # for example because Java was installed only after the run
         contexts, texts = read_predictions(cell.folder / "predictions.jsonl")
         record.metrics = of_last_epoch(score(cell.config.task, contexts, texts, experiment_id=cell.sha))
         record.save(cell.folder)

@@ -36,9 +36,8 @@ def train_cells(cells: Sequence[Cell], jobs: int, most: int, on_answer: Callable
 
 def main() -> None:
     """Train the cells from the standard input; exit code 1 if a run failed."""
-    jobs, most = (
-        int(sys.argv.pop(1)) for _ in range(2)
-    )  # the remaining arguments are the user's command, for the records
+    # The remaining arguments are those of the user's command: the records keep them.
+    jobs, most = (int(sys.argv.pop(1)) for _ in range(2))
     handle_signals()
     cli.configure_logging()
     failed = False
