@@ -5,6 +5,7 @@ A stage holds the cells whose parents belong to earlier stages. Each stage is on
 display is the same under every launcher, and a second call trains nothing again.
 """
 
+import argparse
 import json
 import os
 import pickle
@@ -49,24 +50,29 @@ JOBS = {  # launcher -> its key for the number of runs at a time
     "slurm": "hydra.launcher.array_parallelism",
     "ray": "hydra.launcher.ray.init.num_cpus",
 }
+SETTLED = (State.DONE, State.DIVERGED)  # another attempt would change nothing
 PASSES = 3  # successive sweeps without progress after which a stage is given up
 
 
-def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -> bool:
-    """Train every cell that is not done, stage by stage; return whether all cells are done afterwards."""
+def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -> dict[str, State]:
+    """Train every cell that can still succeed, stage by stage; list those that are not done, and return their states.
+
+    A run that has diverged is not tried again, because it would diverge again.
+    """
     state = statuses(plan)
-    stages = [[cell for cell in stage if state[cell.sha] != State.DONE] for stage in plan.stages]
+    stages = [[cell for cell in stage if state[cell.sha] not in SETTLED] for stage in plan.stages]
     todo = [cell for stage in stages for cell in stage]
+    every = [cell for stage in plan.stages for cell in stage]
     if not todo:
-        console.print(f"{plan.name}: all {len(plan.cells)} cells are done already")
-        return True
+        console.print(f"{plan.name}: all {len(every)} cells are done already")
+        return report_failures(every, console)
     require_writable(plan.results)
     show(plan, console, jobs)
     with Monitor(todo, console) as monitor:
         for number, stage in enumerate(stages):
             ready = [cell for cell in stage if cell.parent is None or record_status(cell.parent.folder) == "success"]
             run_stage(plan, number, ready, launcher, jobs, monitor)
-    return report_failures(todo, console)
+    return report_failures(every, console)
 
 
 def run_stage(
@@ -187,7 +193,7 @@ class Monitor:
     def is_settled(self, cell: Cell) -> bool:
         """Tell whether a cell is done, or has failed since this command started."""
         state = state_of(cell)
-        return state == State.DONE or (state == State.FAILED and record_time(cell) != self.before[cell.sha])
+        return state in SETTLED or (state == State.FAILED and record_time(cell) != self.before[cell.sha])
 
     def look(self) -> None:
         """Read the records written since the last look, and show the progress; a failed run may still succeed later."""
@@ -213,13 +219,13 @@ def record_time(cell: Cell) -> int:
         return 0
 
 
-def report_failures(cells: Sequence[Cell], console: Console) -> bool:
-    """List the cells that are not done, with the reason from their records; return whether there are none."""
+def report_failures(cells: Sequence[Cell], console: Console) -> dict[str, State]:
+    """List the cells that are not done, with the reason from their records; return their states by config_sha."""
     states = [(cell, state_of(cell)) for cell in cells]
     failures = [(cell, state) for cell, state in states if state != State.DONE]
     for cell, state in failures:
         console.print(f"not done: {cell.run_id} ({state}): {_reason(cell, state)}", markup=False)
-    return not failures
+    return {cell.sha: state for cell, state in failures}
 
 
 def _reason(cell: Cell, state: State) -> str:
@@ -233,29 +239,45 @@ def _reason(cell: Cell, state: State) -> str:
         return str(error)
 
 
-def main() -> None:
-    """Parse the command line, train the missing cells, print the table; exit code 1 if a cell is not done."""
-    parser = cli.experiment_parser("mtlora.reproduce", "Run an experiment and print its table.")
-    known = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
-    parser.add_argument("--launcher", default="cohort", help=f"{', '.join(known)} (default: cohort)")
+LAUNCHERS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
+
+
+def add_launcher_arguments(parser: cli.Parser) -> None:
+    """Add `--launcher` and `--jobs`."""
+    parser.add_argument("--launcher", default="cohort", help=f"{', '.join(LAUNCHERS)} (default: cohort)")
     parser.add_argument(
         "--jobs", type=int, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
     )
-    arguments = parser.parse_intermixed_args()
+
+
+def jobs_of(arguments: argparse.Namespace, plan: Plan) -> int | None:
+    """Return the number of runs at a time; None: the launcher decides, because it uses other machines.
+
+    Raises:
+        UserError: `--jobs` or `--launcher` has a value that is not allowed.
+    """
     check_jobs(arguments.jobs)
-    if arguments.launcher not in known:
-        raise UserError(f"--launcher {arguments.launcher} is not known: choose one of {', '.join(known)}")
+    if arguments.launcher not in LAUNCHERS:
+        raise UserError(f"--launcher {arguments.launcher} is not known: choose one of {', '.join(LAUNCHERS)}")
+    if arguments.jobs is None and arguments.launcher in (*DIRECT, "joblib"):
+        return default_jobs(plan.profile)
+    jobs: int | None = arguments.jobs
+    return jobs
+
+
+def main() -> None:
+    """Parse the command line, train the missing cells, print the table; exit code 1 if a cell is not done."""
+    parser = cli.experiment_parser("mtlora.reproduce", "Run an experiment and print its table.")
+    add_launcher_arguments(parser)
+    arguments = parser.parse_intermixed_args()
     handle_signals()
     console = Console(stderr=True)
     plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
-    jobs = arguments.jobs
-    if jobs is None and arguments.launcher in (*DIRECT, "joblib"):  # the other launchers use other machines
-        jobs = default_jobs(plan.profile)
-    complete = run_missing(plan, arguments.launcher, jobs, console)
+    left = run_missing(plan, arguments.launcher, jobs_of(arguments, plan), console)
     tables = plan.results / "tables"
     print(write_tables(View(plan, load_evidence(plan.runs)), tables)[0])
     console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
-    if not complete:
+    if left:
         raise UserError("some cells are not done (listed above): the same command tries them again")
 
 

@@ -10,7 +10,7 @@ from peft import PeftConfig
 from mtlora.adapter.peft_type import MTLORA
 from mtlora.adapter.transforms import STRUCTURES
 
-INITIALISATIONS = (True, False, "official", "identity", "zero_t")
+INITIALISATIONS = (True, False, "official", "identity_t", "identity", "zero_t")
 FUSED_TRANSFORMS = ("block", "joint")
 BIASES = ("none", "all", "mtlora_only")
 Config = TypeVar("Config")
@@ -41,10 +41,11 @@ class MTLoraConfig(PeftConfig):
         structure: How T is built from its trainable factors: ``none`` (T = I, which is LoRA), ``shim`` (C), ``icfm`` (C C^T),
             ``ctcm`` (C D), ``dtsm`` (C + D).
         init_weights: ``True`` or ``official``: A, C and D Kaiming uniform with a = sqrt(5), B = 0, as in the authors'
-            NLU and NLG code. ``identity``: A Gaussian with standard deviation 1/r, T = I, B = 0. ``zero_t``: A and B
+            NLU and NLG code. ``identity_t``: the same A and B, but T = I. ``identity``: T = I, B = 0 and A Gaussian with
+            standard deviation 1/r, so A is larger than in ``official``, whose entries have 1 / sqrt(3 in). ``zero_t``: A and B
             normal with standard deviation 0.02, C = D = 0; only for structures that can train from there (shim, dtsm).
             ``False``: all random and nonzero, so that the adapter changes the output; meant for tests. Embeddings swap
-            A and B in the first two (A = 0, B standard normal), as in PEFT's LoRA.
+            A and B in the first three (A = 0, B standard normal), as in PEFT's LoRA.
         fused_modules: Modules whose output is several projections side by side, each with one flag per equal slice of
             the output, True where the slice is adapted: ``{"c_attn": [True, False, True]}`` adapts q and v of GPT-2.
             Keys match module names as the keys of `rank_pattern` do.
@@ -71,7 +72,7 @@ class MTLoraConfig(PeftConfig):
     mtlora_dropout: float = 0.0
     use_rslora: bool = False
     structure: Literal["none", "shim", "icfm", "ctcm", "dtsm"] = "shim"
-    init_weights: bool | Literal["official", "identity", "zero_t"] = True
+    init_weights: bool | Literal["official", "identity_t", "identity", "zero_t"] = True
     fused_modules: dict[str, list[bool]] | None = None
     fused_transform: Literal["block", "joint"] = "block"
     target_modules: list[str] | set[str] | str | None = None

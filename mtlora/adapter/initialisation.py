@@ -20,7 +20,7 @@ def fills(init_weights: bool | str, *, structure: str, r: int, is_embedding: boo
         init_weights: A value of `MTLoraConfig.init_weights`.
         structure: A key of `STRUCTURES`; decides which multiple of I makes T = I.
         r: Rank, which sets the standard deviation 1/r of A under ``identity``.
-        is_embedding: Whether the base layer is an embedding. Its ``official`` and ``identity`` starts swap the roles of A
+        is_embedding: Whether the base layer is an embedding. All starts but ``zero_t`` swap the roles of A
             and B, as PEFT's LoRA does: A = 0 and B is standard normal. The update is 0 either way.
     """
     if init_weights is False:
@@ -29,9 +29,8 @@ def fills(init_weights: bool | str, *, structure: str, r: int, is_embedding: boo
         small = partial(_normal, std=0.02)
         return {"A": small, "B": small, "C": _zeros, "D": _zeros}
 
-    t: Fill = (
-        partial(_scaled_identity, scale=STRUCTURES[structure].identity) if init_weights == "identity" else _kaiming
-    )
+    is_identity = init_weights in ("identity_t", "identity")
+    t: Fill = partial(_scaled_identity, scale=STRUCTURES[structure].identity) if is_identity else _kaiming
     if is_embedding:
         return {"A": _zeros, "B": partial(_normal, std=1.0), "C": t, "D": t}
     a: Fill = partial(_normal, std=1 / r) if init_weights == "identity" else _kaiming

@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.base.errors import UserError
 from mtlora.config.metrics import METRICS, metrics_for
-from mtlora.config.schema import LocalFile, RunConfig, TaskConfig
+from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, RunConfig, TaskConfig
 
 TEST_PARTS = ("test", "test_A", "test_S", "test_U")  # the parts of a test split that a generation task may be scored on
 
@@ -61,14 +61,8 @@ def validate(config: RunConfig) -> None:
         raise UserError(
             f"targets={config.targets} is not a target set of model {config.model.name}: choose one of {known}"
         )
-    if config.adapter.init_weights == "zero_t":
-        from mtlora.adapter.transforms import STRUCTURES  # imports torch, which plans must not load
-
-        if config.adapter.structure == "none" or not STRUCTURES[config.adapter.structure].trains_from_zero:
-            raise UserError(
-                f"adapter.init_weights=zero_t cannot be used with structure {config.adapter.structure}: "
-                "choose official or identity (T = 0 gets no gradient there, and T is fixed to I in LoRA)"
-            )
+    _check_adapter(config.adapter)
+    _check_ratios(config)
     if config.data.source == "local" and config.data.root is None:
         raise UserError("data.source=local needs data.root=DIR, the folder that holds the suite's files")
     if config.data.source != "local" and config.data.root is not None:
@@ -76,6 +70,51 @@ def validate(config: RunConfig) -> None:
             f"data.root={config.data.root} is not read with data.source={config.data.source}: add data.source=local"
         )
     _check_metrics(config.task)
+
+
+def _check_adapter(a: AdapterConfig) -> None:
+    """Check that the values of a method fit each other."""
+    declared = STRUCTURES.get(a.method, "none")
+    if a.structure != declared:
+        raise UserError(
+            f"adapter.structure={a.structure} is not the structure of transform={a.method}: name a transform that has it"
+        )
+    if a.like is not None and a.like not in STRUCTURES.values():
+        raise UserError(
+            f"adapter.like={a.like} is not a structure: choose one of {', '.join(sorted(STRUCTURES.values()))}"
+        )
+    if a.full and a.peft:
+        raise UserError(
+            "adapter.full=true trains the whole model, without a method of adapter.peft: keep one of the two"
+        )
+    if (a.peft or a.full) and (a.structure, a.init_weights, a.like, a.train_t) != ("none", "official", None, True):
+        raise UserError(
+            f"transform={a.method} is not MTLoRA: structure, init_weights, like and train_t of `adapter` do not apply to it"
+        )
+    if a.structure == "none" and not a.train_t:
+        raise UserError("adapter.train_t=false needs a structure with a T")
+    if a.init_weights != "zero_t":
+        return
+    from mtlora.adapter.transforms import STRUCTURES as MATRICES  # imports torch, which plans must not load
+
+    if not a.train_t or a.structure == "none" or not MATRICES[a.structure].trains_from_zero:
+        raise UserError(
+            f"adapter.init_weights=zero_t cannot be used with transform={a.method}: "
+            "choose official or identity (T = 0 gets no gradient there, or is fixed)"
+        )
+    if a.step == "matched":
+        raise UserError(
+            "adapter.init_weights=zero_t has no step to match, because T starts at 0: set adapter.step=published"
+        )
+
+
+def _check_ratios(config: RunConfig) -> None:
+    """Check that the matrices whose rate a ratio changes exist and train."""
+    a, t = config.adapter, config.train
+    if t.lr_ratio_t != 1 and (a.structure == "none" or not a.train_t):
+        raise UserError(f"train.lr_ratio_t={t.lr_ratio_t:g} needs a T that trains, which transform={a.method} has not")
+    if t.lr_ratio_b != 1 and (a.peft or a.full):
+        raise UserError(f"train.lr_ratio_b={t.lr_ratio_b:g} needs the B of LoRA or MTLoRA, not transform={a.method}")
 
 
 def _check_rules(node: Any, prefix: str = "") -> None:

@@ -5,6 +5,7 @@ A field made by `one_of`, `at_least`, `above` or `share` also limits its values;
 combinations of values that cannot work.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +38,7 @@ def at_least(least: float, default: float | None = MISSING) -> Any:
     return _ruled(default, lambda value: value >= least, f"is out of range: it must be at least {least:g}")
 
 
-def above(limit: float, default: float = MISSING) -> Any:
+def above(limit: float, default: float | None = MISSING) -> Any:
     """Return a number field whose value must be above `limit`."""
     return _ruled(default, lambda value: value > limit, f"is out of range: it must be above {limit:g}")
 
@@ -47,8 +48,15 @@ def share(default: float = MISSING) -> Any:
     return _ruled(default, lambda value: 0 <= value < 1, "is out of range: it must be at least 0 and below 1")
 
 
-# a new structure needs no edit here, only its file
-_STRUCTURES = sorted({path.stem for path in (CONF / "transform").glob("*.yaml")} - {"lora"})
+def _structures() -> dict[str, str]:
+    """Return the structure of T of each method that has one, from the files in `conf/transform/`."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((CONF / "transform").glob("*.yaml"))}
+    found = {method: re.search(r"^structure: *(\w+)", text, re.MULTILINE) for method, text in texts.items()}
+    return {method: match[1] for method, match in found.items() if match}
+
+
+STRUCTURES = _structures()  # method -> structure; a new structure needs no edit here, only its file
+PROTOCOLS = ("published", "matched", "tuned")
 
 
 @dataclass
@@ -107,6 +115,8 @@ class DataConfig:
 
     source: str = one_of("hub", "local", "builtin")
     root: str | None = None  # folder of the suite's files (source=local)
+    # full: the official splits; tune: a part of the training data stands in for the evaluation splits (`mtlora.tune`)
+    split: str = one_of("full", "tune", default="full")
     subset: bool = False  # allow partial training files; the run is then labelled low-resource
     max_length: int = at_least(8, default=128)  # tokens; longer inputs are cut, the longer text first
     padding: str = one_of("longest", "max_length", default="longest")
@@ -148,24 +158,44 @@ class ModelConfig:
 
 @dataclass
 class AdapterConfig:
-    """Values of `MTLoraConfig` that an experiment may set; `structure: none` is LoRA."""
+    """A method, `conf/transform/METHOD.yaml`: LoRA or MTLoRA, another PEFT method (`peft`), or full fine-tuning (`full`)."""
 
-    structure: str = one_of("none", *_STRUCTURES)
+    method: str = MISSING  # the name of the file; a row of a table
+    label: str = MISSING  # the name that tables print
+    structure: str = one_of(*sorted(set(STRUCTURES.values())), default="none")  # of T; none: T = I, which is LoRA
     r: int = at_least(1)
     alpha: float = above(0, default=16)
+    # The step of the update: published: alpha as it is; matched: alpha divided by the gain of T's start
+    # (`mtlora.adapter.transforms.gain`), so that the first step is as large as LoRA's; auto: as `protocol` has it.
+    step: str = one_of("auto", "published", "matched", default="auto")
+    like: str | None = None  # multiply alpha by the gain of this structure: LoRA with the step of that structure
+    train_t: bool = True  # false: T keeps its start, and only A and B train
+    rate: float = above(0, default=1.0)  # the method's learning rate is the recipe's times this
     dropout: float = share(default=0.0)
     use_rslora: bool = False
-    init_weights: str = one_of("official", "identity", "zero_t", default="official")
+    init_weights: str = one_of("official", "identity_t", "identity", "zero_t", default="official")
     fused_transform: str = one_of("auto", "block", "joint", default="auto")  # auto: the value of the target set
+    # another PEFT method: its `peft_type` and fields of its configuration; `module` is imported first
+    peft: dict[str, Any] = field(default_factory=dict)
+    full: bool = False  # train the whole model, without an adapter
+
+    @property
+    def has_gain(self) -> bool:
+        """Whether the start of T changes the size of the first step; T = I does not."""
+        return self.structure != "none" and self.init_weights not in ("identity", "identity_t")
 
 
 @dataclass
 class TrainConfig:
-    """The training recipe, which all methods share."""
+    """The training recipe, which all methods share; the protocol `tuned` gives each method its own `lr_multiplier`."""
 
     epochs: int = at_least(1)
     batch_size: int = at_least(1)  # examples per batch
     learning_rate: float = above(0)
+    lr_multiplier: float = above(0, default=1.0)  # of learning_rate; `mtlora.tune` chooses it
+    parent_lr_multiplier: float | None = above(0, default=None)  # of the run that init_from names; null: the same
+    lr_ratio_t: float = above(0, default=1.0)  # the rate of T is the learning rate times this
+    lr_ratio_b: float = above(0, default=1.0)  # likewise the rate of B (LoRA+, arXiv 2402.12354)
     weight_decay: float = at_least(0)
     decay_t: bool = True  # weight decay applies to T too, as in the official code
     warmup_ratio: float = share(default=0.0)  # of all steps
@@ -242,16 +272,27 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     profile: str = MISSING
+    # published: one learning rate and one alpha for all methods; matched: alpha so that their first steps are equally large;
+    # tuned: matched, and the learning rate that `mtlora.tune` has chosen for each method
+    protocol: str = one_of(*PROTOCOLS)
+    tuning: str | None = (
+        None  # the stem of the file in RESULTS/tuned that protocol=tuned reads; null: suite and profile
+    )
     recipe: str = MISSING  # the source of the training values
     seed: int = at_least(0, default=0)
     targets: str = "qv"  # name of one of the model's target sets
     init_from: str = "none"  # the task from whose adapter this run starts (same method, rank and seed)
     results: str = "results"  # folder of runs/, cache/, tables/
 
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate of this run: the recipe's, times the method's and the tuned factor."""
+        return self.train.learning_rate * self.train.lr_multiplier * self.adapter.rate
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the run generates texts for the test split after its training; a run for tuning does not."""
+        return self.task.kind == "generation" and self.data.split == "full"
+
 
 ConfigStore.instance().store(name="run_schema", node=RunConfig)
-
-
-def transform_name(config: RunConfig) -> str:
-    """Return the method's name in records and tables: `lora`, or the structure of T."""
-    return "lora" if config.adapter.structure == "none" else config.adapter.structure

@@ -3,6 +3,7 @@
 Heavy packages are imported inside functions, because plans and tables call `fingerprint` and must start at once.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -19,6 +20,7 @@ from mtlora.records.predictions import Context
 
 log = logging.getLogger(__name__)
 
+TUNE = "tune"  # the evaluation split of tuning: a tenth of the training rows
 PARSER_VERSION = 1  # raise it when the same files or hub rows give other rows than before
 
 
@@ -33,9 +35,29 @@ def load_split(task: TaskConfig, data: DataConfig, split: str) -> dict[str, list
     if task.kind == "generation":
         sentences = list(_sentences(task, data, split))
         return {name: [getattr(row, name) for row in sentences] for name in ("context", "text", "category")}
+    if data.split == "tune":
+        return _part_of_training(task, _columns(task, data, "train"), held_out=split == TUNE)
+    return _columns(task, data, split)
+
+
+def _columns(task: TaskConfig, data: DataConfig, split: str) -> dict[str, list[Any]]:
     if data.source == "hub":
         return hub.read_columns(task, split)
     return read_columns(task, *find_file(task, data, split))
+
+
+def _part_of_training(task: TaskConfig, columns: dict[str, list[Any]], held_out: bool) -> dict[str, list[Any]]:
+    """Return the training rows that tuning holds out, about a tenth, or the others.
+
+    A hash of a row's texts decides, so that the choice is the same everywhere and repeated rows stay together.
+    """
+    rows = zip(*(columns[name] for name in task.text_columns), strict=True)
+    tenth = [int.from_bytes(hashlib.sha256("\0".join(row).encode()).digest()[:8], "big") % 10 == 0 for row in rows]
+    if not 0 < sum(tenth) < len(tenth):
+        raise UserError(f"task {task.name} has too few training rows, {len(tenth)}, to hold out a tenth for tuning")
+    return {
+        name: [v for v, out in zip(values, tenth, strict=True) if out == held_out] for name, values in columns.items()
+    }
 
 
 def load_contexts(task: TaskConfig, data: DataConfig) -> list[Context]:
@@ -61,7 +83,7 @@ def evaluation_splits(task: TaskConfig, data: DataConfig) -> list[str]:
         UserError: the split of the headline metric is missing.
     """
     available = _available_splits(task, data)
-    for split in _wanted_splits(task):
+    for split in _wanted_splits(task, data):
         if split not in available:
             log.warning(
                 "%s: no usable file for %s in data.root=%s: its metrics are absent", task.name, split, data.root
@@ -77,7 +99,9 @@ def low_resource(task: TaskConfig, data: DataConfig) -> bool:
     """
     if data.source == "hub":
         return False
-    return any(find_file(task, data, split)[0].subset for split in ["train", *_available_splits(task, data)])
+    return any(
+        find_file(task, data, _file_split(split))[0].subset for split in ["train", *_available_splits(task, data)]
+    )
 
 
 def fingerprint(task: TaskConfig, data: DataConfig) -> str:
@@ -94,6 +118,7 @@ def fingerprint(task: TaskConfig, data: DataConfig) -> str:
 
 def split_fingerprint(task: TaskConfig, data: DataConfig, split: str) -> str:
     """Return a hash of the content of one split; see `fingerprint`."""
+    split = _file_split(split)
     if data.source == "hub":
         return hub.content_of(task, split)
     file, path = find_file(task, data, split)
@@ -102,16 +127,23 @@ def split_fingerprint(task: TaskConfig, data: DataConfig, split: str) -> str:
     return cache_key(content_digest(path), file.header, file.columns)
 
 
-def _wanted_splits(task: TaskConfig) -> list[str]:
+def _file_split(split: str) -> str:
+    """Return the split whose file holds the rows of `split`."""
+    return "train" if split == TUNE else split
+
+
+def _wanted_splits(task: TaskConfig, data: DataConfig) -> list[str]:
+    if task.kind != "generation":
+        return list(task.metrics)
     # The metrics of a generation task name parts of the test split (test_S, ...); its loss is computed on validation.
-    return ["test", "validation"] if task.kind == "generation" else list(task.metrics)
+    return ["test", "validation"] if data.split == "full" else ["validation"]
 
 
 def _available_splits(task: TaskConfig, data: DataConfig) -> list[str]:
-    first, *others = _wanted_splits(task)
+    first, *others = _wanted_splits(task, data)
     if data.source == "hub":
         return [first, *others]
-    find_file(task, data, first)
+    find_file(task, data, _file_split(first))
     return [first, *(split for split in others if _has_file(task, data, split))]
 
 

@@ -19,10 +19,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest, file_sha256
 from mtlora.base.paths import CONF
-from mtlora.config.checks import to_run_config
+from mtlora.config.checks import to_run_config, validate
 from mtlora.config.metrics import METRIC_VERSION
-from mtlora.config.schema import RunConfig, transform_name
-from mtlora.data.sources import fingerprint
+from mtlora.config.schema import RunConfig, TaskConfig
+from mtlora.data.sources import TUNE, fingerprint
+from mtlora.plan.tuning import check_seed, tuned_multiplier
 
 PROTOCOL = 3  # raised when our own code changes what the same configuration computes
 
@@ -45,6 +46,12 @@ NOT_IDENTITY: tuple[str, ...] = (
     "compute",
     "recipe",
     "profile",
+    "protocol",
+    "tuning",
+    "adapter.label",
+    "adapter.rate",
+    "train.lr_multiplier",
+    "train.parent_lr_multiplier",
     "data.root",
     "data.subset",
     "task.hub",
@@ -70,7 +77,12 @@ NOT_IDENTITY: tuple[str, ...] = (
 
 
 def metric_values(config: dict[str, Any]) -> dict[str, Any]:
-    """Remove the values in `NOT_IDENTITY` from a configuration, in place, and return it."""
+    """Reduce a configuration to the values that can change a metric, in place, and return it.
+
+    The learning rate becomes the run's own, so a method whose tuned factor is 1 has the same runs as without tuning.
+    """
+    adapter, train = config["adapter"], config["train"]
+    train["learning_rate"] *= train.get("lr_multiplier", 1.0) * adapter.get("rate", 1.0)
     for key in NOT_IDENTITY:
         *path, last = key.split(".")
         node = config
@@ -112,7 +124,7 @@ class Cell:
     @property
     def label(self) -> str:
         """Method, rank and target set: `shim-r8-qv`."""
-        return f"{transform_name(self.config)}-r{self.config.adapter.r}-{self.config.targets}"
+        return f"{self.config.adapter.method}-r{self.config.adapter.r}-{self.config.targets}"
 
     @property
     def run_id(self) -> str:
@@ -150,20 +162,69 @@ def with_seed(cell: Cell, seed: int) -> Cell:
     """Return the same cell with another seed, a hundred times faster than composing it.
 
     No value of the cell may be an interpolation of the seed, such as `results=out/${seed}`.
+
+    Raises:
+        UserError: `protocol=tuned`, and the learning rates were tuned with this seed.
     """
     overrides = tuple(f"{o.partition('=')[0]}={seed}" if override_key(o) == "seed" else o for o in cell.overrides)
     parent = None if cell.parent is None else with_seed(cell.parent, seed)
-    return Cell(replace(cell.config, seed=seed), overrides, parent)
+    sibling = Cell(replace(cell.config, seed=seed), overrides, parent)
+    check_seed(sibling)
+    return sibling
+
+
+def with_multiplier(cell: Cell, multiplier: float, parent_multiplier: float | None = None) -> Cell:
+    """Return the same cell with another factor of the learning rate, and another one for the run that it starts from."""
+    given = {"train.lr_multiplier": multiplier}
+    parent = cell.parent
+    if parent is not None and parent_multiplier is not None:
+        given["train.parent_lr_multiplier"] = parent_multiplier
+        parent = with_multiplier(parent, parent_multiplier)
+    kept = [override for override in cell.overrides if override_key(override) not in given]
+    train = replace(cell.config.train, lr_multiplier=multiplier, parent_lr_multiplier=parent_multiplier)
+    overrides = (*kept, *(f"{key}={value!r}" for key, value in given.items()))
+    return Cell(replace(cell.config, train=train), overrides, parent)
 
 
 def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
-    """Wrap a checked configuration, composing the parent that `init_from` names."""
-    if config.init_from == "none":
-        return Cell(config, tuple(overrides))
+    """Wrap a checked configuration: settle what the protocol and the split decide, and compose the parent of `init_from`.
+
+    Raises:
+        UserError: `init_from` names the task itself, or `protocol=tuned` has no tuned learning rate for this run.
+    """
+    step = config.adapter.step
+    if step == "auto":
+        step = "published" if config.protocol == "published" else "matched"
+    # Where T starts at I both steps are the same, and so are the runs.
+    config = replace(config, adapter=replace(config.adapter, step=step if config.adapter.has_gain else "published"))
+    validate(config)
+    if config.data.split == "tune":
+        config = replace(config, task=replace(config.task, metrics=_tuning_metrics(config.task)))
+    parent = None if config.init_from == "none" else _parent(_parent_overrides(config, overrides))
+    cell = Cell(config, tuple(overrides), parent)
+    if config.protocol == "tuned":
+        multiplier = tuned_multiplier(cell)
+        cell = replace(cell, config=replace(config, train=replace(config.train, lr_multiplier=multiplier)))
+    return cell
+
+
+def _tuning_metrics(task: TaskConfig) -> dict[str, list[str]]:
+    """Return the metrics of a run for tuning, which reads neither GLUE's development set nor a test set."""
+    if task.kind == "generation":
+        return {"validation": ["loss"]}
+    return {TUNE: next(iter(task.metrics.values()))}
+
+
+def _parent_overrides(config: RunConfig, overrides: Sequence[str]) -> tuple[str, ...]:
     if config.init_from == config.task.name:
         raise UserError(f"init_from={config.init_from} is the task itself: name another task, or none")
-    kept = [o for o in overrides if override_key(o) not in ("task", "init_from", "recipe")]
-    return Cell(config, tuple(overrides), _parent((*kept, f"task={config.init_from}", "init_from=none")))
+    other = {"task", "init_from", "recipe", "train.parent_lr_multiplier"}
+    own = []
+    if config.train.parent_lr_multiplier is not None:
+        other.add("train.lr_multiplier")
+        own = [f"train.lr_multiplier={config.train.parent_lr_multiplier}"]
+    kept = [override for override in overrides if override_key(override) not in other]
+    return (*kept, *own, f"task={config.init_from}", "init_from=none")
 
 
 @lru_cache(maxsize=4096)

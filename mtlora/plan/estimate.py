@@ -90,34 +90,39 @@ def workload(cell: Cell) -> tuple[float, float]:
     The operations are two per backbone parameter and token in the forward pass, and two in the backward pass (to the
     activations only, because the weights are frozen). Attention scores, embeddings and padding are left out.
     """
-    task, train, decode = cell.config.task, cell.config.train, cell.config.decode
+    config = cell.config
+    task, train, decode = config.task, config.train, config.decode
     generation = task.kind == "generation"
     watched = ("validation",) if generation else tuple(task.metrics)
-    if cell.config.data.source == "builtin":
-        rows, words, _ = _builtin_size(task, "train")
+    if config.data.source == "builtin":
+        rows, words, _ = _builtin_size(task, config.data.split, "train")
         tokens = TOKENS_PER_WORD[task.kind] * words / rows
-        evaluated = sum(_builtin_size(task, split)[0] for split in watched)
+        evaluated = sum(_builtin_size(task, config.data.split, split)[0] for split in watched)
     else:
         rows, tokens = task.sizes["train"], task.mean_tokens
-        evaluated = sum(task.sizes[split] for split in watched)
+        evaluated = sum(task.sizes.get(split, rows // 10) for split in watched)  # a tenth of the rows: tuning's split
     rows = min(rows, train.limit_examples or rows)
     evaluated = min(evaluated, (train.limit_validation if generation else None) or evaluated)
     forwards = tokens * train.epochs * (2 * rows + evaluated)
-    if generation:  # on average a text has about half of the allowed tokens
-        contexts = _builtin_size(task, "test")[2] if cell.config.data.source == "builtin" else task.sizes["test"]
+    if config.decodes:  # on average a text has about half of the allowed tokens
+        is_builtin = config.data.source == "builtin"
+        contexts = _builtin_size(task, "full", "test")[2] if is_builtin else task.sizes["test"]
         forwards += min(contexts, decode.limit_contexts or contexts) * decode.beams * decode.max_new_tokens / 2
-    return 2.0 * cell.config.model.parameters * forwards, tokens * train.epochs * rows
+    return 2.0 * config.model.parameters * forwards, tokens * train.epochs * rows
 
 
-_counted: dict[tuple[str, str], tuple[int, int, int]] = {}
+_counted: dict[tuple[str, str, str], tuple[int, int, int]] = {}
 
 
-def _builtin_size(task: TaskConfig, split: str) -> tuple[int, int, int]:
-    """Return the numbers of rows, words and distinct first texts (contexts) of a split of the built-in data."""
-    if (task.name, split) not in _counted:
-        columns = load_split(task, DataConfig(source="builtin"), split)
+def _builtin_size(task: TaskConfig, part: str, split: str) -> tuple[int, int, int]:
+    """Return the numbers of rows, words and distinct first texts (contexts) of a split of the built-in data.
+
+    `part` is the `data.split` of the run.
+    """
+    if (task.name, part, split) not in _counted:
+        columns = load_split(task, DataConfig(source="builtin", split=part), split)
         texts = [text for name in task.text_columns for text in columns[name]]
         contexts = set(columns[task.text_columns[0]])
         words = sum(len(text.split()) for text in texts)
-        _counted[task.name, split] = len(texts) // len(task.text_columns), words, len(contexts)
-    return _counted[task.name, split]
+        _counted[task.name, part, split] = len(texts) // len(task.text_columns), words, len(contexts)
+    return _counted[task.name, part, split]

@@ -8,12 +8,18 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType, ValueType
+from omegaconf import OmegaConf
 
 from mtlora.base.errors import UserError
+from mtlora.base.paths import CONF
 from mtlora.plan.cell import Cell, compose_cell, with_seed
 from mtlora.plan.experiment import Column, Experiment
+from mtlora.plan.tuning import FIRST_SEED
 
 LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # sweeps with a list of values
+# The runs of tuning, data.split=tune: factors of the recipe's learning rate, and seeds that no final run uses.
+TUNING_GRID = [0.25, 0.5, 1.0, 2.0, 4.0]
+TUNING_SEEDS = [FIRST_SEED, FIRST_SEED + 1]
 PREFIXES = {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}
 
 
@@ -28,8 +34,29 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """The stem of every file made from this plan, with the profile as a suffix unless it is mini."""
+        """The stem of every file made from this plan.
+
+        The profile is a suffix unless it is mini, and the protocol unless it is the profile's own: `glue`, `glue_tuned`,
+        `glue_paper_matched`; `glue_protocols` if there are several.
+        """
+        parts = [self.stem]
+        if {cell.config.data.split for cell in self.cells} == {"tune"}:
+            parts.append("tuning")
+        elif len(self.protocols) > 1:
+            parts.append("protocols")
+        elif self.protocols[0] != usual_protocol(self.experiment, self.profile):
+            parts.append(self.protocols[0])
+        return "_".join(parts)
+
+    @property
+    def stem(self) -> str:
+        """The experiment, with the profile as a suffix unless it is mini; the name of its tuning file."""
         return self.experiment.name if self.profile == "mini" else f"{self.experiment.name}_{self.profile}"
+
+    @property
+    def protocols(self) -> list[str]:
+        """The protocols of the cells."""
+        return list(dict.fromkeys(cell.config.protocol for cell in self.cells))
 
     @property
     def columns(self) -> list[Column]:
@@ -88,7 +115,11 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
     if profile not in experiment.profiles:
         raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {known}")
     declared = {**experiment.axes, **experiment.profiles[profile]}
+    if given.get("data.split") == ["tune"]:
+        declared |= {"seed": TUNING_SEEDS, "train.lr_multiplier": TUNING_GRID, "protocol": ["matched"]}
     axes = {**{key: [str(v) for v in values] for key, values in declared.items()}, **given}
+    if "tuned" in axes.get("protocol", []) and experiment.name != experiment.suite:
+        axes.setdefault("tuning", [experiment.name if profile == "mini" else f"{experiment.name}_{profile}"])
     products = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
     wanted = [product for product in products if not is_excluded(product, experiment)]
     if not wanted:
@@ -99,8 +130,15 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
         raise UserError(
             f"experiment {experiment.name} has no column for task {alien[0]}: add one to experiments/{experiment.name}.yaml"
         )
-    cells = {cell.sha: cell for cell in composed}  # two combinations may be the same run
+    # Two combinations may be the same run; under two protocols it is a row of each.
+    cells = {(cell.sha, cell.config.protocol): cell for cell in composed}
     return Plan(experiment, profile, axes, list(cells.values()))
+
+
+def usual_protocol(experiment: Experiment, profile: str) -> str:
+    """Return the protocol that an experiment has where the command line names none."""
+    declared = {**experiment.axes, **experiment.profiles[profile]}
+    return str(declared.get("protocol", [OmegaConf.load(CONF / "profile" / f"{profile}.yaml").protocol])[0])
 
 
 def is_excluded(product: dict[str, str], experiment: Experiment) -> bool:

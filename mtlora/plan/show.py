@@ -28,7 +28,7 @@ def show(plan: Plan, console: Console, jobs: int | None) -> None:
         counts = Counter(state[cell.sha] for cell in cells if cell.config.task.name == task)
         table.add_row(task, *(str(counts[kind] or "") for kind in State))
     console.print(table)
-    rest = [cell for cell in cells if state[cell.sha] != State.DONE]
+    rest = [cell for cell in cells if state[cell.sha] not in (State.DONE, State.DIVERGED)]
     cost = estimate([cell for cell in rest if state[cell.sha] != State.UNSCORED], cells)
     how = {None: "if run one after another", 1: "one after another"}.get(jobs, f"{jobs} at a time")
     console.print(

@@ -26,6 +26,7 @@ class State(StrEnum):
     RUNNING = "running"
     INTERRUPTED = "interrupted"  # stopped or killed: the next attempt resumes from its checkpoint
     FAILED = "failed"
+    DIVERGED = "diverged"  # failed because a loss, a gradient or a prediction was not finite: it would fail again
     UNSCORED = "unscored"  # trained, but without a metric that this machine can compute
 
 
@@ -43,7 +44,15 @@ def state_of(cell: Cell) -> State:
         return State.UNSCORED if lacking_metrics(cell) else State.DONE
     if status == "running" and not is_held(cell.lock):
         return State.INTERRUPTED  # its process was killed
+    if status == "failed" and _diverged(cell):
+        return State.DIVERGED
     return State(status)
+
+
+def _diverged(cell: Cell) -> bool:
+    with suppress(UserError):  # an unreadable record counts as failed
+        return RunRecord.load(cell.folder / RECORD).diverged
+    return False
 
 
 def lacking_metrics(cell: Cell) -> list[str]:

@@ -11,7 +11,18 @@ from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError, w
 from mtlora.base.errors import UserError
 from mtlora.base.files import write_text
 from mtlora.config.metrics import METRICS
-from mtlora.records.schema import STRICT, Baseline, Cost, Count, Epoch, Metric, Parameters, Provenance, RunStatus
+from mtlora.records.schema import (
+    STRICT,
+    Baseline,
+    Cost,
+    Count,
+    Effective,
+    Epoch,
+    Metric,
+    Parameters,
+    Provenance,
+    RunStatus,
+)
 
 SCHEMA_VERSION = 1
 RECORD = "record.json"
@@ -53,7 +64,7 @@ class RunRecord:
     model: str
     """The pretrained model, a file in `conf/model/`."""
     transform: str
-    """The method: `lora`, or the structure of T."""
+    """The method, a file in `conf/transform/`."""
     rank: Count
     """The rank r of the adapter."""
     seed: Count
@@ -66,10 +77,14 @@ class RunRecord:
     """The composed configuration (`mtlora/config/schema.py`)."""
     overrides: list[str]
     """The command-line overrides that the configuration was composed with."""
+    protocol: str = "published"
+    """What the run holds equal between methods: see `docs/method.md`. One run may serve several protocols; this is its first."""
     status: RunStatus = "running"
     """The state of the run; it stays `running` if the process is killed."""
     error: str | None = None
     """The reason why a run failed or was interrupted."""
+    diverged: StrictBool = False
+    """Whether a run failed because its loss, gradient or predictions were not finite: the same run would fail again."""
     low_resource: StrictBool = False
     """Whether a split was read from a file that holds only a part of the official split."""
     metrics: Metrics = field(default_factory=list)
@@ -78,6 +93,8 @@ class RunRecord:
     """The scores of the majority answer, one for each metric and split."""
     epochs: list[Epoch] = field(default_factory=list)
     """The evaluations, one for each epoch."""
+    effective: Effective = field(default_factory=Effective)
+    """The learning rate and the alpha that the run used."""
     parameters: Parameters = field(default_factory=Parameters)
     """Numbers of parameters."""
     cost: Cost = field(default_factory=Cost)

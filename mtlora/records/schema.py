@@ -87,6 +87,18 @@ class Cost(TypedDict, total=False):
 
 
 @with_config(STRICT)
+class Effective(TypedDict, total=False):
+    """The values that the update and the optimizer used, after the protocol has changed those of the recipe."""
+
+    learning_rate: Number
+    """The peak learning rate."""
+    alpha: Number
+    """The alpha of dW = (alpha / r) B T A."""
+    gain: Number
+    """The gain of T's start, by which a matched step divides alpha; 1 for T = I and for other methods."""
+
+
+@with_config(STRICT)
 class Git(TypedDict, total=False):
     """The state of the checkout."""
 

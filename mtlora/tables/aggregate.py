@@ -8,7 +8,6 @@ import pandas as pd
 
 from mtlora.base.paths import PUBLISHED
 from mtlora.config.metrics import METRICS
-from mtlora.config.schema import transform_name
 from mtlora.plan.cell import Cell, override_key
 from mtlora.plan.experiment import Column, Entry
 from mtlora.plan.grid import Plan
@@ -17,9 +16,9 @@ from mtlora.tables.comparable import comparable
 
 LONG_COLUMNS = [
     *("table", "suite", "model", "method", "rank", "targets", "task", "split", "metric", "selection"),
-    *("n", "mean", "median", "std", "run_ids", "published", "published_source", "difference", "variant"),
+    *("n", "mean", "median", "std", "run_ids", "published", "published_source", "difference", "protocol", "variant"),
 ]
-STANDARD_AXES = {"task", "model", "transform", "rank", "seed", "targets", "profile", "results"}
+STANDARD_AXES = {"task", "model", "transform", "rank", "seed", "targets", "profile", "protocol", "tuning", "results"}
 
 
 class Row(NamedTuple):
@@ -29,6 +28,7 @@ class Row(NamedTuple):
     method: str
     rank: int
     targets: str
+    protocol: str
     variant: str  # any other swept keys, with their values
 
     @property
@@ -68,7 +68,7 @@ def row_of(plan: Plan, cell: Cell) -> Row:
     c = cell.config
     swept = {key for key, values in plan.axes.items() if len(values) > 1} - STANDARD_AXES
     variant = " ".join(o for o in cell.overrides if override_key(o) in swept)
-    return Row(c.model.name, transform_name(c), c.adapter.r, c.targets, variant)
+    return Row(c.model.name, c.adapter.method, c.adapter.r, c.targets, c.protocol, variant)
 
 
 def column_values(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:

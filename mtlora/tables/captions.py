@@ -1,28 +1,43 @@
 """The names and captions of tables, and the tasks on which LoRA is not above the majority answer."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import attrgetter
 
 import pandas as pd
+from omegaconf import OmegaConf
 
+from mtlora.base.paths import CONF
 from mtlora.config.metrics import METRICS
-from mtlora.config.schema import transform_name
 from mtlora.data.sources import low_resource
 from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
 from mtlora.tables.aggregate import Row, average_column, entries_of, row_of
 
+# What each protocol holds equal between methods.
+PROTOCOLS = {
+    "published": "published recipe: one learning rate and one alpha for all methods, so their steps differ",
+    "matched": "matched steps: alpha divided by the gain of T's start; one learning rate for all methods",
+    "tuned": "tuned: alpha as in matched, and each method at its own learning rate, chosen on held-out training data",
+}
 
+
+@lru_cache
 def method_label(method: str) -> str:
     """Return the printed name of a method."""
-    return "LoRA" if method == "lora" else f"MTLoRA {method.upper()}"
+    path = CONF / "transform" / f"{method}.yaml"
+    if not path.is_file():
+        return method
+    content = OmegaConf.load(path)
+    return str(OmegaConf.select(content, "label") or OmegaConf.select(content, "adapter.label") or method)
 
 
 def row_labels(rows: Sequence[Row], among: Sequence[Row] = ()) -> dict[str, list[str]]:
     """Return the columns that name rows: the method, and each other field that differs among `among` (default: `rows`)."""
     labels = {"Method": [method_label(row.method) for row in rows]}
-    for name, title in (("rank", "r"), ("model", "Model"), ("targets", "Targets"), ("variant", "Variant")):
+    titles = {"rank": "r", "model": "Model", "targets": "Targets", "protocol": "Protocol", "variant": "Variant"}
+    for name, title in titles.items():
         if len({getattr(row, name) for row in among or rows}) > 1:
             labels[title] = [str(getattr(row, name)) or "–" for row in rows]
     return labels
@@ -49,6 +64,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
     ]
     parts = [
         f"{', '.join(fixed)}; profile {plan.profile}, data: {config.data.source}",
+        *(PROTOCOLS[protocol] for protocol in plan.protocols),
         f"mean ± sample standard deviation over seeds ({n} of {planned} planned), {plan.experiment.selection} epoch",
         f"splits: {splits}",
         _metrics_text(plan.columns),
@@ -85,7 +101,7 @@ def uninformative(plan: Plan, records: dict[str, RunRecord]) -> dict[str, tuple[
         figure = (column.metric, column.split)
         for cell in plan.cells:
             record = records.get(cell.sha)
-            if record is None or (cell.config.task.name, transform_name(cell.config)) != (column.task, "lora"):
+            if record is None or (cell.config.task.name, cell.config.adapter.method) != (column.task, "lora"):
                 continue
             value = record.metric(*figure, plan.experiment.selection)
             majority = [b["value"] for b in record.baselines if (b["name"], b["split"]) == figure]

@@ -11,7 +11,15 @@ from mtlora.records.record import RunRecord
 
 # Overrides that do not change a paper's recipe (rank and targets must be equal to the published row's anyway).
 PLACES = {"task", "model", "transform", "rank", "targets", "seed", "profile", "results", "tracking", "model.path"}
-PLACES |= {"data.source", "data.root", "compute.device", "compute.threads", "compute.cpu_gemm", "tracking.mode"}
+PLACES |= {
+    "data.source",
+    "data.root",
+    "compute.device",
+    "compute.threads",
+    "compute.cpu_gemm",
+    "tracking.mode",
+    "protocol",
+}
 
 
 def comparable(cell: Cell, record: RunRecord | None) -> bool:
@@ -21,7 +29,11 @@ def comparable(cell: Cell, record: RunRecord | None) -> bool:
     the official numbers of rows, a local model folder the same architecture; its weights are not compared.
     """
     config = cell.config
-    if config.profile != "paper" or config.data.source == "builtin" or config.data.subset:
+    if (
+        (config.profile, config.protocol) != ("paper", "published")
+        or config.data.source == "builtin"
+        or config.data.subset
+    ):
         return False
     if any(override_key(override) not in PLACES for override in cell.overrides):
         return False

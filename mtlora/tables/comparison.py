@@ -187,7 +187,20 @@ def needed(c: Comparison, size: float) -> str:
 
 
 COLUMNS = [
-    *("table", "model", "method", "rank", "targets", "variant", "against", "task", "split", "metric", "selection"),
+    *(
+        "table",
+        "model",
+        "method",
+        "rank",
+        "targets",
+        "protocol",
+        "variant",
+        "against",
+        "task",
+        "split",
+        "metric",
+        "selection",
+    ),
     *("pairs", "seeds", "difference", "low", "high", "dof"),
     *("p", "attainable_p", "p_holm", "family", "verdict", "run_ids"),
 ]

@@ -11,7 +11,6 @@ from typing import Any
 
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
-from mtlora.config.schema import transform_name
 from mtlora.plan.cell import Cell, metric_values
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord, find_records
@@ -213,7 +212,7 @@ def outside(plans: Sequence[Plan], evidence: Evidence) -> list[str]:
     configs = [cell.config for cell in cells]
     axes = {
         "seed": {str(c.seed) for c in configs},
-        "transform": {transform_name(c) for c in configs},
+        "transform": {c.adapter.method for c in configs},
         "rank": {str(c.adapter.r) for c in configs},
         "targets": {c.targets for c in configs},
         "model": {c.model.name for c in configs},

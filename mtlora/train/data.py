@@ -44,7 +44,7 @@ def _load_data(config: RunConfig, content: str) -> tuple[Any, RunData]:
     training = encoded("train")
     splits = evaluation_splits(task, data)
     if task.kind == "generation":
-        splits.remove("test")  # decoded after training; its loss is never computed
+        splits = [split for split in splits if split != "test"]  # decoded after training; its loss is never computed
     evaluation = {split: encoded(split) for split in splits}
     rows = sample_rows(len(training), config.train.limit_examples, "limit_examples", task.name)
     return tokenizer, RunData(training, rows, evaluation, pad_token(tokenizer))

@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from mtlora.base.errors import UserError
+from mtlora.base.errors import RunFailed, UserError
 from mtlora.base.files import sync, write_jsonl
 from mtlora.base.processes import is_first, world_size
 from mtlora.base.progress import show_progress
-from mtlora.config.schema import transform_name
 from mtlora.data.sources import low_resource
 from mtlora.plan.cell import Cell
 from mtlora.plan.status import lacking_metrics
@@ -35,7 +34,8 @@ from mtlora.score.generated import score
 from mtlora.train.compute import computed_with
 from mtlora.train.data import load_data
 from mtlora.train.decode.decoding import decode, prepare_contexts
-from mtlora.train.model.build import build_model, count_parameters, load_adapter_tensors, set_output_bias
+from mtlora.train.model.build import build_model, count_parameters, load_parent, set_output_bias, weights_file
+from mtlora.train.model.methods import effective
 from mtlora.train.results import baselines, cost, last_and_best, of_last_epoch, prediction_rows, row_counts
 from mtlora.train.run import Run
 from mtlora.train.state import CHECKPOINT
@@ -71,11 +71,12 @@ def new_record(cell: Cell) -> RunRecord:
         suite=c.task.suite,
         task=c.task.name,
         model=c.model.name,
-        transform=transform_name(c),
+        transform=c.adapter.method,
         rank=c.adapter.r,
         seed=c.seed,
         targets=c.targets,
         profile=c.profile,
+        protocol=c.protocol,
         config=asdict(c),
         overrides=list(cell.overrides),
         low_resource=low_resource(c.task, c.data),
@@ -118,7 +119,7 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
         UserError: something that the run needs only at its end is missing, too: found before hours of training.
     """
     config = cell.config
-    if config.task.kind == "generation":
+    if config.decodes:
         require_text_packages()
     record.provenance |= provenance() | computed_with(accelerator.device)
     record.provenance["processes"] = world_size()
@@ -130,10 +131,11 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
     if config.train.mean_bias:
         set_output_bias(model, float(data.train.labels[data.train_rows].mean()))
     if cell.parent is not None:
-        load_adapter_tensors(model, cell.parent.folder)
-    record.parameters = count_parameters(model)
+        load_parent(model, config, cell.parent.folder)
+    record.parameters = count_parameters(model, config.model.head)
+    record.effective = effective(config)
     record.baselines = baselines(config.task, data)
-    contexts = prepare_contexts(config, model, tokenizer) if config.task.kind == "generation" else []
+    contexts = prepare_contexts(config, model, tokenizer) if config.decodes else []
     record.provenance["rows"] = row_counts(data, len(contexts))
     tracker = make_tracker(cell, cell.folder) if is_first() else NullTracker()
     if shared:
@@ -144,22 +146,21 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
 def complete(run: Run, accelerator: Accelerator) -> None:
     """Save the adapter of a trained run, decode and score its texts, and enter the results into the record."""
     folder, record = run.cell.folder, run.record
-    generation = run.config.task.kind == "generation"
-    if not run.predictions and not generation:  # resumed after the last epoch
+    if not run.predictions and run.config.task.kind != "generation":  # resumed after the last epoch
         run.evaluate(accelerator)
     run.note_time()
     if is_first():
         run.model.save_pretrained(str(folder))
-        sync(folder / "adapter_model.safetensors")  # a record with the status success promises this file
+        sync(folder / weights_file(run.config))  # a record with the status success promises this file
         (folder / "README.md").unlink(missing_ok=True)  # PEFT writes a model card with empty fields
     if run.state.cohort is not None:
         record.provenance["cohort"] = run.state.cohort
     record.epochs, record.cost = run.state.epochs, cost(run.state, accelerator.device)
-    if generation:
+    if run.config.decodes:
         record.metrics = _decode_and_score(run)
     else:
         record.metrics = last_and_best(run.state.epochs)
-        if is_first():
+        if is_first() and run.predictions:
             write_jsonl(folder / "predictions.jsonl", prediction_rows(run.data, run.predictions))
     values = {f"{m['selection']}/{m['split']}/{m['name']}": m["value"] for m in record.metrics}
     run.tracker.log(values, run.state.step)
@@ -186,6 +187,7 @@ def end(cell: Cell, record: RunRecord, error: BaseException | None = None) -> No
     record.status = "success"
     if error is not None:
         record.status, record.error = outcome_of(error, cell.folder)
+        record.diverged = isinstance(error, RunFailed)
     record.provenance["ended"] = now()
     record.save(cell.folder)
     if error is None:

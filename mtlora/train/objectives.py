@@ -65,9 +65,14 @@ def run_losses(config: RunConfig, model: nn.Module, batch: dict[str, torch.Tenso
     return losses.view(runs, -1).mean(1)
 
 
+def base_model(model: nn.Module) -> nn.Module:
+    """Return the transformers model inside a PEFT model; a model without PEFT is returned as it is."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def _completion_logits(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return, for every target token, its logits (float32), the token, and its row of the batch."""
-    causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    causal: Any = base_model(model)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     position = torch.arange(1, ids.shape[1], device=ids.device)
     targets = (position >= batch["labels"][:, None]) & mask[:, 1:].bool()  # (batch, width - 1)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from mtlora.base.errors import RunFailed, UserError
@@ -26,6 +25,7 @@ from mtlora.records.schema import Cohort
 from mtlora.train.batches import steps_of_epoch
 from mtlora.train.evaluation import RunData, evaluate
 from mtlora.train.model.geometry import transform_geometry
+from mtlora.train.model.methods import MethodModel
 from mtlora.train.optimizer import learning_rate, make_optimizer, set_learning_rate
 from mtlora.train.state import CHECKPOINT, TrainingState, load_checkpoint, save_checkpoint
 from mtlora.train.tracking import Tracker
@@ -42,7 +42,7 @@ class Run:
 
     cell: Cell
     record: RunRecord
-    model: PeftModel
+    model: MethodModel
     data: RunData
     tokenizer: PreTrainedTokenizerBase
     tracker: Tracker
@@ -60,6 +60,7 @@ class Run:
         batches = math.ceil(len(self.data.train_rows) / t.batch_size)
         self.steps_per_epoch = math.ceil(batches / t.accumulation)
         self.total = self.steps_per_epoch * t.epochs
+        self.rate = 0.0  # of the current step
         self._saved_at = time.monotonic()
         self.start_clock()
 
@@ -119,7 +120,8 @@ class Run:
 
     def begin_step(self) -> int:
         """Set the learning rate of the next step; return the seed of its dropout, which differs between processes."""
-        set_learning_rate(self.optimizer, learning_rate(self.config.train, self.state.step, self.total))
+        self.rate = learning_rate(self.config, self.state.step, self.total)
+        set_learning_rate(self.optimizer, self.rate)
         step = self.state.step
         return stream_seed(self.config.seed, "dropout", str(step) if is_first() else f"{step}/{rank()}")
 
@@ -146,7 +148,7 @@ class Run:
         mean = _finite("training loss", torch.stack(state.window).mean(), state.step)
         row = {"step": state.step, "epoch": state.epoch + 1, "train_loss": mean}
         row["grad_norm"] = _finite("gradient norm", norm, state.step)
-        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        row["learning_rate"] = self.rate
         state.rows.append(row)
         state.epoch_loss += mean * len(state.window)
         state.window = []

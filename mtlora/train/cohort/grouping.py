@@ -14,10 +14,27 @@ FEWEST = 5  # runs: the methods of one seed share batches and dropout masks, so 
 
 # The keys that may differ between the runs of a cohort.
 OWN = {
-    "adapter": ("structure", "r", "alpha", "dropout", "use_rslora", "init_weights"),
+    "adapter": (
+        "method",
+        "label",
+        "structure",
+        "r",
+        "alpha",
+        "step",
+        "like",
+        "train_t",
+        "rate",
+        "dropout",
+        "use_rslora",
+        "init_weights",
+    ),
     "train": (
         "epochs",
         "learning_rate",
+        "lr_multiplier",
+        "parent_lr_multiplier",
+        "lr_ratio_t",
+        "lr_ratio_b",
         "weight_decay",
         "decay_t",
         "warmup_ratio",
@@ -32,12 +49,18 @@ OWN = {
 
 
 def cohort_key(cell: Cell) -> str:
-    """Return a key that is equal for runs that can train together: all but `OWN`, the seed, `init_from` and the recipe's name."""
+    """Return a key that is equal for runs that can train together.
+
+    They may differ in the values of `OWN`, the seed, `init_from`, the protocol and the name of the recipe. Other PEFT methods and
+    full fine-tuning train alone, each with a backbone of its own.
+    """
+    if cell.config.adapter.peft or cell.config.adapter.full:
+        return cell.sha
     values = asdict(cell.config)
     for part, names in OWN.items():
         for name in names:
             del values[part][name]
-    for name in ("seed", "init_from", "recipe"):
+    for name in ("seed", "init_from", "recipe", "protocol", "tuning"):
         del values[name]
     return json.dumps(values, sort_keys=True)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mtlora.adapter.layer import Linear
 from mtlora.adapter.transforms import STRUCTURES
 from mtlora.base.errors import CohortUnsupported
-from mtlora.train.model.build import ADAPTER
 from mtlora.train.model.dropout import Masks
+from mtlora.train.model.methods import ADAPTER
 
 # A parameter of a run and its place in a stack: the parameter, the stack, the index in the stack, and the shape there.
 Place = tuple[Tensor, nn.Parameter, Any, tuple[int, ...]]

@@ -12,8 +12,8 @@ from torch import nn
 from mtlora.adapter.layer import Linear, MTLoraLayer
 from mtlora.base.errors import CohortUnsupported
 from mtlora.train.cohort.layers import CohortLinear, Place, RunLinear
-from mtlora.train.model.build import ADAPTER
 from mtlora.train.model.dropout import Masks, use_masks
+from mtlora.train.model.methods import ADAPTER
 
 
 class Network:
@@ -23,19 +23,22 @@ class Network:
     `share_gradients` copies the gradients of the stacks back.
     """
 
-    def __init__(self, models: Sequence[PeftModel], masks: Masks) -> None:
+    def __init__(self, models: Sequence[nn.Module], masks: Masks) -> None:
         """Stack the adapters and heads of `models`, which must share their backbone's tensors.
 
         Raises:
             CohortUnsupported: the models have adapters or trained modules that cannot be stacked.
         """
-        first = models[0].get_base_model()
+        if not all(isinstance(model, PeftModel) for model in models):
+            raise CohortUnsupported("a model is trained in full")
+        backbones = [cast(PeftModel, model).get_base_model() for model in models]
+        first = backbones[0]
         # Frozen tensors are shared; trained modules are replaced below.
         shared = {id(t): t for t in (*first.parameters(), *first.buffers()) if not t.requires_grad}
         self.model: nn.Module = copy.deepcopy(first, shared)
         self.masks = masks
         places: list[Place] = []
-        parts = [dict(model.get_base_model().named_modules()) for model in models]
+        parts = [dict(backbone.named_modules()) for backbone in backbones]
         for name, module in parts[0].items():
             if isinstance(module, MTLoraLayer):
                 layers = [layer for part in parts if isinstance(layer := part[name], Linear)]

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftModel
+from torch import nn
 
 from mtlora.adapter.layer import MTLoraLayer
 from mtlora.base.processes import gather, own_rows
@@ -14,9 +15,10 @@ from mtlora.data.prompting import encode_prompts, end_tokens, pad_token
 from mtlora.data.sources import load_contexts
 from mtlora.records.predictions import Context
 from mtlora.train.decode.beam_search import check_model, generate
+from mtlora.train.objectives import base_model
 
 
-def prepare_contexts(config: RunConfig, model: PeftModel, tokenizer: Any) -> list[Context]:
+def prepare_contexts(config: RunConfig, model: nn.Module, tokenizer: Any) -> list[Context]:
     """Return the contexts of the test split that a run decodes: all, or a fixed sample of `decode.limit_contexts`.
 
     Raises:
@@ -32,12 +34,12 @@ def prepare_contexts(config: RunConfig, model: PeftModel, tokenizer: Any) -> lis
 
 def decode(
     config: RunConfig,
-    model: PeftModel,
+    model: nn.Module,
     tokenizer: Any,
     contexts: Sequence[str],
     on_progress: Callable[[int, int], None],
 ) -> list[str]:
-    """Return a text for each context, by beam search with the adapter merged; it is unmerged afterwards."""
+    """Return a text for each context, by beam search; LoRA and MTLoRA are merged for it, and unmerged afterwards."""
     numbers = own_rows(range(len(contexts)))
     prompts = encode_prompts([contexts[number] for number in numbers], tokenizer)
     model.eval()
@@ -45,22 +47,26 @@ def decode(
     # wraps the forward of the PEFT model in autocast, but not the forward of its base model.
     with merged(model):
         ids = generate(
-            model.get_base_model(), prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress
+            base_model(model), prompts, config.decode, end_tokens(tokenizer), pad_token(tokenizer), on_progress
         )
     texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     return [text for _, text in sorted(gather(zip(numbers, texts, strict=True)))]
 
 
 @contextmanager
-def merged(model: PeftModel) -> Iterator[None]:
-    """Merge the adapter during the block; afterwards the base weights, which other runs may share, are restored bit for bit."""
+def merged(model: nn.Module) -> Iterator[None]:
+    """Merge LoRA or MTLoRA during the block; other methods stay as they are.
+
+    Afterwards the base weights, which other runs may share, are restored bit for bit.
+    """
     layers = [layer for layer in model.modules() if isinstance(layer, MTLoraLayer)]
     weights: list[Any] = [layer.get_base_layer().weight for layer in layers]
     kept = [weight.data for weight in weights]
     try:
         for weight in weights:
             weight.data = weight.data.clone()
-        model.merge_adapter()
+        if layers:
+            cast(PeftModel, model).merge_adapter()
         yield
     finally:
         for weight, data in zip(weights, kept, strict=True):

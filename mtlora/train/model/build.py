@@ -1,19 +1,16 @@
 """The model of a run: backbone, fresh head and adapter, each random start drawn from its own named stream."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
-import torch
-from peft import PeftModel, TaskType, get_peft_model
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mtlora.adapter import MTLoraConfig
-from mtlora.adapter.layer import MTLoraLayer
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
 from mtlora.base.streams import torch_stream
@@ -21,11 +18,10 @@ from mtlora.config.schema import RunConfig
 from mtlora.plan.cell import model_content
 from mtlora.records.schema import Parameters
 from mtlora.train.model.backbones import drop_unread_tokens, load_backbone
+from mtlora.train.model.methods import MethodModel, add_method
 
-ADAPTER = "default"
 
-
-def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase, shared: bool = False) -> PeftModel:
+def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase, shared: bool = False) -> MethodModel:
     """Build the model of a run: pretrained backbone, fresh head, fresh adapter.
 
     The head depends on (seed, parameter name) and each adapter matrix on (seed, letter, module name) alone, so at one seed
@@ -36,15 +32,7 @@ def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase, shared: b
     """
     backbone = fresh_backbone(config, len(tokenizer), shared)
     reset_head(backbone, config.model.head, config.seed)
-    try:
-        model = get_peft_model(backbone, adapter_config(config))
-    except ValueError as error:
-        pattern = config.model.target_sets[config.targets].modules
-        raise UserError(
-            f"targets={config.targets} ({pattern}) of model {config.model.name} cannot be adapted: {error}"
-        ) from None
-    reset_adapter(model, config)
-    return model
+    return add_method(backbone, config)
 
 
 _loaded: dict[str, PreTrainedModel] = {}
@@ -65,7 +53,7 @@ def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrain
     source = _loaded[key]
     if not shared:
         return copy.deepcopy(source)
-    own = {id(p) for name, p in source.named_parameters() if set(name.split(".")) & set(config.model.head)}
+    own = {id(p) for name, p in source.named_parameters() if is_head(name, config.model.head)}
     return copy.deepcopy(source, {id(t): t for t in (*source.parameters(), *source.buffers()) if id(t) not in own})
 
 
@@ -77,7 +65,7 @@ def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:
     Raises:
         UserError: `head` matches no module of the backbone.
     """
-    parameters = [(name, p) for name, p in backbone.named_parameters() if set(name.split(".")) & set(head)]
+    parameters = [(name, p) for name, p in backbone.named_parameters() if is_head(name, head)]
     if head and not parameters:
         raise UserError(f"model.head={head} matches no module of {type(backbone).__name__}: correct conf/model/")
     for name, parameter in parameters:
@@ -100,77 +88,51 @@ def set_output_bias(model: nn.Module, value: float) -> None:
     nn.init.constant_(biases[0], value)
 
 
-def adapter_config(config: RunConfig) -> MTLoraConfig:
-    """Return the PEFT configuration of a run; `structure="none"` is LoRA."""
-    a, chosen = config.adapter, config.model.target_sets[config.targets]
-    transform = chosen.fused_transform if a.fused_transform == "auto" else a.fused_transform
-    return MTLoraConfig(
-        task_type=TaskType.CAUSAL_LM if config.task.kind == "generation" else TaskType.SEQ_CLS,
-        r=a.r,
-        mtlora_alpha=a.alpha,
-        mtlora_dropout=a.dropout,
-        use_rslora=a.use_rslora,
-        structure=a.structure,  # type: ignore[arg-type]  # config.checks has checked these three
-        init_weights=a.init_weights,  # type: ignore[arg-type]
-        fused_modules=dict(chosen.fused) or None,
-        fused_transform=transform,  # type: ignore[arg-type]
-        target_modules=chosen.modules,
-        modules_to_save=list(config.model.head) or None,
-    )
+def weights_file(config: RunConfig) -> str:
+    """Return the name of the file in a run's folder that holds its trained weights."""
+    return "model.safetensors" if config.adapter.full else "adapter_model.safetensors"
 
 
-def reset_adapter(model: PeftModel, config: RunConfig) -> None:
-    """Draw A, B, C, D of every adapted layer from the streams (seed, letter, module name)."""
-    for name, layer in model.named_modules():
-        if isinstance(layer, MTLoraLayer):
-            layer.reset_mtlora_parameters(
-                ADAPTER,
-                config.adapter.init_weights,
-                generators=partial(_matrix_stream, config.seed, name),
-            )
-
-
-def _matrix_stream(seed: int, module: str, letter: str) -> torch.Generator:
-    return torch_stream(seed, letter, module)
-
-
-def load_adapter_tensors(model: PeftModel, folder: Path) -> None:
-    """Copy the adapter tensors (not the head) of a finished run into a fresh model of the same method and rank.
+def load_parent(model: MethodModel, config: RunConfig, folder: Path) -> None:
+    """Copy what a finished run has trained, except its head, into a fresh model of the same method and rank.
 
     Raises:
-        UserError: the file is missing or unreadable, or its adapter tensors are not exactly those of the model.
+        UserError: the file is missing or unreadable, or its tensors are not exactly those of the model.
     """
-    path = folder / "adapter_model.safetensors"
+    path = folder / weights_file(config)
     try:
         saved = load_file(path)
     except Exception as error:  # OSError, or safetensors' own error for a damaged file
         raise UserError(f"init_from: cannot read {path} ({error}): train that run again") from None
-    saved = {name: tensor for name, tensor in saved.items() if ".mtlora_" in name}
-    own = {
-        name.replace(f".{ADAPTER}", ""): parameter for name, parameter in model.named_parameters() if ".mtlora_" in name
-    }
+    # Keys without the adapter's name, as `save_pretrained` writes them.
+    is_adapter = isinstance(model, PeftModel)
+    own = get_peft_model_state_dict(model, save_embedding_layers=False) if is_adapter else model.state_dict()
+    saved, own = ({name: t for name, t in ts.items() if not is_head(name, config.model.head)} for ts in (saved, own))
     if differing := sorted(set(saved) ^ set(own)):
         raise UserError(f"init_from: {path} does not fit this adapter: only one of the two has {differing[0]}")
-    for name, parameter in own.items():
-        if parameter.shape != saved[name].shape:
+    for name, tensor in own.items():
+        if tensor.shape != saved[name].shape:
             raise UserError(f"init_from: {path} does not fit this adapter: {name} has another shape")
-        with torch.no_grad():
-            parameter.copy_(saved[name])
+    if is_adapter:
+        set_peft_model_state_dict(model, saved)
+    else:
+        model.load_state_dict(saved, strict=False)
 
 
-def count_parameters(model: PeftModel) -> Parameters:
+def is_head(name: str, head: Sequence[str]) -> bool:
+    """Tell whether a parameter belongs to a module of the head."""
+    return not set(name.split(".")).isdisjoint(head)
+
+
+def count_parameters(model: nn.Module, head: Sequence[str]) -> Parameters:
     """Count parameters: `adapter` and `head` are trained; `total` also counts the frozen ones, but not a replaced head."""
-    head = sum(
-        p.numel()
-        for m in model.modules()
-        if isinstance(m, ModulesToSaveWrapper)
-        for p in m.modules_to_save.parameters()
-    )
-    adapter = sum(p.numel() for name, p in model.named_parameters() if ".mtlora_" in name)
-    frozen = sum(
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    in_head = sum(size for name, size in trained.items() if is_head(name, head))
+    replaced = sum(
         p.numel()
         for m in model.modules()
         if isinstance(m, ModulesToSaveWrapper)
         for p in m.original_module.parameters()
     )
-    return {"adapter": adapter, "head": head, "total": sum(p.numel() for p in model.parameters()) - frozen}
+    total = sum(p.numel() for p in model.parameters()) - replaced
+    return {"adapter": sum(trained.values()) - in_head, "head": in_head, "total": total}

@@ -1,0 +1,157 @@
+"""The learning rate of each method under `protocol=tuned`, read from the file that `mtlora.tune` writes.
+
+`RESULTS/tuned/NAME.yaml` holds the choice for each method and task, and every trial that led to it. A choice fits a run only if
+the run's settings, training data, weights and training code are those of the trials: `basis` is their hash.
+"""
+
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mtlora.base.errors import UserError
+from mtlora.base.files import write_text
+from mtlora.base.hashing import digest
+from mtlora.config.schema import RunConfig
+from mtlora.data.sources import split_fingerprint
+
+if TYPE_CHECKING:
+    from mtlora.plan.cell import Cell
+
+FIRST_SEED = 100  # seeds from here on are for tuning only
+
+
+@dataclass
+class Trial:
+    """One run of a learning rate."""
+
+    method: str
+    task: str
+    multiplier: float  # of the recipe's learning rate
+    seed: int
+    score: float  # the task's first metric on the held-out rows, on the tables' scale; data-to-text: minus the loss
+    diverged: bool  # the run failed, and `score` is that of the majority answer
+    run_id: str
+
+
+@dataclass
+class Choice:
+    """The learning rate chosen for a method on some tasks."""
+
+    method: str
+    tasks: list[str]
+    multiplier: float  # the one with the best mean score
+    share: float  # of the resamples of the seeds in which it is the best
+    second: float  # the second best
+    second_share: float
+    difference: float  # mean score of the best less that of the second best
+    standard_error: float  # of the difference
+    runs: list[str]  # the `basis` of the runs that this choice is for
+
+
+@dataclass
+class Tuning:
+    """The content of a tuning file."""
+
+    experiment: str
+    profile: str
+    by: str  # suite: one multiplier for all tasks of a method; task: one for each
+    grid: list[float]  # the multipliers that every method tried on every task
+    seeds: list[int]
+    choices: list[Choice] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    seconds: float = 0.0  # training and evaluation of all trials
+    overrides: list[str] = field(default_factory=list)  # further arguments of the command
+
+
+def save_tuning(tuning: Tuning, path: Path) -> None:
+    """Write a tuning file."""
+    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(tuning)))
+
+
+def load_tuning(path: Path) -> Tuning:
+    """Read a tuning file.
+
+    Raises:
+        UserError: there is none, or it is not one.
+    """
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise UserError(
+            f"protocol=tuned needs {path}, which does not exist: run `make tune` with the same SUITE and PROFILE first"
+        ) from None
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, modified: int) -> Tuning:
+    try:
+        read = OmegaConf.merge(OmegaConf.structured(Tuning), OmegaConf.load(path))
+        return OmegaConf.to_object(read)  # type: ignore[return-value]
+    except (OmegaConfBaseException, OSError, ValueError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path} is not a tuning file ({reason}): run `make tune` again") from None
+
+
+def tuning_path(config: RunConfig) -> Path:
+    """Return the tuning file that a run reads."""
+    name = config.task.suite if config.profile == "mini" else f"{config.task.suite}_{config.profile}"
+    return Path(config.results) / "tuned" / f"{config.tuning or name}.yaml"
+
+
+def tuned_multiplier(cell: "Cell") -> float:
+    """Return the factor of the recipe's learning rate that was chosen for a cell.
+
+    Raises:
+        UserError: no rate was chosen for the cell's method, task and settings, or with other data or code, or with its seed.
+    """
+    config = cell.config
+    path = tuning_path(config)
+    tuning = load_tuning(path)
+    if config.train.lr_multiplier != 1.0:
+        raise UserError("train.lr_multiplier is chosen by protocol=tuned: leave it out, or use protocol=matched")
+    check_seed(cell)
+    own = basis(cell)
+    method, task = config.adapter.method, config.task.name
+    named = [choice for choice in tuning.choices if choice.method == method and task in choice.tasks]
+    for choice in named:
+        if own in choice.runs:
+            return choice.multiplier
+    if named:
+        raise UserError(
+            f"{path} is stale for {method} on {task}: it was made with other settings, data, weights or code: "
+            "run `make tune` again"
+        )
+    raise UserError(f"{path} has no learning rate for {method} on {task}: run `make tune` with it")
+
+
+def check_seed(cell: "Cell") -> None:
+    """Raise a UserError if a cell under `protocol=tuned` has a seed that its learning rate was tuned with."""
+    if cell.config.protocol != "tuned":
+        return
+    path = tuning_path(cell.config)
+    if cell.config.seed in load_tuning(path).seeds:
+        raise UserError(f"seed={cell.config.seed} was used for tuning ({path}): a final run needs another seed")
+
+
+def basis(cell: "Cell") -> str:
+    """Return the hash of all that a choice of the learning rate depends on: a cell without its seed, split and factor."""
+    return digest(_basis(cell))
+
+
+def _basis(cell: "Cell") -> dict[str, Any]:
+    config = cell.config
+    values = dict(cell.identity)
+    for name in ("seed", "decode", "data_content", "parent"):
+        del values[name]
+    values["data"] = asdict(config.data)
+    for name in ("split", "root", "subset"):
+        del values["data"][name]
+    values["train"] = values["train"] | {"learning_rate": config.train.learning_rate * config.adapter.rate}
+    values["task"] = {name: value for name, value in values["task"].items() if name != "metrics"}
+    values["training_rows"] = split_fingerprint(config.task, config.data, "train")
+    values["parent"] = _basis(cell.parent) if cell.parent else None
+    return values

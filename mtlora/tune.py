@@ -1,0 +1,363 @@
+"""Choose a learning rate for each method: `python -m mtlora.tune EXPERIMENT [overrides]`; `protocol=tuned` then uses it.
+
+A trial trains with a multiple of the recipe's rate, on nine tenths of the training data, and is scored on the other tenth. In a
+data-to-text task it trains on all training data and is scored by the loss on the development set. So neither GLUE's development
+set nor a test set is read. All methods make the same number of trials, LoRA too. Every trial counts: one that diverged has the
+score of the majority answer.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+import numpy as np
+from rich.console import Console
+
+from mtlora.base import cli
+from mtlora.base.errors import UserError
+from mtlora.base.interrupt import handle_signals
+from mtlora.base.progress import duration
+from mtlora.base.streams import numpy_stream
+from mtlora.config.metrics import METRICS
+from mtlora.plan.cell import Cell, override_key, with_multiplier
+from mtlora.plan.download import plan_with_data
+from mtlora.plan.experiment import Experiment, load_experiment
+from mtlora.plan.grid import TUNING_GRID, Plan, parse_overrides
+from mtlora.plan.status import State
+from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, basis, save_tuning
+from mtlora.records.record import RECORD, RunRecord
+from mtlora.reproduce import add_launcher_arguments, jobs_of, run_missing
+from mtlora.tables.captions import method_label
+from mtlora.tables.formats import markdown
+from mtlora.tables.layout import TableCell, TextTable, number
+
+EXTENSIONS = 3  # of the grid, by a factor of 2 at an end where a method is best
+RESAMPLES = 2000
+OWN_KEYS = ("tune.by", "tune.grid")
+
+
+@dataclass
+class Group:
+    """Tasks that share one factor of a method, in one setting; `cells` are their runs at the factor 1, of all methods."""
+
+    cells: list[Cell]
+    grid: list[float]
+    extra: dict[str, list[float]] = field(default_factory=dict)  # method -> half steps around its best factor
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks."""
+        return list(dict.fromkeys(cell.config.task.name for cell in self.cells))
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of the methods."""
+        return list(dict.fromkeys(cell.config.adapter.method for cell in self.cells))
+
+    def factors(self, method: str) -> list[float]:
+        """Return the factors that a method tries, in ascending order."""
+        return sorted({*self.grid, *self.extra.get(method, [])})
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one method on the tasks of a group: (factors, tasks, seeds), higher is better."""
+
+    factors: Sequence[float]
+    values: np.ndarray
+
+    @property
+    def means(self) -> np.ndarray:
+        """The mean over tasks and seeds of each factor."""
+        return self.values.mean((1, 2))
+
+    @property
+    def best(self) -> int:
+        """The index of the best factor; of equal ones the nearest to 1."""
+        order = sorted(range(len(self.factors)), key=lambda i: (-self.means[i], abs(math.log(self.factors[i]))))
+        return order[0]
+
+    @property
+    def second(self) -> int:
+        """The index of the second best factor."""
+        rest = np.array([-math.inf if i == self.best else mean for i, mean in enumerate(self.means)])
+        return int(rest.argmax()) if np.isfinite(rest).any() else int(self.best == 0)
+
+    def difference(self, i: int, j: int) -> tuple[float, float]:
+        """Return the mean difference of two factors, and its standard error over the seeds: the tasks are given."""
+        paired = self.values[i] - self.values[j]
+        if not np.isfinite(paired).all():
+            return float(paired.mean()), 0.0
+        tasks, seeds = paired.shape
+        return float(paired.mean()), float(np.sqrt((paired.var(1, ddof=1) / seeds).sum()) / tasks)
+
+    @property
+    def is_close(self) -> bool:
+        """Whether a neighbour of the best factor is within one standard error of it."""
+        neighbours = [i for i in (self.best - 1, self.best + 1) if 0 <= i < len(self.factors)]
+        found = [self.difference(self.best, i) for i in neighbours]
+        return any(mean <= error for mean, error in found)
+
+    def shares(self) -> np.ndarray:
+        """Return how often each factor is the best, among resamples of the seeds of each task; the factors share the seeds."""
+        random = numpy_stream(0, "", "tuning")
+        count, tasks, seeds = self.values.shape
+        drawn = random.integers(0, seeds, (RESAMPLES, tasks, seeds))
+        means = np.stack([self.values[i][np.arange(tasks)[:, None], drawn].mean((1, 2)) for i in range(count)])
+        # Ties are as common as the best itself where all resamples are equal: the choice's own rule breaks them.
+        means[self.best] += 1e-9
+        return np.bincount(means.argmax(0), minlength=count) / RESAMPLES
+
+
+def tune(experiment: Experiment, plan: Plan, by: str, grid: Sequence[float], sweep: "Sweep") -> Tuning:
+    """Run the trials of all groups, parents first, and choose.
+
+    Args:
+        experiment: whose columns name the metric of each task.
+        plan: the runs at the factor 1, for tuning (`data.split=tune`).
+        by: `suite` or `task`.
+        grid: the first factors.
+        sweep: trains the runs.
+
+    Raises:
+        UserError: a run could not be made, or the best factor of a method is still at an end of the grid.
+    """
+    seeds = list(dict.fromkeys(cell.config.seed for cell in plan.cells))
+    tuning = Tuning(experiment.name, plan.profile, by, sorted(grid), seeds)
+    at_end = []
+    for group in groups(plan, by, grid):
+        found = run_group(experiment, group, tuning, sweep)
+        for method, scores in found.items():
+            if len(scores.factors) > 1 and scores.best in (0, len(scores.factors) - 1):
+                at_end.append(f"{method} on {', '.join(group.tasks)} ({scores.factors[scores.best]:g})")
+            else:
+                tuning.choices.append(choice(group, method, scores))
+    if at_end:
+        raise UserError(
+            f"the best factor is still at an end of the grid for {'; '.join(at_end)}: give a wider tune.grid=..., "
+            "or another train.learning_rate"
+        )
+    return tuning
+
+
+def groups(plan: Plan, by: str, grid: Sequence[float]) -> Iterable[Group]:
+    """Yield the groups of tasks that share a factor, those whose runs others start from first."""
+
+    def key(cell: Cell) -> tuple[int, tuple[str, ...]]:
+        own = ("seed", "task", "transform", *(["recipe"] if by == "suite" else []))
+        setting = tuple(o for o in cell.overrides if override_key(o) not in own)
+        return depth(cell), (*setting, cell.config.task.name if by == "task" else "")
+
+    for _, cells in groupby(sorted(plan.cells, key=key), key=key):
+        yield Group(list(cells), sorted(grid))
+
+
+def depth(cell: Cell) -> int:
+    """Return the number of runs that a cell starts from, directly or through its parent."""
+    return 0 if cell.parent is None else 1 + depth(cell.parent)
+
+
+def run_group(experiment: Experiment, group: Group, tuning: Tuning, sweep: "Sweep") -> dict[str, Scores]:
+    """Run a group's trials: the grid, its extensions, and half steps, each for all methods; return the scores by method."""
+    scores = run_trials(experiment, group, tuning, sweep)
+    for _ in range(EXTENSIONS):
+        wider = wider_grid(group.grid, [found.factors[found.best] for found in scores.values()])
+        if wider == group.grid:
+            break
+        group.grid = wider
+        scores = run_trials(experiment, group, tuning, sweep)
+    if any(found.is_close for found in scores.values()):
+        for method, found in scores.items():
+            center = found.factors[found.best]
+            group.extra[method] = [round(center / math.sqrt(2), 5), round(center * math.sqrt(2), 5)]
+        scores = run_trials(experiment, group, tuning, sweep)
+    tuning.grid = sorted({*tuning.grid, *group.grid})
+    return scores
+
+
+def wider_grid(grid: list[float], best: Sequence[float]) -> list[float]:
+    """Return the grid, extended by a factor of 2 at each end where a method is best; a single factor is kept as it is."""
+    if len(grid) == 1:
+        return grid
+    lower, upper = [grid[0] / 2] * (grid[0] in best), [grid[-1] * 2] * (grid[-1] in best)
+    return [*lower, *grid, *upper]
+
+
+def run_trials(experiment: Experiment, group: Group, tuning: Tuning, sweep: "Sweep") -> dict[str, Scores]:
+    """Train the trials of a group that are missing, enter all of them into `tuning`, and return the scores by method."""
+    cells = [
+        with_multiplier(cell, factor, parent_factor(cell, tuning))
+        for cell in group.cells
+        for factor in group.factors(cell.config.adapter.method)
+    ]
+    sweep.train(cells)
+    known = {trial.run_id for trial in tuning.trials}
+    scores: dict[tuple[str, float, str, int], float] = {}
+    for cell in cells:
+        record = RunRecord.load(cell.folder / RECORD)
+        trial = trial_of(experiment, cell, record)
+        scores[trial.method, trial.multiplier, trial.task, trial.seed] = trial.score
+        if trial.run_id not in known:
+            tuning.trials.append(trial)
+            tuning.seconds += record.cost.get("seconds", 0.0)
+    return {
+        method: Scores(
+            group.factors(method),
+            np.array(
+                [[[scores[method, f, t, s] for s in tuning.seeds] for t in group.tasks] for f in group.factors(method)]
+            ),
+        )
+        for method in group.methods
+    }
+
+
+def parent_factor(cell: Cell, tuning: Tuning) -> float | None:
+    """Return the factor that was chosen for the run that a cell starts from; None if it starts from none."""
+    if cell.parent is None:
+        return None
+    wanted = basis(cell.parent)
+    for found in tuning.choices:
+        if wanted in found.runs:
+            return found.multiplier
+    raise UserError(
+        f"{cell.config.task.name} starts from {cell.config.init_from}, which is not tuned here: add it to TASKS, "
+        "or set init_from=none"
+    )
+
+
+def trial_of(experiment: Experiment, cell: Cell, record: RunRecord) -> Trial:
+    """Return a trial's score from its record, on the scale of tables; that of the majority answer if it diverged."""
+    config = cell.config
+    (split, names), *_ = config.task.metrics.items()
+    columns = (column.metric for column in experiment.columns if column.task == config.task.name)
+    name = next((metric for metric in columns if metric in names), names[0])
+    if record.diverged:
+        majority = [b["value"] for b in record.baselines if (b["name"], b["split"]) == (name, split)]
+        value = majority[0] if majority else math.inf  # a loss has no majority answer
+    else:
+        found = record.metric(name, split)
+        if found is None:
+            raise UserError(
+                f"{cell.folder / RECORD} has no {name} on {split}: delete its folder to train the run again"
+            )
+        value = found
+    score = value * (100.0 if METRICS[name].percent else 1.0) * (1 if METRICS[name].higher_is_better else -1)
+    factor = config.train.lr_multiplier
+    return Trial(config.adapter.method, config.task.name, factor, config.seed, score, record.diverged, record.run_id)
+
+
+def choice(group: Group, method: str, scores: Scores) -> Choice:
+    """Return the choice for a method, with its stability."""
+    mean, error = scores.difference(scores.best, scores.second)
+    shares = scores.shares()
+    own = [cell for cell in group.cells if cell.config.adapter.method == method]
+    return Choice(
+        method=method,
+        tasks=group.tasks,
+        multiplier=scores.factors[scores.best],
+        share=float(shares[scores.best]),
+        second=scores.factors[scores.second],
+        second_share=float(shares[scores.second]),
+        difference=mean,
+        standard_error=error,
+        runs=list(dict.fromkeys(basis(cell) for cell in own)),
+    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How the trials are trained."""
+
+    plan: Plan
+    launcher: str
+    jobs: int | None
+    console: Console
+
+    def train(self, cells: list[Cell]) -> None:
+        """Train the missing ones of some cells.
+
+        Raises:
+            UserError: a run failed by anything but divergence.
+        """
+        missing = run_missing(replace(self.plan, cells=cells), self.launcher, self.jobs, self.console)
+        if any(state is not State.DIVERGED for state in missing.values()):
+            raise UserError("some trials are not done (listed above): the same command tries them again")
+
+
+def summary(tuning: Tuning) -> str:
+    """Return a Markdown table: the mean score of each factor for each group and method, the chosen one in bold."""
+    rows, factors = [], sorted({trial.multiplier for trial in tuning.trials})
+    for found in tuning.choices:
+        own = [t for t in tuning.trials if t.method == found.method and t.task in found.tasks]
+        cells = [TableCell(method_label(found.method)), TableCell(", ".join(found.tasks))]
+        for factor in factors:
+            scores = [trial.score for trial in own if trial.multiplier == factor]
+            text = number(sum(scores) / len(scores), 2) if scores else "–"
+            cells.append(TableCell(text, bold=factor == found.multiplier))
+        rows.append([*cells, TableCell(f"{found.share:.0%}")])
+    header = ["Method", "Tasks", *(f"x {factor:g}" for factor in factors), "Stability"]
+    text = (
+        f"mean score on held-out training rows by factor of the recipe's learning rate; seeds {min(tuning.seeds)} to "
+        f"{max(tuning.seeds)}; {len(tuning.trials)} trials, {duration(tuning.seconds)} of training. Stability: the share of "
+        "resamples of the seeds that make the same choice."
+    )
+    return markdown(TextTable("tuning", f"{tuning.experiment}: learning rates", text, header, rows, labels=2))
+
+
+def main() -> None:
+    """Parse the command line, run the trials, write the choice; exit code 1 if there is none for a method."""
+    parser = cli.experiment_parser("mtlora.tune", "Choose a learning rate for each method, on held-out training data.")
+    add_launcher_arguments(parser)
+    arguments = parser.parse_intermixed_args()
+    handle_signals()
+    console = Console(stderr=True)
+    experiment = load_experiment(arguments.experiment)
+    given = parse_overrides(arguments.overrides)
+    by, grid = options(given)
+    own = [item for item in arguments.overrides if item.partition("=")[0].lstrip("+") not in OWN_KEYS]
+    if taken := {"protocol", "data.split", "train.lr_multiplier"} & set(given):
+        raise UserError(f"{min(taken)} is set by mtlora.tune itself: leave it out")
+    plan = plan_with_data(experiment, [*own, "data.split=tune", "train.lr_multiplier=1.0"], console)
+    check_seeds(experiment, plan)
+    sweep = Sweep(plan, arguments.launcher, jobs_of(arguments, plan), console)
+    tuning = tune(experiment, plan, by, grid, sweep)
+    tuning.overrides = arguments.overrides
+    path = plan.results / "tuned" / f"{plan.stem}.yaml"
+    save_tuning(tuning, path)
+    print(summary(tuning))
+    console.print(f"written to {path}; PROTOCOL=tuned trains with these learning rates", soft_wrap=True)
+
+
+def options(given: dict[str, list[str]]) -> tuple[str, list[float]]:
+    """Return `tune.by` and `tune.grid`.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+    if unknown := sorted(key for key in given if key.startswith("tune.") and key not in OWN_KEYS):
+        raise UserError(f"{unknown[0]} is not known: choose one of {', '.join(OWN_KEYS)}")
+    by = given.get("tune.by", ["suite"])
+    if by not in (["suite"], ["task"]):
+        raise UserError(f"tune.by={','.join(by)} is not known: choose one of suite, task")
+    try:
+        grid = sorted({float(value) for value in given.get("tune.grid", TUNING_GRID)})
+    except ValueError:
+        grid = []
+    if not grid or not all(0 < factor < math.inf for factor in grid):
+        raise UserError(f"tune.grid={','.join(given['tune.grid'])} must list factors above 0, such as 0.5,1,2")
+    return by[0], grid
+
+
+def check_seeds(experiment: Experiment, plan: Plan) -> None:
+    """Raise a UserError unless there are at least two seeds, and none is a seed of the experiment's final runs."""
+    seeds = list(dict.fromkeys(cell.config.seed for cell in plan.cells))
+    if len(seeds) < 2:
+        raise UserError("tuning needs at least two seeds, to say how sure a choice is: give SEEDS=100,101")
+    final = {**experiment.axes, **experiment.profiles[plan.profile]}.get("seed", [])
+    if shared := sorted(set(map(str, seeds)) & set(map(str, final))):
+        raise UserError(f"seed={shared[0]} is a seed of the final runs: tune with others, such as {FIRST_SEED}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
