@@ -25,7 +25,7 @@ from mtlora.config.schema import RunConfig, TaskConfig
 from mtlora.data.sources import TUNE, fingerprint
 from mtlora.plan.tuning import check_seed, tuned_multiplier
 
-PROTOCOL = 3  # raised when our own code changes what the same configuration computes
+TRAINING_VERSION = 3  # raised when our own code changes what the same configuration computes
 
 # The files of a local model folder that from_pretrained reads.
 SNAPSHOT_FILES = (
@@ -109,7 +109,7 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Every value that can change a metric."""
         values = metric_values(asdict(self.config))
-        values["protocol"] = [PROTOCOL, METRIC_VERSION]
+        values["versions"] = [TRAINING_VERSION, METRIC_VERSION]
         values["target_modules"] = asdict(self.config.model.target_sets[self.config.targets])
         values["data_content"] = fingerprint(self.config.task, self.config.data)
         values["model_content"] = model_content(self.config)

@@ -130,7 +130,7 @@ class Provenance(TypedDict, total=False):
     """The content of the pretrained weights: a hash, or the revision on the hub."""
     parent: str | None
     """The config_sha of the run whose adapter this one starts from, if any."""
-    protocol: list[Count]
+    versions: list[Count]
     """The versions of the training code and of the metrics; a new version means that figures may differ."""
     argv: list[str]
     """The arguments of the command."""

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 CONTENT = {
     "data_content": "other data",
-    "protocol": "another version of the training or metric code",
+    "versions": "another version of the training or metric code",
     "model_content": "other weights",
     "parent": "another run as its start",
 }

@@ -84,7 +84,7 @@ def new_record(cell: Cell) -> RunRecord:
             "data_content": identity["data_content"],
             "model_content": identity["model_content"],
             "parent": identity["parent"],
-            "protocol": identity["protocol"],
+            "versions": identity["versions"],
             "argv": sys.argv[1:],
             "started": now(),
         },

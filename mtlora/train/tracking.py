@@ -1,4 +1,4 @@
-"""Experiment tracking behind one small protocol: wandb, or nothing."""
+"""Experiment tracking behind one small interface: wandb, or nothing."""
 
 from pathlib import Path
 from typing import Any, Protocol

@@ -30,7 +30,7 @@ def records(plan: Plan) -> list[RunRecord]:
     for number, cell in enumerate(plan.cells):
         record = make_record(cell, {ACCURACY: (0.5 + number / 100, 0.6)})
         identity = cell.identity
-        record.provenance |= {name: identity[name] for name in ("data_content", "protocol", "model_content", "parent")}
+        record.provenance |= {name: identity[name] for name in ("data_content", "versions", "model_content", "parent")}
         record.provenance["git"] = {"commit": "a" * 40, "dirty": False}
         made.append(record)
     return made
@@ -74,7 +74,7 @@ def test_failed_interrupted_killed_and_missing_runs_are_named(plan: Plan, tmp_pa
     ("key", "value", "reason"),
     [
         ("data_content", "0" * 64, "other data"),
-        ("protocol", [1, 0], "another version of the training or metric code"),
+        ("versions", [1, 0], "another version of the training or metric code"),
         ("model_content", "x@y", "other weights"),
     ],
 )
