@@ -1,4 +1,4 @@
-"""The examples of each batch, as pure functions of (lengths, seed, epoch), so that a resumed run can skip the batches done."""
+"""The examples of each batch, as pure functions of (lengths, task, seed, epoch), so that a resumed run can skip those done."""
 
 import numpy as np
 
@@ -17,26 +17,26 @@ def epoch_batches(
 
     With `order="length"` the examples, sorted by length, form buckets of neighbours (equal lengths in random order).
     Which bucket a step draws from depends on (task, epoch, number of examples, batch size) and not on the seed, so that
-    runs with different seeds see batches of about the same length at every step and can train in lock-step; the seed
+    runs of a task with different seeds see batches of about the same length at every step and can train in lock-step; the seed
     picks the examples within the buckets.
 
     Args:
         lengths: (n,) tokens per example.
         batch_size: examples per batch.
         order: `length` or `random`.
-        task: the task, which the bucket sequence depends on.
+        task: the name of the task.
         seed: the seed of the run.
         epoch: the number of the epoch, from 0.
 
     Returns:
         Arrays of example indices, int64.
     """
-    stream = numpy_stream(seed, "order", str(epoch))
+    stream = numpy_stream(seed, task, "order", str(epoch))
     shuffled = stream.permutation(len(lengths))
     if order == "random":
         return _cut(shuffled, batch_size)
     by_length = shuffled[np.argsort(lengths[shuffled], kind="stable")]
-    schedule = numpy_stream(0, "buckets", f"{task} {epoch} {len(lengths)} {batch_size}")
+    schedule = numpy_stream(0, task, "buckets", f"{epoch} {len(lengths)} {batch_size}")
     sizes, sequence = bucket_schedule(len(lengths), batch_size, schedule)
     buckets = np.split(by_length, np.cumsum(sizes)[:-1])
     waiting = [iter(_cut(stream.permutation(bucket), batch_size)) for bucket in buckets]
@@ -83,4 +83,4 @@ def sample_rows(n: int, limit: int | None, purpose: str, task: str) -> np.ndarra
     """Return all n row numbers, or a sorted sample of `limit` of them that is the same for every seed and method."""
     if limit is None or limit >= n:
         return np.arange(n)
-    return np.sort(numpy_stream(0, purpose, task).permutation(n)[:limit])
+    return np.sort(numpy_stream(0, task, purpose).permutation(n)[:limit])

@@ -25,7 +25,7 @@ from mtlora.config.schema import RunConfig, TaskConfig
 from mtlora.data.sources import TUNE, fingerprint
 from mtlora.plan.tuning import check_seed, tuned_multiplier
 
-TRAINING_VERSION = 3  # raised when our own code changes what the same configuration computes
+TRAINING_VERSION = 4  # raised when our own code changes what the same configuration computes
 
 # The files of a local model folder that from_pretrained reads.
 SNAPSHOT_FILES = (

@@ -123,7 +123,8 @@ class Run:
         self.rate = learning_rate(self.config, self.state.step, self.total)
         set_learning_rate(self.optimizer, self.rate)
         step = self.state.step
-        return stream_seed(self.config.seed, "dropout", str(step) if is_first() else f"{step}/{rank()}")
+        name = str(step) if is_first() else f"{step}/{rank()}"
+        return stream_seed(self.config.seed, self.config.task.name, "dropout", name)
 
     def end_step(self, batches: list[np.ndarray], loss: torch.Tensor, norm: torch.Tensor, seconds: float) -> None:
         """Count a step; at intervals, add a row to metrics.jsonl or write a checkpoint.

@@ -90,6 +90,14 @@ def test_what_the_order_depends_on() -> None:
     assert abs(np.corrcoef(first, np.arange(len(first)))[0, 1]) < 0.6  # and no epoch runs from short to long
 
 
+@pytest.mark.parametrize("order", ["random", "length"])
+def test_tasks_share_no_order(order: str) -> None:
+    lengths = np.full(400, 9)  # one length, so that only the random numbers tell the tasks apart
+    rte, cola = (np.concatenate(epoch_batches(lengths, 8, order, task, 0, 0)) for task in ("rte", "cola"))
+    assert np.mean(rte == cola) < 0.03  # 1 of 400 by chance
+    assert abs(np.corrcoef(rte, cola)[0, 1]) < 0.2
+
+
 def test_examples_meet_different_examples() -> None:
     lengths = np.random.default_rng(0).integers(3, 60, size=800)
     partners: set[int] = set()

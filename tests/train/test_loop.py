@@ -154,6 +154,22 @@ def test_methods_see_the_same_batches_and_dropout(tmp_path: Path, monkeypatch: p
     assert len(first) == 1, "with B = 0 the first loss is the same, whatever T is"
 
 
+def test_tasks_share_no_dropout_and_methods_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    begin = Masks.begin_step
+    monkeypatch.setattr(Masks, "begin_step", lambda self, given: seeds.extend(given) or begin(self, given))
+
+    def drawn(*overrides: str) -> list[int]:
+        seeds.clear()
+        finish(tmp_path, "train.epochs=1", *overrides)
+        return list(seeds)
+
+    cola = drawn("task=cola", "transform=lora")
+    assert len(set(cola)) == 4, "one seed for each step"
+    assert drawn("task=cola", "transform=dtsm") == cola
+    assert not set(drawn("task=rte", "transform=lora")) & set(cola)
+
+
 @pytest.mark.parametrize("more", [["train.precision=bf16"], ["task=stsb"], ["data.order=random"], ["task=mnli"]])
 def test_variants_run(more: list[str], tmp_path: Path) -> None:
     record, folder = finish(tmp_path, "train.epochs=1", *more)

@@ -1,4 +1,4 @@
-"""Models: what methods share at one seed, what is trained, and how weights are found and refused."""
+"""Models: what runs of one task and seed share and others do not, what is trained, how weights are found and refused."""
 
 import copy
 import hashlib
@@ -120,6 +120,18 @@ def test_seeds_differ_and_matrices_differ_from_each_other() -> None:
     )
 
 
+@pytest.mark.parametrize("init", ["official", "identity", "zero_t"])
+def test_tasks_share_no_start(init: str) -> None:
+    more = ("transform=dtsm", f"adapter.init_weights={init}")
+    rte, mrpc = (trained(build(f"task={task}", *more)) for task in ("rte", "mrpc"))
+    assert rte.keys() == mrpc.keys()
+    drawn = [
+        name for name, tensor in rte.items() if len(tensor.unique()) > 2
+    ]  # the others are constant: 0, or the identity
+    assert len(drawn) >= (1 + 4 if init != "official" else 1 + 3 * 4)
+    assert not any(torch.isin(rte[name], mrpc[name]).any() for name in drawn)
+
+
 def test_the_norm_of_a_fresh_head_scales_by_one() -> None:
     special = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
     settings = ModernBertConfig(**SHAPE, **special, vocab_size=100, norm_bias=True, classifier_bias=True)
@@ -128,7 +140,7 @@ def test_the_norm_of_a_fresh_head_scales_by_one() -> None:
     with torch.no_grad():
         model.head.norm.weight.fill_(3.0)  # a pretrained norm; the head must not keep it
         model.head.norm.bias.fill_(3.0)
-    reset_head(model, ["head", "classifier"], seed=0)
+    reset_head(model, ["head", "classifier"], seed=0, task="rte")
     assert torch.equal(model.head.norm.weight, torch.ones(32))
     assert not any(bias.any() for bias in (model.head.norm.bias, model.head.dense.bias, model.classifier.bias))
     ids = torch.randint(5, 100, (4, 6))

@@ -21,6 +21,8 @@ from helpers.tiny_runs import (
 
 from mtlora.base.errors import UserError
 from mtlora.records.record import record_status
+from mtlora.train.model.backbones import load_tokenizer
+from mtlora.train.model.build import build_model
 from mtlora.train.state import CHECKPOINT
 
 OFTEN = (
@@ -167,6 +169,9 @@ def test_init_from_starts_from_the_parents_adapter(tmp_path: Path) -> None:
     head = "base_model.model.classifier.weight"
     assert own[head].shape == (2, 32)
     assert inherited[head].shape == (3, 32)
+    fresh = cell_in(tmp_path, "task=rte", "init_from=none", *more).config
+    start_of_task = build_model(fresh, load_tokenizer(fresh.model)).state_dict()
+    assert torch.equal(own[head], start_of_task["base_model.model.classifier.modules_to_save.default.weight"])
     assert (
         json.loads((still.folder / "record.json").read_text())["parameters"]["adapter"] == record.parameters["adapter"]
     )

@@ -24,14 +24,14 @@ from mtlora.train.model.methods import MethodModel, add_method
 def build_model(config: RunConfig, tokenizer: PreTrainedTokenizerBase, shared: bool = False) -> MethodModel:
     """Build the model of a run: pretrained backbone, fresh head, fresh adapter.
 
-    The head depends on (seed, parameter name) and each adapter matrix on (seed, letter, module name) alone, so at one seed
-    all methods share the head, and all methods of one rank share A. `shared`: see `fresh_backbone`.
+    The head depends on (seed, task, parameter name) and each adapter matrix on (seed, task, letter, module name) alone, so on
+    one task and seed all methods share the head, and all methods of one rank share A. `shared`: see `fresh_backbone`.
 
     Raises:
         UserError: the weights cannot be loaded or differ from their checksum; the target set matches no module.
     """
     backbone = fresh_backbone(config, len(tokenizer), shared)
-    reset_head(backbone, config.model.head, config.seed)
+    reset_head(backbone, config.model.head, config.seed, config.task.name)
     return add_method(backbone, config)
 
 
@@ -57,10 +57,10 @@ def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrain
     return copy.deepcopy(source, {id(t): t for t in (*source.parameters(), *source.buffers()) if id(t) not in own})
 
 
-def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:
+def reset_head(backbone: PreTrainedModel, head: list[str], seed: int, task: str) -> None:
     """Give the head a fresh start, as in BERT: weights from N(0, initializer_range), biases 0, and the weights of norms 1.
 
-    Each weight is drawn from a stream of its own, (seed, "head", parameter name).
+    Each weight is drawn from a stream of its own, (seed, task, "head", parameter name).
 
     Raises:
         UserError: `head` matches no module of the backbone.
@@ -71,7 +71,7 @@ def reset_head(backbone: PreTrainedModel, head: list[str], seed: int) -> None:
     for name, parameter in parameters:
         if parameter.dim() > 1:
             std = getattr(backbone.config, "initializer_range", 0.02)  # the default of transformers
-            nn.init.normal_(parameter, std=std, generator=torch_stream(seed, "head", name))
+            nn.init.normal_(parameter, std=std, generator=torch_stream(seed, task, "head", name))
         else:
             nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
