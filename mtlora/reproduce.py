@@ -229,7 +229,7 @@ def report_failures(cells: Sequence[Cell], console: Console) -> dict[str, State]
 
 
 def _reason(cell: Cell, state: State) -> str:
-    if state in (State.MISSING, State.STALE):
+    if state == State.MISSING:
         return "no run was started"
     if state == State.UNSCORED:
         return f"its texts were not scored again, so there is no {', '.join(lacking_metrics(cell))}"

@@ -22,7 +22,6 @@ class State(StrEnum):
 
     DONE = "done"  # trained, with every metric that this machine can compute
     MISSING = "missing"  # never started
-    STALE = "stale"  # finished with other settings, data or code
     RUNNING = "running"
     INTERRUPTED = "interrupted"  # stopped or killed: the next attempt resumes from its checkpoint
     FAILED = "failed"
@@ -39,7 +38,7 @@ def state_of(cell: Cell) -> State:
     """Return a cell's state."""
     status = record_status(cell.folder)
     if status is None:
-        return State.STALE if _has_stale(cell) else State.MISSING
+        return State.MISSING
     if status == "success":
         return State.UNSCORED if lacking_metrics(cell) else State.DONE
     if status == "running" and not is_held(cell.lock):
@@ -75,13 +74,3 @@ def lacking_metrics(cell: Cell) -> list[str]:
         return []  # without its texts, a run cannot be scored again
     parts = {split for split, _ in absent if any(in_part(task, context, split) for context in contexts)}
     return [f"{name} on {split}" for split, name in absent if split in parts]
-
-
-def _has_stale(cell: Cell) -> bool:
-    """Tell whether there is a finished run of the same name, seed and profile with another identity."""
-    for path in cell.folder.parent.glob(f"seed{cell.config.seed}-*/{RECORD}"):
-        with suppress(UserError):
-            record = RunRecord.load(path)
-            if record.status == "success" and record.profile == cell.config.profile:
-                return True
-    return False
