@@ -8,7 +8,7 @@ SUITES := $(basename $(notdir $(wildcard experiments/*.yaml)))
 
 PROFILE ?= mini
 # To narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=local
-VARIABLES := PYTHON EXTRAS PROFILE SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS
+VARIABLES := PYTHON EXTRAS PROFILE PROTOCOL SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS
 # Keys of a configuration are passed on as they are: make reproduce-glue PROFILE=paper model.path=DIR results=DIR
 KEYS := model rank targets init_from results tracking
 
@@ -25,6 +25,7 @@ $(error $(firstword $(UNKNOWN)) is not a variable of this Makefile: use $(VARIAB
 endif
 
 OVERRIDES := 'profile=$(PROFILE)'
+OVERRIDES += $(if $(PROTOCOL),'protocol=$(PROTOCOL)')
 OVERRIDES += $(if $(TASKS),'task=$(TASKS)')
 OVERRIDES += $(if $(METHODS),'transform=$(METHODS)')
 OVERRIDES += $(if $(SEEDS),'seed=$(SEEDS)')
@@ -33,7 +34,7 @@ SCALE := $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 
 .DEFAULT_GOAL := help
 REPRODUCE := $(addprefix reproduce-,$(SUITES))
-.PHONY: help setup test test-peft test-slurm test-ray lint $(REPRODUCE) tables report calibration chaos bench plan download
+.PHONY: help setup test test-peft test-slurm test-ray lint $(REPRODUCE) tune tables report calibration chaos bench plan download
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -72,9 +73,13 @@ reproduce-deberta: ## the GLUE table with DeBERTaV3-base, as AdaLoRA reports it 
 reproduce-rank: ## ablation: the rank of the update
 reproduce-targets: ## ablation: which modules are adapted
 reproduce-init: ## ablation: the start of T
+reproduce-controls: ## control arms: T frozen at its start, and LoRA with the step of a structure
 
 $(REPRODUCE): reproduce-%: $(STAMP)
 	@$(BIN)/python -m mtlora.reproduce $* $(OVERRIDES) $(SCALE)
+
+tune: $(STAMP) ## choose a learning rate for each method of SUITE on held-out training data; then reproduce-SUITE PROTOCOL=tuned
+	@$(BIN)/python -m mtlora.tune $(or $(SUITE),glue) $(OVERRIDES) $(SCALE)
 
 chaos: $(STAMP) ## kill sweeps, fill their disk and damage their files; check that no record is lost, duplicated or wrong
 	@$(BIN)/python tools/benchmarks/chaos.py

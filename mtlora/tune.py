@@ -25,7 +25,7 @@ from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import Experiment, load_experiment
 from mtlora.plan.grid import TUNING_GRID, Plan, parse_overrides
 from mtlora.plan.status import State
-from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, basis, save_tuning
+from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, save_tuning
 from mtlora.records.record import RECORD, RunRecord
 from mtlora.reproduce import add_launcher_arguments, jobs_of, run_missing
 from mtlora.tables.captions import method_label
@@ -216,7 +216,7 @@ def parent_factor(cell: Cell, tuning: Tuning) -> float | None:
     """Return the factor that was chosen for the run that a cell starts from; None if it starts from none."""
     if cell.parent is None:
         return None
-    wanted = basis(cell.parent)
+    wanted = cell.parent.basis
     for found in tuning.choices:
         if wanted in found.runs:
             return found.multiplier
@@ -261,7 +261,7 @@ def choice(group: Group, method: str, scores: Scores) -> Choice:
         second_share=float(shares[scores.second]),
         difference=mean,
         standard_error=error,
-        runs=list(dict.fromkeys(basis(cell) for cell in own)),
+        runs=list(dict.fromkeys(cell.basis for cell in own)),
     )
 
 

@@ -22,7 +22,7 @@ from mtlora.base.paths import CONF
 from mtlora.config.checks import to_run_config, validate
 from mtlora.config.metrics import METRIC_VERSION
 from mtlora.config.schema import RunConfig, TaskConfig
-from mtlora.data.sources import TUNE, fingerprint
+from mtlora.data.sources import TUNE, fingerprint, split_fingerprint
 from mtlora.plan.tuning import check_seed, tuned_multiplier
 
 TRAINING_VERSION = 4  # raised when our own code changes what the same configuration computes
@@ -121,6 +121,20 @@ class Cell:
             ) from None
         return values
 
+    @cached_property
+    def basis(self) -> str:
+        """The hash of all that the choice of a learning rate depends on: neither the seed nor the evaluation splits."""
+        config = self.config
+        values = dict(self.identity)
+        for name in ("seed", "decode", "data_content"):
+            del values[name]
+        values["data"] = {name: value for name, value in values["data"].items() if name != "split"}
+        values["task"] = {name: value for name, value in values["task"].items() if name != "metrics"}
+        values["train"] |= {"learning_rate": config.train.learning_rate * config.adapter.rate}
+        values["training_rows"] = split_fingerprint(config.task, config.data, "train")
+        values["parent"] = self.parent.basis if self.parent else None
+        return digest(values)
+
     @property
     def label(self) -> str:
         """Method, rank and target set: `shim-r8-qv`."""
@@ -169,7 +183,7 @@ def with_seed(cell: Cell, seed: int) -> Cell:
     overrides = tuple(f"{o.partition('=')[0]}={seed}" if override_key(o) == "seed" else o for o in cell.overrides)
     parent = None if cell.parent is None else with_seed(cell.parent, seed)
     sibling = Cell(replace(cell.config, seed=seed), overrides, parent)
-    check_seed(sibling)
+    check_seed(sibling.config)
     return sibling
 
 
@@ -203,7 +217,7 @@ def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
     parent = None if config.init_from == "none" else _parent(_parent_overrides(config, overrides))
     cell = Cell(config, tuple(overrides), parent)
     if config.protocol == "tuned":
-        multiplier = tuned_multiplier(cell)
+        multiplier = tuned_multiplier(config, cell.basis)
         cell = replace(cell, config=replace(config, train=replace(config.train, lr_multiplier=multiplier)))
     return cell
 

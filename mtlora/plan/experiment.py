@@ -75,6 +75,7 @@ class Experiment:
     ablation: bool = False  # it varies one setting of another table: the report gives no verdict
     exclude: list[dict[str, Any]] = field(default_factory=list)  # combinations of axis values that are left out
     contrasts: list[str] = field(default_factory=list)  # swept keys: each value is also compared with the first one
+    controls: dict[str, str] = field(default_factory=dict)  # method -> its control, which it is also compared with
     convention: Convention | None = None
     claims: list[Claim] = field(default_factory=list)
 

@@ -1,25 +1,19 @@
 """The learning rate of each method under `protocol=tuned`, read from the file that `mtlora.tune` writes.
 
 `RESULTS/tuned/NAME.yaml` holds the choice for each method and task, and every trial that led to it. A choice fits a run only if
-the run's settings, training data, weights and training code are those of the trials: `basis` is their hash.
+the run's settings, training data, weights and training code are those of the trials: `Cell.basis` is their hash.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import write_text
-from mtlora.base.hashing import digest
 from mtlora.config.schema import RunConfig
-from mtlora.data.sources import split_fingerprint
-
-if TYPE_CHECKING:
-    from mtlora.plan.cell import Cell
 
 FIRST_SEED = 100  # seeds from here on are for tuning only
 
@@ -49,7 +43,7 @@ class Choice:
     second_share: float
     difference: float  # mean score of the best less that of the second best
     standard_error: float  # of the difference
-    runs: list[str]  # the `basis` of the runs that this choice is for
+    runs: list[str]  # the `Cell.basis` of the runs that this choice is for
 
 
 @dataclass
@@ -102,23 +96,25 @@ def tuning_path(config: RunConfig) -> Path:
     return Path(config.results) / "tuned" / f"{config.tuning or name}.yaml"
 
 
-def tuned_multiplier(cell: "Cell") -> float:
-    """Return the factor of the recipe's learning rate that was chosen for a cell.
+def tuned_multiplier(config: RunConfig, basis: str) -> float:
+    """Return the factor of the recipe's learning rate that was chosen for a run.
+
+    Args:
+        config: its configuration.
+        basis: its `Cell.basis`.
 
     Raises:
-        UserError: no rate was chosen for the cell's method, task and settings, or with other data or code, or with its seed.
+        UserError: no rate was chosen for its method, task and settings, or with other data or code, or with its seed.
     """
-    config = cell.config
     path = tuning_path(config)
     tuning = load_tuning(path)
     if config.train.lr_multiplier != 1.0:
         raise UserError("train.lr_multiplier is chosen by protocol=tuned: leave it out, or use protocol=matched")
-    check_seed(cell)
-    own = basis(cell)
+    check_seed(config)
     method, task = config.adapter.method, config.task.name
     named = [choice for choice in tuning.choices if choice.method == method and task in choice.tasks]
     for choice in named:
-        if own in choice.runs:
+        if basis in choice.runs:
             return choice.multiplier
     if named:
         raise UserError(
@@ -128,30 +124,7 @@ def tuned_multiplier(cell: "Cell") -> float:
     raise UserError(f"{path} has no learning rate for {method} on {task}: run `make tune` with it")
 
 
-def check_seed(cell: "Cell") -> None:
-    """Raise a UserError if a cell under `protocol=tuned` has a seed that its learning rate was tuned with."""
-    if cell.config.protocol != "tuned":
-        return
-    path = tuning_path(cell.config)
-    if cell.config.seed in load_tuning(path).seeds:
-        raise UserError(f"seed={cell.config.seed} was used for tuning ({path}): a final run needs another seed")
-
-
-def basis(cell: "Cell") -> str:
-    """Return the hash of all that a choice of the learning rate depends on: a cell without its seed, split and factor."""
-    return digest(_basis(cell))
-
-
-def _basis(cell: "Cell") -> dict[str, Any]:
-    config = cell.config
-    values = dict(cell.identity)
-    for name in ("seed", "decode", "data_content", "parent"):
-        del values[name]
-    values["data"] = asdict(config.data)
-    for name in ("split", "root", "subset"):
-        del values["data"][name]
-    values["train"] = values["train"] | {"learning_rate": config.train.learning_rate * config.adapter.rate}
-    values["task"] = {name: value for name, value in values["task"].items() if name != "metrics"}
-    values["training_rows"] = split_fingerprint(config.task, config.data, "train")
-    values["parent"] = _basis(cell.parent) if cell.parent else None
-    return values
+def check_seed(config: RunConfig) -> None:
+    """Raise a UserError if a run under `protocol=tuned` has a seed that its learning rate was tuned with."""
+    if config.protocol == "tuned" and config.seed in load_tuning(path := tuning_path(config)).seeds:
+        raise UserError(f"seed={config.seed} was used for tuning ({path}): a final run needs another seed")

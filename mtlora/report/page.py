@@ -15,6 +15,7 @@ from mtlora.base.files import write_text
 from mtlora.report.plots import Plot, draw_all
 from mtlora.report.provenance import provenance
 from mtlora.report.verdicts import Card, answer, cards, claims_answer, claims_table
+from mtlora.tables.captions import PROTOCOLS
 from mtlora.tables.claims import claim_verdicts
 from mtlora.tables.evidence import Evidence, outside
 from mtlora.tables.formats import render
@@ -58,6 +59,7 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
         overrides=shlex.join(item for item in overrides if item != "profile=mini"),
         provenance=provenance(shown),
         profile=views[0].plan.profile,
+        protocols=[PROTOCOLS[name] for name in dict.fromkeys(p for view in views for p in view.plan.protocols)],
     )
     write_text(results / name, text)
     return text

@@ -11,7 +11,7 @@ from mtlora.plan.cell import Cell
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
 from mtlora.tables.aggregate import Row, average_column, column_values, long_frame, row_of
-from mtlora.tables.families import Rival, families
+from mtlora.tables.families import CONTROL, Rival, families
 from mtlora.tables.statistics import (
     ALPHA,
     Difference,
@@ -40,7 +40,9 @@ class Comparison:
 
     row: Row
     base: Row
-    contrast: str  # the swept key in which the rows differ; empty: the base is LoRA
+    contrast: (
+        str  # empty: the base is LoRA; `control`: the method's control; else the swept key in which the rows differ
+    )
     task: str
     split: str
     metric: str
@@ -226,7 +228,7 @@ def comparison_frame(plan: Plan, comparisons: Sequence[Comparison]) -> pd.DataFr
 
 def against(c: Comparison) -> str:
     """Name the base of a comparison: `lora`, or the values in which the base differs."""
-    if not c.contrast:
-        return "lora"
+    if c.contrast in ("", CONTROL):
+        return c.base.method
     changed = [(name, value) for name, value, own in zip(Row._fields, c.base, c.row, strict=True) if value != own]
     return " ".join(str(value) if name == "variant" else f"{name}={value}" for name, value in changed)

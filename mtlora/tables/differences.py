@@ -1,9 +1,11 @@
 """The tables of paired differences: between methods over seeds, and between two runs over test items."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from mtlora.tables.captions import row_labels
+from mtlora.tables.captions import PROTOCOLS, method_label, row_labels
 from mtlora.tables.comparison import Comparison, against, needed
+from mtlora.tables.families import CONTROL
 from mtlora.tables.items import TRIALS
 from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number, text_table
 from mtlora.tables.statistics import ALPHA, Verdict, pairs_needed
@@ -11,7 +13,7 @@ from mtlora.tables.view import View
 
 
 def differences(view: View, contrasts: bool) -> TextTable | None:
-    """Return the paired differences: to LoRA in the same setting, or (contrasts) to the same method in the first setting."""
+    """Return the paired differences: to LoRA in the same setting, or (contrasts) to a control or another setting."""
     plan = view.plan
     chosen = [c for c in view.comparisons if bool(c.contrast) == contrasts]
     heads = [c for c in chosen if c.margin is not None]
@@ -19,7 +21,7 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
         return None
     labels = row_labels([c.row for c in heads], view.rows)
     if contrasts:
-        labels["Against"] = [against(c) for c in heads]
+        labels["Against"] = [method_label(c.base.method) if c.contrast == CONTROL else against(c) for c in heads]
     columns: dict[str, list[TableCell]] = {}
     for c in chosen:
         columns.setdefault(c.label, []).append(_difference_cell(c))
@@ -29,7 +31,9 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     body["p, Holm"] = [TableCell(_p_text(c.p_holm), c.p_holm, c.runs) if c.difference else MISSING for c in heads]
     body["Verdict"] = [TableCell(c.verdict_text, runs=c.runs) for c in heads]
     body |= columns
-    base = "the same method in the first setting" if contrasts else "LoRA"
+    base = "LoRA"
+    if contrasts:
+        base = "its control" if heads[0].contrast == CONTROL else "the same method in the first setting"
     h = plan.experiment.headline
     subject = first if h.task == "average" else f"{h.metric} on {h.split}"
     table = text_table(
@@ -41,6 +45,31 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     )
     table.notes += _reach(heads)
     return table
+
+
+def protocols(view: View) -> TextTable | None:
+    """Return the difference to LoRA in the headline figure, a column for each protocol; None if there is only one."""
+    names = view.plan.protocols
+    heads = {c.row: c for c in view.comparisons if not c.contrast and c.margin is not None}
+    rows = list(dict.fromkeys(row._replace(protocol="") for row in heads))
+    if len(names) < 2 or not rows:
+        return None
+    body: dict[str, list[TableCell]] = {}
+    for name in names:
+        found = [heads.get(row._replace(protocol=name)) for row in rows]
+        body[name] = [_verdict_cell(c) if c is not None else MISSING for c in found]
+    h = view.plan.experiment.headline
+    subject = "average over tasks" if h.task == "average" else f"{h.metric} on {h.split}"
+    text = f"{subject}, {view.plan.experiment.selection} epoch, 95% t interval and verdict. " + " ".join(
+        f"{name}: {PROTOCOLS[name].partition(': ')[2]}." for name in names
+    )
+    title = f"{view.plan.experiment.title}: difference to LoRA by protocol"
+    return text_table(f"{view.plan.name}-by-protocol", title, text, row_labels(rows), body)
+
+
+def _verdict_cell(c: Comparison) -> TableCell:
+    cell = _difference_cell(c)
+    return cell if c.difference is None else replace(cell, text=f"{cell.text}, {c.verdict_text}")
 
 
 def _difference_cell(c: Comparison) -> TableCell:

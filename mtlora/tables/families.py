@@ -7,6 +7,8 @@ from mtlora.plan.cell import Cell, override_key
 from mtlora.plan.grid import Plan, is_excluded
 from mtlora.tables.aggregate import Row, row_of
 
+CONTROL = "control"  # the contrast of a method with its control
+
 
 class Rival(NamedTuple):
     """A row and the row that it is compared with."""
@@ -23,12 +25,13 @@ def families(plan: Plan) -> Iterator[tuple[list[Rival], int]]:
     not make the others significant.
     """
     found: dict[tuple[str, Row], list[Rival]] = {}
-    for rival in (*_rivals_of_lora(plan), *_rivals_along_contrasts(plan)):
+    for rival in (*_rivals_of_lora(plan), *_rivals_of_controls(plan), *_rivals_along_contrasts(plan)):
         found.setdefault((rival.contrast, rival.row.setting), []).append(rival)
     cells = {row_of(plan, cell): cell for cell in plan.cells}
     for (contrast, _), rivals in found.items():
         methods = _declared_methods(plan, cells[rivals[0].row]) | {rival.row.method for rival in rivals}
-        yield rivals, len(methods if contrast else methods - {"lora"})
+        sizes = {"": len(methods - {"lora"}), CONTROL: len(plan.experiment.controls)}
+        yield rivals, sizes.get(contrast, len(methods))
 
 
 def _rivals_of_lora(plan: Plan) -> Iterator[Rival]:
@@ -37,6 +40,14 @@ def _rivals_of_lora(plan: Plan) -> Iterator[Rival]:
     for row in rows:
         if row.method != "lora" and row.setting in bases:
             yield Rival(row, bases[row.setting], "")
+
+
+def _rivals_of_controls(plan: Plan) -> Iterator[Rival]:
+    rows = dict.fromkeys(row_of(plan, cell) for cell in plan.cells)
+    for row in rows:
+        control = plan.experiment.controls.get(row.method)
+        if control is not None and row._replace(method=control) in rows:
+            yield Rival(row, row._replace(method=control), CONTROL)
 
 
 def _rivals_along_contrasts(plan: Plan) -> Iterator[Rival]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mtlora.base.files import write_text
 from mtlora.tables.comparison import comparison_frame
 from mtlora.tables.convention import convention
-from mtlora.tables.differences import differences, items
+from mtlora.tables.differences import differences, items, protocols
 from mtlora.tables.formats import html_page, latex, markdown
 from mtlora.tables.layout import TextTable
 from mtlora.tables.scores import cost, scores
@@ -18,7 +18,13 @@ from mtlora.tables.view import View
 
 def all_tables(view: View) -> list[TextTable]:
     """Return a plan's tables that have data, the scores first."""
-    tables = [scores(view), convention(view), differences(view, contrasts=False), differences(view, contrasts=True)]
+    tables = [
+        scores(view),
+        protocols(view),
+        convention(view),
+        differences(view, contrasts=False),
+        differences(view, contrasts=True),
+    ]
     return [table for table in (*tables, items(view), cost(view)) if table is not None]
 
 

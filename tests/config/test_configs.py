@@ -141,12 +141,14 @@ def test_methods_share_everything_but_the_structure(overrides: tuple[str, ...]) 
     for method in METHODS[1:]:
         other = composed(*overrides, f"transform={method}")
         ours, theirs = flat(dataclasses.asdict(lora.config)), flat(dataclasses.asdict(other.config))
-        assert {key for key in ours if ours[key] != theirs[key]} == {".adapter.structure"}
+        own = {".adapter.structure", ".adapter.method"}
+        steps = {".adapter.step"} if lora.config.protocol == "matched" else set()
+        assert {key for key in ours if ours[key] != theirs[key]} == own | steps | {".adapter.label"}
         assert (ours[".adapter.structure"], theirs[".adapter.structure"]) == ("none", method)
         identities = flat(lora.identity), flat(other.identity)
         assert identities[0].keys() == identities[1].keys()
         different = {key for key in identities[0] if identities[0][key] != identities[1][key]}
-        assert different - {".parent"} == {".adapter.structure"}
+        assert different - {".parent"} == own | steps
         assert lora.sha != other.sha
 
 
@@ -165,7 +167,8 @@ def test_every_experiment_and_profile_composes(
     assert {cell.config.task.name for cell in plan.cells} == set(declared["task"])
     others = [declared[key] for key in declared if key not in ("seed", "transform", "task")]
     combinations = len(declared["task"]) * 2 * math.prod(map(len, others))
-    assert len(plan.cells) == combinations - (len(declared["task"]) if name == "init" else 0)  # LoRA has no T = 0
+    without = 2 if name == "init" else 0  # LoRA has no T that could start at 0 or at I
+    assert len(plan.cells) == combinations - without * len(declared["task"])
     assert len({cell.sha for cell in plan.cells}) == len(plan.cells)
     assert all(cell.config.profile == profile and cell.config.task.suite == experiment.suite for cell in plan.cells)
     tasks = {cell.config.task.name: cell.config.task for cell in plan.cells}
@@ -298,7 +301,7 @@ def test_a_metric_of_another_kind_of_task_is_one_line(task: str, override: str, 
     ("override", "allowed"),
     [
         ("data.padding=none", "choose one of longest, max_length"),
-        ("adapter.structure=lora", "choose one of none, ctcm, dtsm, icfm, shim"),
+        ("adapter.structure=lora", "choose one of ctcm, dtsm, icfm, none, shim"),
         ("model.target_sets.qv.fused_transform=both", "choose one of block, joint"),
         ("train.warmup_ratio=1.0", "it must be at least 0 and below 1"),
         ("train.warmup_steps=-1", "it must be at least 0"),

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-from mtlora.config.schema import transform_name
 from mtlora.plan.cell import Cell
 from mtlora.records.record import RunRecord
 
@@ -24,7 +23,7 @@ def make_record(cell: Cell, values: Values, baseline: float = 0.0, status: str =
         suite=config.task.suite,
         task=config.task.name,
         model=config.model.name,
-        transform=transform_name(config),
+        transform=config.adapter.method,
         rank=config.adapter.r,
         seed=config.seed,
         targets=config.targets,

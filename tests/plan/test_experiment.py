@@ -201,7 +201,7 @@ def test_excluded_combinations_are_left_out() -> None:
     plan = make_plan(load_experiment("init"), ["task=cola", "seed=0"])
     starts = {(c.config.adapter.structure, c.config.adapter.init_weights) for c in plan.cells}
     assert {structure for structure, start in starts if start == "zero_t"} == {"shim", "dtsm"}
-    assert len(plan.cells) == len(starts) == 12
+    assert len(plan.cells) == len(starts) == 16
     with pytest.raises(UserError, match="excludes every combination"):
         make_plan(load_experiment("init"), ["transform=icfm", "adapter.init_weights=zero_t"])
 

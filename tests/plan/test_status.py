@@ -52,11 +52,11 @@ def test_plan_shows_the_state_of_every_cell(tmp_path: Path) -> None:
     assert "min one after another (from 1 finished run)" in text
 
 
-def test_runs_of_other_settings_are_stale_and_no_measure(tmp_path: Path) -> None:
+def test_runs_of_other_settings_are_missing_and_no_measure(tmp_path: Path) -> None:
     plan = plan_of(*SHORT, "task=rte", "transform=lora", f"results={tmp_path}")
     longer = plan_of(*SHORT[:2], "train.epochs=2", "seed=0", "task=rte", "transform=lora", f"results={tmp_path}")
     make_record(longer.cells[0], {}).save(longer.cells[0].folder)
-    assert list(statuses(plan).values()) == ["stale"]
+    assert list(statuses(plan).values()) == ["missing"]
     assert estimate(plan.cells, plan.cells).basis.startswith("a guess")
     make_record(plan.cells[0], {}).save(plan.cells[0].folder)
     assert list(statuses(plan).values()) == ["done"]

@@ -12,7 +12,6 @@ import pytest
 from helpers.record_files import make_record
 from scipy import stats
 
-from mtlora.config.schema import transform_name
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.records.record import RunRecord
@@ -36,7 +35,7 @@ def records_of(plan: Plan, score: Score) -> dict[str, RunRecord]:
     """Every column of a task gets the same value."""
     found = {}
     for cell in plan.cells:
-        value = score(cell.config.task.name, transform_name(cell.config), cell.config.seed)
+        value = score(cell.config.task.name, cell.config.adapter.method, cell.config.seed)
         if value is not None:
             columns = [c for c in plan.experiment.columns if c.task == cell.config.task.name]
             found[cell.sha] = make_record(cell, {(c.metric, c.split): (value, value) for c in columns})
@@ -172,7 +171,7 @@ def test_contrasts_compare_a_method_with_itself() -> None:
         value = (
             0.5
             + cell.config.seed / 10
-            + gains[cell.config.targets] * (2 if transform_name(cell.config) == "shim" else 1)
+            + gains[cell.config.targets] * (2 if cell.config.adapter.method == "shim" else 1)
         )
         records[cell.sha] = make_record(cell, {("matthews", "validation"): (value, value)})
     found = [c for c in compare(plan, records) if c.task == "average"]
@@ -283,7 +282,14 @@ def test_leaving_out_structures_makes_nothing_significant() -> None:
     ("experiment", "sizes"),
     [
         ("targets", {"official": 5, "all": 5}),
-        ("init", {"adapter.init_weights=identity": 5, "adapter.init_weights=zero_t": 2}),  # SHIM and DTSM only
+        (  # LoRA has no T to start at I; only SHIM and DTSM can start at 0
+            "init",
+            {
+                "adapter.init_weights=identity_t": 4,
+                "adapter.init_weights=identity": 5,
+                "adapter.init_weights=zero_t": 2,
+            },
+        ),
     ],
 )
 def test_leaving_out_methods_makes_no_contrast_significant(
