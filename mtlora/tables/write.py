@@ -18,14 +18,13 @@ from mtlora.tables.view import View
 
 def all_tables(view: View) -> list[TextTable]:
     """Return a plan's tables that have data, the scores first."""
-    tables = [
-        scores(view),
+    compared = [
         protocols(view),
         convention(view),
         differences(view, contrasts=False),
         differences(view, contrasts=True),
     ]
-    return [table for table in (*tables, items(view), cost(view)) if table is not None]
+    return [table for table in (scores(view), *compared, items(view), cost(view)) if table is not None]
 
 
 def write_tables(view: View, folder: Path) -> tuple[str, list[TextTable]]:

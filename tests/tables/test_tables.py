@@ -24,7 +24,7 @@ from mtlora.tables.write import write_tables
 
 CONTRACT = [
     *("table", "suite", "model", "method", "rank", "targets", "task", "split", "metric", "selection"),
-    *("n", "mean", "median", "std", "run_ids", "published", "published_source", "difference", "variant"),
+    *("n", "mean", "median", "std", "run_ids", "published", "published_source", "difference", "protocol", "variant"),
 ]
 SEEDS = (0, 1, 2)
 RTE, STSB, RANKED = ("accuracy", "validation"), ("pearson", "validation"), ("spearman", "validation")
