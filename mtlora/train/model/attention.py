@@ -1,7 +1,7 @@
 """The attention function of the backbones, registered with the `AttentionInterface` of transformers.
 
-It computes scaled dot product attention as two matrix products where PyTorch's own kernel is slower or draws the wrong dropout
-masks, and calls PyTorch elsewhere. Beam search passes its own computation (`attend`).
+It computes scaled dot product attention as two matrix products where PyTorch's own kernel is slower, or where dropout has masks
+of its own, and calls PyTorch elsewhere. Beam search passes its own computation (`attend`).
 """
 
 import math
@@ -76,10 +76,8 @@ def attention(
     if attend is not None:
         return attend(module.layer_idx, query, scaling).transpose(1, 2).contiguous(), None
     masks = masks_of(module) if dropout else None
-    # A run alone on the CPU draws from PyTorch's own generator, as PyTorch's kernel does.
-    drops_itself = masks is not None and (masks.runs > 1 or query.device.type != "cpu")
     plain = all(kwargs.get(name) is None for name in LEFT_TO_PYTORCH)
-    if plain and (drops_itself or products_are_faster(query.device)):
+    if plain and (masks is not None or products_are_faster(query.device)):
         is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         causal = is_causal and attention_mask is None and query.shape[2] > 1
         drop = F.dropout if masks is None else masks.drop
