@@ -17,7 +17,6 @@ from rich.console import Console
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.interrupt import handle_signals
-from mtlora.base.progress import duration
 from mtlora.base.streams import numpy_stream
 from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell, override_key, with_multiplier
@@ -28,13 +27,13 @@ from mtlora.plan.status import State
 from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, save_tuning
 from mtlora.records.record import RECORD, RunRecord
 from mtlora.reproduce import add_launcher_arguments, jobs_of, run_missing
-from mtlora.tables.captions import method_label
 from mtlora.tables.formats import markdown
-from mtlora.tables.layout import TableCell, TextTable, number
+from mtlora.tables.tuning import choices_table
 
 EXTENSIONS = 3  # of the grid, by a factor of 2 at an end where a method is best
 RESAMPLES = 2000
 OWN_KEYS = ("tune.by", "tune.grid")
+WITHIN = ("seed", "task", "transform", "recipe")  # what may differ between the cells of a setting
 
 
 @dataclass
@@ -43,6 +42,7 @@ class Group:
 
     cells: list[Cell]
     grid: list[float]
+    setting: str = ""  # the swept values that all cells share, if the experiment has several settings
     extra: dict[str, list[float]] = field(default_factory=dict)  # method -> half steps around its best factor
 
     @property
@@ -145,12 +145,15 @@ def groups(plan: Plan, by: str, grid: Sequence[float]) -> Iterable[Group]:
     """Yield the groups of tasks that share a factor, those whose runs others start from first."""
 
     def key(cell: Cell) -> tuple[int, tuple[str, ...]]:
-        own = ("seed", "task", "transform", *(["recipe"] if by == "suite" else []))
+        own = WITHIN if by == "suite" else WITHIN[:-1]
         setting = tuple(o for o in cell.overrides if override_key(o) not in own)
         return depth(cell), (*setting, cell.config.task.name if by == "task" else "")
 
-    for _, cells in groupby(sorted(plan.cells, key=key), key=key):
-        yield Group(list(cells), sorted(grid))
+    swept = {axis for axis, values in plan.axes.items() if len(values) > 1} - set(WITHIN)
+    for _, found in groupby(sorted(plan.cells, key=key), key=key):
+        cells = list(found)
+        setting = " ".join(o for o in cells[0].overrides if override_key(o) in swept)
+        yield Group(cells, sorted(grid), setting)
 
 
 def depth(cell: Cell) -> int:
@@ -199,7 +202,7 @@ def run_trials(experiment: Experiment, group: Group, tuning: Tuning, sweep: "Swe
         trial = trial_of(experiment, cell, record)
         scores[trial.method, trial.multiplier, trial.task, trial.seed] = trial.score
         if trial.run_id not in known:
-            tuning.trials.append(trial)
+            tuning.trials.append(replace(trial, setting=group.setting))
             tuning.seconds += record.cost.get("seconds", 0.0)
     return {
         method: Scores(
@@ -262,6 +265,7 @@ def choice(group: Group, method: str, scores: Scores) -> Choice:
         difference=mean,
         standard_error=error,
         runs=list(dict.fromkeys(cell.basis for cell in own)),
+        setting=group.setting,
     )
 
 
@@ -285,26 +289,6 @@ class Sweep:
             raise UserError("some trials are not done (listed above): the same command tries them again")
 
 
-def summary(tuning: Tuning) -> str:
-    """Return a Markdown table: the mean score of each factor for each group and method, the chosen one in bold."""
-    rows, factors = [], sorted({trial.multiplier for trial in tuning.trials})
-    for found in tuning.choices:
-        own = [t for t in tuning.trials if t.method == found.method and t.task in found.tasks]
-        cells = [TableCell(method_label(found.method)), TableCell(", ".join(found.tasks))]
-        for factor in factors:
-            scores = [trial.score for trial in own if trial.multiplier == factor]
-            text = number(sum(scores) / len(scores), 2) if scores else "–"
-            cells.append(TableCell(text, bold=factor == found.multiplier))
-        rows.append([*cells, TableCell(f"{found.share:.0%}")])
-    header = ["Method", "Tasks", *(f"x {factor:g}" for factor in factors), "Stability"]
-    text = (
-        f"mean score on held-out training rows by factor of the recipe's learning rate; seeds {min(tuning.seeds)} to "
-        f"{max(tuning.seeds)}; {len(tuning.trials)} trials, {duration(tuning.seconds)} of training. Stability: the share of "
-        "resamples of the seeds that make the same choice."
-    )
-    return markdown(TextTable("tuning", f"{tuning.experiment}: learning rates", text, header, rows, labels=2))
-
-
 def main() -> None:
     """Parse the command line, run the trials, write the choice; exit code 1 if there is none for a method."""
     parser = cli.experiment_parser("mtlora.tune", "Choose a learning rate for each method, on held-out training data.")
@@ -325,7 +309,7 @@ def main() -> None:
     tuning.overrides = arguments.overrides
     path = plan.results / "tuned" / f"{plan.stem}.yaml"
     save_tuning(tuning, path)
-    print(summary(tuning))
+    print(markdown(choices_table(plan, tuning)))
     console.print(f"written to {path}; PROTOCOL=tuned trains with these learning rates", soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import write_text
@@ -29,6 +30,7 @@ class Trial:
     score: float  # the task's first metric on the held-out rows, on the tables' scale; data-to-text: minus the loss
     diverged: bool  # the run failed, and `score` is that of the majority answer
     run_id: str
+    setting: str = ""  # the swept values, such as `rank=r4`, if the experiment has several settings
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Choice:
     difference: float  # mean score of the best less that of the second best
     standard_error: float  # of the difference
     runs: list[str]  # the `Cell.basis` of the runs that this choice is for
+    setting: str = ""  # as in `Trial`
 
 
 @dataclass
@@ -85,7 +88,7 @@ def _read(path: Path, modified: int) -> Tuning:
     try:
         read = OmegaConf.merge(OmegaConf.structured(Tuning), OmegaConf.load(path))
         return OmegaConf.to_object(read)  # type: ignore[return-value]
-    except (OmegaConfBaseException, OSError, ValueError, TypeError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{path} is not a tuning file ({reason}): run `make tune` again") from None
 
