@@ -151,27 +151,57 @@ def published_rows(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
     return published if fair else published.iloc[:0]
 
 
-def cost_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
-    """Return parameters and cost per row and task, means over seeds; speed and memory only of runs that trained alone."""
+def cost_frame(
+    plan: Plan, records: dict[str, RunRecord], diverged: Mapping[str, RunRecord] | None = None
+) -> pd.DataFrame:
+    """Return parameters and cost per row and task, means over seeds; speed and memory only of runs that trained alone.
+
+    `n` runs are behind the means. `runs` counts those that diverged, too, and `diverged` only them.
+    """
     rows = []
     for cell in plan.cells:
-        record = records.get(cell.sha)
-        if record is not None:
-            values = {f"{key}_parameters": _number(record.parameters, key) for key in ("adapter", "head", "total")}
-            values |= {key: _number(record.cost, key) for key in ("seconds", "tokens_per_second", "peak_memory_bytes")}
-            values["seconds_per_step"] = _number(record.cost, "train_seconds") / (_number(record.cost, "steps") or nan)
-            if (
-                "cohort" in record.provenance
-            ):  # the method does not decide the run's share of the cohort's time and memory
-                values |= dict.fromkeys(("tokens_per_second", "peak_memory_bytes", "seconds_per_step"), nan)
-            rows.append(
-                row_of(plan, cell)._asdict() | {"task": cell.config.task.name, "run_ids": record.run_id} | values
-            )
+        keys = row_of(plan, cell)._asdict() | {"task": cell.config.task.name}
+        if (record := records.get(cell.sha)) is not None:
+            rows.append(keys | {"run_ids": record.run_id, "diverged": 0} | _costs(record))
+        elif diverged and cell.sha in diverged:
+            rows.append(keys | {"run_ids": "", "diverged": 1})
     if not rows:
-        return pd.DataFrame(columns=[*Row._fields, "task", "n", "run_ids"])
+        return pd.DataFrame(columns=[*Row._fields, "task", "n", "runs", "diverged", "run_ids"])
     grouped = pd.DataFrame(rows).groupby([*Row._fields, "task"], sort=False)
-    means = grouped.mean(numeric_only=True)
-    return means.assign(n=grouped.size(), run_ids=grouped["run_ids"].agg(" ".join)).reset_index()
+    means = grouped.mean(numeric_only=True).drop(columns="diverged")
+    runs, failed = grouped.size(), grouped["diverged"].sum()
+    ids = grouped["run_ids"].agg(lambda part: " ".join(filter(None, part)))
+    return means.assign(n=runs - failed, runs=runs, diverged=failed, run_ids=ids).reset_index()
+
+
+def _costs(record: RunRecord) -> dict[str, float]:
+    values = {f"{key}_parameters": _number(record.parameters, key) for key in ("adapter", "head", "total")}
+    values |= {key: _number(record.cost, key) for key in ("seconds", "tokens_per_second", "peak_memory_bytes")}
+    values["seconds_per_step"] = _number(record.cost, "train_seconds") / (_number(record.cost, "steps") or nan)
+    if "cohort" in record.provenance:  # the method does not decide the run's share of the cohort's time and memory
+        values |= dict.fromkeys(("tokens_per_second", "peak_memory_bytes", "seconds_per_step"), nan)
+    return values
+
+
+def mean_costs(frame: pd.DataFrame, key: str | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Return the means of a cost frame by row, over the tasks that all rows with runs have, and these tasks.
+
+    Args:
+        frame: of `cost_frame`.
+        key: a column; only rows and tasks for which it is known count.
+    """
+    keys = list(Row._fields)
+    frame = frame[frame["n"] > 0]
+    if key is not None and not frame.empty:
+        frame = frame.dropna(subset=[key])
+    if frame.empty:
+        return frame.iloc[:0].set_index(keys), []
+    everywhere = frame.groupby("task", sort=False)[keys].apply(lambda part: len(part.drop_duplicates()))
+    tasks = list(everywhere[everywhere == everywhere.max()].index)
+    grouped = frame[frame["task"].isin(tasks)].groupby(keys, sort=False)
+    means = grouped[[c for c in frame.columns if c not in (*keys, "task", "n", "runs", "diverged", "run_ids")]].mean()
+    means["run_ids"] = grouped["run_ids"].agg(" ".join)
+    return means[grouped.size() == len(tasks)], tasks
 
 
 def _number(values: Mapping[str, object], key: str) -> float:

@@ -106,6 +106,16 @@ def _finished(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
     }
 
 
+def diverged(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
+    """Return the records of a plan's cells whose run diverged, by config_sha; the same run would diverge again."""
+    found = ((cell, evidence.records.get(cell.sha)) for cell in plan.cells)
+    return {
+        cell.sha: record
+        for cell, record in found
+        if record is not None and record.status == "failed" and record.diverged and not _changed(cell, record)
+    }
+
+
 def _changed(cell: Cell, record: RunRecord) -> list[str]:
     """List the contents in which a record's provenance differs from a cell's identity."""
     theirs: dict[str, Any] = {**record.provenance}

@@ -5,7 +5,7 @@ from typing import Any
 
 from mtlora.config.metrics import METRICS
 from mtlora.plan.experiment import Column
-from mtlora.tables.aggregate import Row, entries_of, row_of
+from mtlora.tables.aggregate import Row, entries_of, mean_costs, row_of
 from mtlora.tables.captions import caption, row_labels, table_columns, uninformative
 from mtlora.tables.evidence import uncommitted
 from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
@@ -28,6 +28,8 @@ def scores(view: View) -> TextTable:
         else MISSING
         for row in view.rows
     ]
+    if view.diverged:
+        body["Diverged"] = _diverged_column(view)
     table = text_table(plan.name, plan.experiment.title, caption(plan, view.summary), row_labels(view.rows), body)
     everywhere = sorted(task for task, (_, every) in dull.items() if every)
     if everywhere:
@@ -38,12 +40,42 @@ def scores(view: View) -> TextTable:
         if not every:
             names = [" ".join(values) for values in zip(*row_labels(rows, view.rows).values(), strict=True)]
             table.notes.append(f"{', '.join(names)}: not above the majority answer on {task}.")
+    table.notes += _divergence_notes(view)
     if dirty := uncommitted(view.records.values()):
         table.notes.append(
             f"{dirty} of {len(view.records)} runs come from a checkout with uncommitted changes: "
             "their commit does not identify their code."
         )
     return table
+
+
+def _diverged_column(view: View) -> list[TableCell]:
+    """Return how many of a row's finished runs diverged."""
+    failed: dict[Row, list[str]] = {}
+    for cell in view.plan.cells:
+        if (record := view.diverged.get(cell.sha)) is not None:
+            failed.setdefault(row_of(view.plan, cell), []).append(record.run_id)
+    finished: dict[Row, int] = {}
+    for item in view.cost.to_dict("records"):
+        finished[Row.of(item)] = finished.get(Row.of(item), 0) + item["runs"]
+    cells = []
+    for row in view.rows:
+        runs = tuple(failed.get(row, ()))
+        cells.append(TableCell(f"{len(runs)} of {finished[row]}", len(runs), runs) if row in finished else MISSING)
+    return cells
+
+
+def _divergence_notes(view: View) -> list[str]:
+    """Say whose figures are over the survivors only."""
+    found: dict[Row, list[str]] = {}
+    for item in view.cost.to_dict("records"):
+        if item["diverged"]:
+            found.setdefault(Row.of(item), []).append(f"{item['diverged']} of {item['runs']} on {item['task']}")
+    names = [" ".join(values) for values in zip(*row_labels(list(found), view.rows).values(), strict=True)]
+    return [
+        f"{name}: runs diverged ({', '.join(counts)}); its figures are over the others only."
+        for name, counts in zip(names, found.values(), strict=True)
+    ]
 
 
 def score_columns(view: View, selection: str, statistic: str) -> dict[tuple[str, str], list[TableCell]]:
@@ -96,17 +128,10 @@ def _best_marked(cells: list[TableCell], full: list[bool], column: Column) -> li
 
 def cost(view: View) -> TextTable | None:
     """Return parameters, time and memory per row: means over seeds, and over the tasks that all rows with runs have."""
-    frame = view.cost
-    if frame.empty:
+    means, tasks = mean_costs(view.cost)
+    if means.empty:
         return None
-    keys = list(Row._fields)
-    everywhere = frame.groupby("task")[keys].apply(lambda part: len(part.drop_duplicates()))
-    tasks = set(everywhere[everywhere == everywhere.max()].index)
-    frame = frame[frame["task"].isin(tasks)]
-    grouped = frame.groupby(keys, sort=False)
-    means = grouped[[c for c in frame.columns if c not in (*keys, "task", "n", "run_ids")]].mean()
-    means = means[grouped.size() == len(tasks)]
-    runs = {row: tuple(" ".join(part).split(" ")) for row, part in grouped["run_ids"]}
+    runs = {row: tuple(ids.split(" ")) for row, ids in means["run_ids"].items()}
     columns = {
         "Adapter parameters": ("adapter_parameters", 1, 0),
         "Head parameters": ("head_parameters", 1, 0),

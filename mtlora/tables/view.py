@@ -6,12 +6,14 @@ from functools import cached_property
 import pandas as pd
 
 from mtlora.plan.grid import Plan
+from mtlora.plan.tuning import Tuning
 from mtlora.records.record import RunRecord
 from mtlora.tables.aggregate import Row, cost_frame, row_of, summary
 from mtlora.tables.comparison import Comparison, compare, headlines
-from mtlora.tables.evidence import Evidence, problems, touched, usable
+from mtlora.tables.evidence import Evidence, diverged, problems, touched, usable
 from mtlora.tables.geometry import read_geometry
 from mtlora.tables.items import compare_items
+from mtlora.tables.tuning import read_tuning
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,16 @@ class View:
     def records(self) -> dict[str, RunRecord]:
         """Return the usable records by config_sha."""
         return usable(self.plan, self.evidence)
+
+    @cached_property
+    def diverged(self) -> dict[str, RunRecord]:
+        """Return the records of runs that diverged, which are in no mean, by config_sha."""
+        return diverged(self.plan, self.evidence)
+
+    @cached_property
+    def tuning(self) -> Tuning | None:
+        """Return the learning rates that were tried and chosen for this experiment, if there is a readable file of them."""
+        return read_tuning(self.plan)
 
     @cached_property
     def problems(self) -> list[str]:
@@ -48,8 +60,8 @@ class View:
 
     @cached_property
     def cost(self) -> pd.DataFrame:
-        """Return parameters and cost per row and task."""
-        return cost_frame(self.plan, self.records)
+        """Return parameters, cost and the number of runs that diverged, per row and task."""
+        return cost_frame(self.plan, self.records, self.diverged)
 
     @cached_property
     def items(self) -> tuple[pd.DataFrame, list[str]]:

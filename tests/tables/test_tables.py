@@ -358,3 +358,65 @@ def test_cost_file(tmp_path: Path) -> None:
         assert float(row["seconds"]) == 13.0  # 12, 13 and 14
         assert (float(row["seconds_per_step"]), float(row["tokens_per_second"])) == (2.5, 100.0)
         assert float(row["peak_memory_bytes"]) == 1e9
+
+
+def diverge(record: RunRecord) -> None:
+    record.status, record.diverged, record.error, record.metrics = "failed", True, "diverged: the loss is nan", []
+
+
+def costs(folder: Path) -> list[Row]:
+    with (folder / "tables" / "glue_cost.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_runs_that_diverged_are_counted_and_named(tmp_path: Path) -> None:
+    records = records_of(tiny_plan())
+    expected = [r for r in records if (r.task, r.transform, r.seed) == ("rte", "shim", 2)]
+    for record in expected:
+        diverge(record)
+    crashed = next(r for r in records if (r.task, r.transform, r.seed) == ("rte", "lora", 0))
+    crashed.status, crashed.error = "failed", "out of memory"
+    text, rows = write(tiny_plan(), records, tmp_path)
+    shown = grid(text)
+    assert (shown["LoRA"]["Diverged"], shown["MTLoRA SHIM"]["Diverged"]) == ("0 of 5", "1 of 6"), (
+        "a crash is no divergence"
+    )
+    assert_statistics(only(rows, task="rte", method="shim", selection="last"), [65.0, 61.0])
+    assert "MTLoRA SHIM: runs diverged (1 of 3 on rte); its figures are over the others only." in text.split("\n\n")
+    counts = {(r["method"], r["task"]): (r["n"], r["runs"], r["diverged"]) for r in costs(tmp_path)}
+    assert counts["shim", "rte"] == ("2", "3", "1")
+    assert counts["lora", "rte"] == ("2", "2", "0")
+    assert counts["shim", "stsb"] == ("3", "3", "0")
+    assert all(
+        "seed2" not in row["run_ids"] for row in costs(tmp_path) if (row["method"], row["task"]) == ("shim", "rte")
+    )
+
+
+def test_a_task_on_which_every_run_diverged(tmp_path: Path) -> None:
+    records = records_of(tiny_plan())
+    for record in records:
+        if (record.task, record.transform) == ("rte", "shim"):
+            diverge(record)
+    text, _ = write(tiny_plan(), records, tmp_path)
+    shown = grid(text)["MTLoRA SHIM"]
+    assert (shown["RTE"], shown["Diverged"]) == ("–", "3 of 6")
+    assert "(3 of 3 on rte)" in text
+    (row,) = [row for row in costs(tmp_path) if (row["method"], row["task"]) == ("shim", "rte")]
+    assert (row["n"], row["runs"], row["diverged"], row["run_ids"], row["seconds"]) == ("0", "3", "3", "", "")
+
+
+def test_only_runs_that_diverged(tmp_path: Path) -> None:
+    records = records_of(tiny_plan())
+    for record in records:
+        diverge(record)
+    text, rows = write(tiny_plan(), records, tmp_path)
+    assert rows == []
+    assert grid(text)["LoRA"]["Diverged"] == "6 of 6"
+    assert {row["n"] for row in costs(tmp_path)} == {"0"}
+
+
+def test_no_column_without_a_divergence(tmp_path: Path) -> None:
+    text, _ = write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+    assert "Diverged" not in text
+    assert "diverged" not in text
+    assert {row["diverged"] for row in costs(tmp_path)} == {"0"}
