@@ -1,4 +1,4 @@
-"""The page of a report: verdicts, tables, figures, missing runs, provenance, and the commands that reproduce it.
+"""The page of a report: verdicts, tables, figures, learning rates, missing runs, provenance, and the commands that reproduce it.
 
 The page loads nothing from the network. Tables and figures are written beside it.
 """
@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import track
 
 from mtlora.base.files import write_text
-from mtlora.report.plots import Plot, draw_all
+from mtlora.plan.tuning import Tuning
+from mtlora.report.plots import RATES, Plot, draw_all
 from mtlora.report.provenance import provenance
 from mtlora.report.verdicts import Card, answer, cards, claims_answer, claims_table
 from mtlora.tables.captions import PROTOCOLS
@@ -20,10 +21,19 @@ from mtlora.tables.claims import claim_verdicts
 from mtlora.tables.evidence import Evidence, outside
 from mtlora.tables.formats import render
 from mtlora.tables.layout import TextTable
+from mtlora.tables.tuning import choices_table
 from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The trials of learning rates of one experiment, and the choices."""
+
+    table: TextTable
+    plots: list[Plot]
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Section:
 
 def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, overrides: Sequence[str] = ()) -> str:
     """Write tables, figures and the report; return the report's HTML. `overrides` are the overrides of the views' plans."""
-    sections, absent = [], []
+    sections, absent, rates = [], [], []
     console = Console(stderr=True)
     for view in track(views, "report", console=console, disable=not console.is_terminal):
         _, tables = write_tables(view, results / "tables")
@@ -46,6 +56,8 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
             sections.append(Section(view, tables, draw_all(view, results / "figures"), cards(view)))
         else:
             absent.append(view.plan)
+        if view.tuning is not None:
+            rates.append(_rates(view, view.tuning, results / "figures"))
     shown = [section.view for section in sections]
     verdicts = [v for view in views for v in claim_verdicts(view.plan, view.records, view.comparisons)]
     text = render(
@@ -54,6 +66,7 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
         claims_answer=claims_answer(verdicts),
         claims=claims_table(verdicts),
         sections=sections,
+        rates=rates,
         absent=absent,
         unreadable=[*evidence.problems, *outside([view.plan for view in views], evidence)],
         overrides=shlex.join(item for item in overrides if item != "profile=mini"),
@@ -63,3 +76,10 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
     )
     write_text(results / name, text)
     return text
+
+
+def _rates(view: View, tuning: Tuning, figures: Path) -> Rates:
+    table = choices_table(view.plan, tuning)
+    if view.touched and "tuned" not in view.plan.protocols:
+        table.notes.append(f"The runs in the tables above do not use them: protocol {', '.join(view.plan.protocols)}.")
+    return Rates(table, draw_all(view, figures, RATES))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.record_files import make_record, save_record
+from helpers.tuning_files import make_tuning, write_tuning
 
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
@@ -90,9 +91,7 @@ def test_figures_are_the_same_twice(report: Path, plan: Plan, tmp_path: Path) ->
     evidence = load_evidence(report.parent / "runs")
     build([View(plan, evidence)], evidence, tmp_path, "report.html")
     figures = sorted(path.name for path in (report.parent / "figures").iterdir())
-    assert figures == [
-        f"glue_{name}.{kind}" for name in ("curves", "differences", "parameters") for kind in ("png", "svg")
-    ]
+    assert figures == [f"glue_{name}.{kind}" for name in ("curves", "differences", "pareto") for kind in ("png", "svg")]
     for name in figures:
         assert (tmp_path / "figures" / name).read_bytes() == (report.parent / "figures" / name).read_bytes(), name
 
@@ -170,3 +169,30 @@ def test_single_tasks_are_told_where_the_average_is_missing(tmp_path: Path) -> N
         in words
     )
     assert "python -m mtlora.reproduce glue task=rte,mrpc seed=0,1,2" in text, "the sweep that the report is of"
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_learning_rates_have_a_section(started: bool, tmp_path: Path) -> None:
+    plan = make_plan(
+        load_experiment("glue"), ["model=tiny", "task=rte", "transform=lora,shim", "seed=0", f"results={tmp_path}"]
+    )
+    if started:
+        save_record(tmp_path / "runs", make_record(plan.cells[0], {ACCURACY: (0.6, 0.6)}))
+    evidence = load_evidence(tmp_path / "runs")
+    assert "Learning rates" not in build([View(plan, evidence)], evidence, tmp_path, "report.html")
+    tuning = make_tuning(["lora", "shim"], [["rte"]], [0.5, 1.0, 2.0], lambda *a: 60 - a[2], shares={"shim": 0.7})
+    write_tuning(plan, tuning)
+    text = build([View(plan, evidence)], evidence, tmp_path, "report.html")
+    section = text[text.index('<h2 id="rates">Learning rates</h2>') : text.index('<h2 id="missing">')]
+    assert '<a href="#rates">' in text
+    assert "GLUE: learning rates" in section
+    assert "only 70.0% of the resamples choose x 0.5" in section
+    assert ("The runs in the tables above do not use them: protocol matched." in section) == started
+    figures = re.findall(r'<img src="data:image/svg\+xml[^"]*" alt="(GLUE: [^"]{40,})"', section)
+    assert [figure.split(".")[0] for figure in figures] == [
+        "GLUE: score against learning rate",
+        "GLUE: best score expected after k trials",
+    ]
+    assert {"glue_rates.png", "glue_trials.svg"} <= {path.name for path in (tmp_path / "figures").iterdir()}
+    (tmp_path / "tuned" / "glue.yaml").write_text("no: tuning")
+    assert "Learning rates" not in build([View(plan, evidence)], evidence, tmp_path, "report.html")

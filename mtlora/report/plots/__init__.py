@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from mtlora.base.files import replacing
 from mtlora.report.plots.curves import curves
 from mtlora.report.plots.differences import forest
 from mtlora.report.plots.geometry import geometry
-from mtlora.report.plots.scores import score_by_parameters, score_by_rank
+from mtlora.report.plots.pareto import pareto
+from mtlora.report.plots.rates import best_by_number, score_by_rate
+from mtlora.report.plots.scores import score_by_rank
 from mtlora.report.plots.style import SETTINGS
 from mtlora.tables.view import View
 
@@ -33,16 +35,25 @@ class Plot:
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
 
 
-def draw_all(view: View, folder: Path) -> list[Plot]:
+Maker = Callable[[View], tuple[Figure, str] | None]
+
+# The figures of an experiment's runs, and those of the trials of learning rates: key, title, function.
+MAKERS: tuple[tuple[str, str, Maker], ...] = (
+    ("differences", "Difference to LoRA", forest),
+    ("curves", "Learning curves", curves),
+    ("rank", "Score against rank", score_by_rank),
+    ("pareto", "Score against parameters, time and memory", pareto),
+    ("geometry", "The geometry of T", geometry),
+)
+RATES: tuple[tuple[str, str, Maker], ...] = (
+    ("rates", "Score against learning rate", score_by_rate),
+    ("trials", "Best score expected after k trials", best_by_number),
+)
+
+
+def draw_all(view: View, folder: Path, makers: Sequence[tuple[str, str, Maker]] = MAKERS) -> list[Plot]:
     """Draw every figure for which a plan has data, and write each as PNG and SVG."""
     made = []
-    makers: tuple[tuple[str, str, Callable[[View], tuple[Figure, str] | None]], ...] = (
-        ("differences", "Difference to LoRA", forest),
-        ("curves", "Learning curves", curves),
-        ("rank", "Score against rank", score_by_rank),
-        ("parameters", "Score against trainable parameters", score_by_parameters),
-        ("geometry", "The geometry of T", geometry),
-    )
     with matplotlib.rc_context(SETTINGS):
         for key, title, make in makers:
             result = make(view)

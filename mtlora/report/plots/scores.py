@@ -1,15 +1,16 @@
-"""The headline figure against the rank and against the number of parameters."""
+"""The headline figure, and its plot against the rank."""
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from mtlora.config.metrics import METRICS
 from mtlora.report.plots.style import grid, legend, style
 from mtlora.tables.aggregate import Row, average_column
 from mtlora.tables.captions import method_label
 from mtlora.tables.view import View
 
 
-def _headline_points(view: View) -> dict[Row, tuple[float, float]]:
+def headline_points(view: View) -> dict[Row, tuple[float, float]]:
     """Return the mean and the deviation of the headline figure by row."""
     h = view.plan.experiment.headline
     table = view.summary
@@ -18,22 +19,27 @@ def _headline_points(view: View) -> dict[Row, tuple[float, float]]:
     return {Row.of(item): (item["mean"], item["std"]) for item in chosen.to_dict("records")}
 
 
-def _headline_name(view: View) -> str:
+def headline_name(view: View) -> str:
+    """Name the headline figure and its scale."""
     h = view.plan.experiment.headline
-    return average_column(view.plan).label if h.task == "average" else f"{h.metric}, {h.split.replace('_', ' ')}"
+    average = h.task == "average"
+    name = average_column(view.plan).label if average else f"{h.metric}, {h.split.replace('_', ' ')}"
+    columns = [c for c in view.plan.columns if average or (c.task, c.split, c.metric) == (h.task, h.split, h.metric)]
+    percent = all(METRICS[c.metric].percent if c.scale is None else c.scale == 100 for c in columns)
+    return f"{name} (x 100)" if percent else name
 
 
 def score_by_rank(view: View) -> tuple[Figure, str] | None:
     """Draw the headline figure against the rank, if there are several ranks."""
-    points = _headline_points(view)
+    points = headline_points(view)
     ranks = sorted({row.rank for row in points})
     if len(ranks) < 2:
         return None
-    settings = list(dict.fromkeys((row.model, row.targets, row.variant) for row in view.rows))
+    settings = list(dict.fromkeys((row.model, row.targets, row.protocol, row.variant) for row in view.rows))
     figure, axes = grid(len(settings), 5.0, 3.2)
     for axis, setting in zip(axes, settings, strict=True):
         for method in dict.fromkeys(row.method for row in view.rows):
-            rows = [r for r in points if r.method == method and (r.model, r.targets, r.variant) == setting]
+            rows = [r for r in points if r.method == method and (r.model, r.targets, r.protocol, r.variant) == setting]
             rows.sort(key=lambda row: row.rank)
             if rows:
                 x, (y, error) = [row.rank for row in rows], zip(*(points[row] for row in rows), strict=True)
@@ -41,26 +47,7 @@ def score_by_rank(view: View) -> tuple[Figure, str] | None:
         axis.set_xscale("log", base=2)
         axis.set_xticks(ranks, list(map(str, ranks)))
         axis.set_xlabel("rank r")
-        axis.set_ylabel(_headline_name(view))
+        axis.set_ylabel(headline_name(view))
         axis.set_title(" ".join(value for value in setting if value) if len(settings) > 1 else "", fontsize=9)
     legend(figure, axes)
     return figure, "Mean and sample standard deviation over seeds."
-
-
-def score_by_parameters(view: View) -> tuple[Figure, str] | None:
-    """Draw the headline figure against the number of adapter parameters."""
-    points = _headline_points(view)
-    if not points:
-        return None
-    sizes = {Row.of(item): item["adapter_parameters"] for item in view.cost.to_dict("records")}
-    figure, (axis,) = grid(1, 5.0, 3.2)
-    for method in dict.fromkeys(row.method for row in view.rows):
-        rows = sorted((r for r in points if r.method == method and sizes.get(r, 0) > 0), key=lambda row: sizes[row])
-        if rows:
-            x, (y, error) = [sizes[row] for row in rows], zip(*(points[row] for row in rows), strict=True)
-            look = style(method) | {"linestyle": "none"}
-            axis.errorbar(x, y, yerr=np.nan_to_num(error), capsize=2, label=method_label(method), **look)
-    axis.set_xlabel("adapter parameters")
-    axis.set_ylabel(_headline_name(view))
-    legend(figure, [axis])
-    return figure, "Mean and sample standard deviation over seeds; the head's parameters, equal for all, are left out."

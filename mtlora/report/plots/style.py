@@ -1,4 +1,7 @@
-"""The look of all figures: colour-blind safe (Okabe and Ito 2008); in grey, lines and markers distinguish the methods."""
+"""The look of all figures: colour-blind safe (Okabe and Ito 2008); in grey, lines and markers distinguish the methods.
+
+The further methods have colours that stay apart, too, for eyes without the cones for red or green (Machado et al. 2009).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +20,17 @@ STYLES = {
     "icfm": ("#E69F00", "-.", "^"),
     "ctcm": ("#009E73", ":", "D"),
     "dtsm": ("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v"),
+    "lora_scaled": ("#6E6E6E", (0, (8, 2)), "o"),
+    "rslora": ("#2020F0", (0, (8, 2, 2, 2)), "<"),
+    "lora_plus": ("#00007A", (0, (1, 2)), ">"),
+    "dora": ("#CC79A7", (0, (6, 2)), "P"),
+    "pissa": ("#56B4E9", (0, (4, 1, 1, 1)), "p"),
+    "vera": ("#7A1040", (0, (2, 1)), "*"),
+    "miss": ("#6BBF59", (0, (10, 3, 2, 3)), "h"),
+    "full": ("#4A2A10", (0, (3, 1, 1, 1)), "d"),
 }
-OTHER = ("#999999", "-", "x")
+OTHER = ("#A0A0A0", "-", "8")  # never x, which marks a run that diverged
+FROZEN = "_frozen"  # the end of a control's name: its structure, with T frozen
 SETTINGS: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -41,9 +53,10 @@ def grid(panels: int, width: float = 3.0, height: float = 2.4) -> tuple[Figure, 
 
 
 def style(method: str) -> dict[str, Any]:
-    """Return the colour, line and marker of a method."""
-    colour, line, marker = STYLES.get(method, OTHER)
-    return {"color": colour, "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.4}
+    """Return the colour, line and marker of a method; a frozen structure has its colour, short dashes and a hollow marker."""
+    colour, line, marker = STYLES.get(method.removesuffix(FROZEN), OTHER)
+    look = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.4}
+    return look | {"linestyle": (0, (2, 2)), "markerfacecolor": "white"} if method.endswith(FROZEN) else look
 
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:

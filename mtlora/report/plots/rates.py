@@ -1,0 +1,149 @@
+"""The trials of learning rates: the score by rate, and the best score by the number of rates tried."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mtlora.report.plots.style import grid, legend, style
+from mtlora.tables.captions import method_label
+from mtlora.tables.tuning import TaskGroup, expected_best, task_groups
+from mtlora.tables.view import View
+
+COLUMNS = 4  # panels in a row
+SIZES = {False: (5.0, 3.2), True: (3.0, 2.6)}  # of a panel, by whether there are several
+MARK = "#555555"  # the colour of entries of the legend that hold for all methods
+RING: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "linestyle": "none"}
+CROSS: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.4, "linestyle": "none"}
+
+
+def score_by_rate(view: View) -> tuple[Figure, str] | None:
+    """Draw the score against the factor of the learning rate: for each group of tasks their mean, and each task by itself."""
+    groups = task_groups(view.tuning) if view.tuning else []
+    if not groups:
+        return None
+    score = _score_name(view)
+    single = all(len(group.tasks) == 1 for group in groups)
+    if single:
+        figure, axes = grid(len(groups), *SIZES[len(groups) > 1])
+        for axis, group in zip(axes, groups, strict=True):
+            _draw(axis, group, None, _title(group, group.tasks[0]), score)
+    else:
+        figure, axes = _panels(groups, score)
+    axes[0].plot([], [], color=MARK, label="chosen", **RING)
+    diverged = any(group.trials["diverged"].any() for group in groups)
+    if diverged:
+        axes[0].plot([], [], color=MARK, label="diverged", **CROSS)
+    legend(figure, axes)
+    caption = (
+        "Each line is the mean over seeds, each faint point a seed, and a ring the factor that was chosen for a method"
+    )
+    caption += "." if single else ", by its mean over the tasks."
+    if diverged:
+        finite = all(np.isfinite(group.trials["score"]).all() for group in groups)
+        place = "the score of the majority answer, which it counts with" if finite else "the lower edge: it has no loss"
+        caption += f" A cross is a trial that diverged, at {place}."
+    return figure, caption
+
+
+def _panels(groups: Sequence[TaskGroup], score: str) -> tuple[Figure, list[Axes]]:
+    """Draw each group as a block of rows: a larger panel for the mean over its tasks, and a small one for each task."""
+    sizes = [1 if len(group.tasks) <= 2 else 2 for group in groups]
+    rows = [
+        size + max(0, -(-(len(group.tasks) - 2 * size) // COLUMNS)) for group, size in zip(groups, sizes, strict=True)
+    ]
+    figure = Figure(figsize=(3.0 * COLUMNS, 2.4 * sum(rows) if sum(rows) > 1 else 3.0), layout="constrained")
+    cells = figure.add_gridspec(sum(rows), COLUMNS)
+    axes = []
+    for i, (group, size) in enumerate(zip(groups, sizes, strict=True)):
+        top = sum(rows[:i])
+        axes.append(figure.add_subplot(cells[top : top + size, :2]))
+        several = len(group.tasks) > 1
+        text = f"mean over {', '.join(group.tasks)}" if several else group.tasks[0]
+        _draw(axes[-1], group, None, _title(group, text), f"mean {score}" if several else score)
+        places = [(row, column) for row in range(rows[i]) for column in range(COLUMNS) if row >= size or column >= 2]
+        for task, (row, column) in zip(group.tasks if several else (), places, strict=False):
+            axes.append(figure.add_subplot(cells[top + row, column]))
+            _draw(axes[-1], group, task, task, "")
+    return figure, axes
+
+
+def _score_name(view: View) -> str:
+    """Return a short name of the score of trials."""
+    generation = view.plan.cells[0].config.task.kind == "generation"
+    return "minus validation loss, nats" if generation else "held-out score"
+
+
+def _title(group: TaskGroup, text: str) -> str:
+    return f"{group.setting}: {text}" if group.setting else text
+
+
+def _draw(axis: Axes, group: TaskGroup, task: str | None, title: str, label: str) -> None:
+    factors: set[float] = set()
+    dead = []
+    for method, choice in group.choices.items():
+        look = style(method)
+        means, seeds = group.by_factor(method, task), group.by_seed(method, task)
+        factors |= set(means.index)
+        axis.plot(means.index, means.where(np.isfinite(means)), label=method_label(method), **look | {"markersize": 3})
+        alive = seeds[~seeds["diverged"]]
+        axis.plot(alive["multiplier"], alive["score"], **look | {"linestyle": "none", "markersize": 3, "alpha": 0.35})
+        if isfinite(mean := means.get(choice.multiplier, np.nan)):
+            axis.plot(choice.multiplier, mean, color=look["color"], **RING | {"markersize": 9 if label else 7})
+        if seeds["diverged"].any():
+            dead.append((look["color"], seeds[seeds["diverged"]]))
+    low = axis.get_ylim()[0]
+    for i, (color, runs) in enumerate(dead):
+        beside = 2 ** (
+            min(0.12, 0.6 / len(dead)) * (i - (len(dead) - 1) / 2)
+        )  # methods have the same majority answer: none may hide another
+        heights = [score if isfinite(score) else low for score in runs["score"]]
+        axis.plot(runs["multiplier"] * beside, heights, color=color, zorder=4, **CROSS)
+    ticks = _ticks(factors)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, [f"{factor:g}" for factor in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel("factor of the recipe's learning rate", fontsize=8)
+    axis.set_ylabel(label, fontsize=8)
+    axis.set_title(title, fontsize=9)
+
+
+def _ticks(factors: set[float]) -> list[float]:
+    """Return the powers of 2 among the factors, or all factors if there are hardly any."""
+    powers = [factor for factor in sorted(factors) if float(np.log2(factor)).is_integer()]
+    return powers if len(powers) > 1 else sorted(factors)
+
+
+def best_by_number(view: View) -> tuple[Figure, str] | None:
+    """Draw the best mean score that is expected after k factors, a panel for each group of tasks."""
+    groups = task_groups(view.tuning) if view.tuning else []
+    curves = [best_curves(group) for group in groups]
+    if max((len(best) for found in curves for best in found.values()), default=0) < 2:
+        return None
+    figure, axes = grid(len(groups), *SIZES[len(groups) > 1])
+    for axis, group, found in zip(axes, groups, curves, strict=True):
+        for method, best in found.items():
+            values = [value if isfinite(value) else np.nan for value in best]
+            axis.plot(range(1, len(best) + 1), values, label=method_label(method), **style(method))
+        axis.set_title(_title(group, ", ".join(group.tasks)) if len(groups) > 1 else group.setting, fontsize=9)
+        axis.set_xlabel("trials k")
+        axis.set_ylabel(f"mean {_score_name(view)}" if len(groups) == 1 else "mean score", fontsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(figure, axes)
+    caption = (
+        "A trial is a factor of the learning rate, with its mean score over tasks and seeds. Each line is the expected best of k "
+        "trials, drawn without replacement from those of the method (Tang et al. 2020, arXiv 2004.13705): what tuning adds to a "
+        "method's score. The factors are a grid, refined around the best, and no random draws; the same scores made the choice."
+    )
+    if any(not isfinite(value) for found in curves for best in found.values() for value in best):
+        caption += " A line starts at the first k at which a loss is sure: some trials diverged."
+    return figure, caption
+
+
+def best_curves(group: TaskGroup) -> dict[str, list[float]]:
+    """Return by method the expected best mean score after 1, 2, ... factors."""
+    return {method: expected_best(list(group.by_factor(method))) for method in group.choices}
