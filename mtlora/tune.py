@@ -82,7 +82,7 @@ class Scores:
     def second(self) -> int:
         """The index of the second best factor."""
         rest = np.array([-math.inf if i == self.best else mean for i, mean in enumerate(self.means)])
-        return int(rest.argmax()) if np.isfinite(rest).any() else int(self.best == 0)
+        return int(rest.argmax()) if np.isfinite(rest).any() else int(self.best == 0 and len(self.factors) > 1)
 
     def difference(self, i: int, j: int) -> tuple[float, float]:
         """Return the mean difference of two factors, and its standard error over the seeds: the tasks are given."""

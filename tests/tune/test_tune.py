@@ -158,7 +158,15 @@ def test_the_rate_of_a_parent_is_decided_first_and_its_children_start_from_it(tm
     # The final runs: each with the factor of its own group, and of its parent's.
     save_tuning(tuning, tmp_path / "tuned" / "glue.yaml")
     final = compose_cell(
-        ["model=tiny", "rank=r2", "task=rte", "transform=shim", "init_from=mnli", "protocol=tuned", f"results={tmp_path}"]
+        [
+            "model=tiny",
+            "rank=r2",
+            "task=rte",
+            "transform=shim",
+            "init_from=mnli",
+            "protocol=tuned",
+            f"results={tmp_path}",
+        ]
     )
     assert final.parent is not None
     assert (final.config.train.lr_multiplier, final.parent.config.train.lr_multiplier) == (1.0, 2.0)
