@@ -17,7 +17,7 @@ from mtlora.base.interrupt import handle_signals
 from mtlora.config.checks import to_run_config
 from mtlora.plan.cell import Cell, cell_of
 from mtlora.train.answer import Answer, Status
-from mtlora.train.command import report
+from mtlora.train.command import objective, report
 from mtlora.train.sweep import train_cells
 
 
@@ -51,7 +51,7 @@ class ChildrenLauncher(Launcher):
             failed = answer.status == Status.FAILED
             for job in by_sha[cell.sha]:
                 job.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
-                job.return_value = UserError(answer.reason) if failed else None
+                job.return_value = UserError(answer.reason) if failed else objective(cell, answer.record)
             if not failed:
                 report(cell, answer.record)
 

@@ -24,8 +24,8 @@ log = logging.getLogger("mtlora")
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def main(composed: DictConfig) -> None:
-    """Train the run of one Hydra job; a sweep calls this function once for each job."""
+def main(composed: DictConfig) -> float | None:
+    """Train the run of one Hydra job and return its `objective`; a sweep calls this function once for each job."""
     cli.configure_logging()  # needed here, too, because a launcher's process runs only this function
     if is_first():
         handle_signals()
@@ -41,6 +41,13 @@ def main(composed: DictConfig) -> None:
         raise  # the sweeper lists it at the end
     if is_first():
         report(cell, record)
+    return objective(cell, record)
+
+
+def objective(cell: Cell, record: RunRecord | None) -> float | None:
+    """Return the task's first metric in the last epoch, for sweepers that optimise; None if another process trains the run."""
+    split, names = next(iter(cell.config.task.metrics.items()))
+    return None if record is None else record.metric(names[0], split)
 
 
 def report(cell: Cell, record: RunRecord | None) -> None:
