@@ -81,15 +81,17 @@ def _check_adapter(a: AdapterConfig) -> None:
         )
     if a.like is not None and a.like not in STRUCTURES.values():
         raise UserError(
-            f"adapter.like={a.like} is not a structure: choose one of {', '.join(sorted(STRUCTURES.values()))}"
+            f"adapter.like={a.like} is not a structure: choose one of {', '.join(sorted(set(STRUCTURES.values())))}"
         )
     if a.full and a.peft:
         raise UserError(
             "adapter.full=true trains the whole model, without a method of adapter.peft: keep one of the two"
         )
-    if (a.peft or a.full) and (a.structure, a.init_weights, a.like, a.train_t) != ("none", "official", None, True):
+    own = (a.structure, a.init_weights, a.like, a.train_t, a.use_rslora, a.fused_transform)
+    if (a.peft or a.full) and own != ("none", "official", None, True, False, "auto"):
         raise UserError(
-            f"transform={a.method} is not MTLoRA: structure, init_weights, like and train_t of `adapter` do not apply to it"
+            f"transform={a.method} is not MTLoRA: structure, init_weights, like, train_t, use_rslora and fused_transform of "
+            "`adapter` do not apply to it"
         )
     if a.structure == "none" and not a.train_t:
         raise UserError("adapter.train_t=false needs a structure with a T")

@@ -30,7 +30,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"structure": "SHIM"},
         "`structure` must be one of 'none', 'shim', 'icfm', 'ctcm', 'dtsm', got 'SHIM'",
     ),
-    "init": ({"init_weights": "gauss"}, "one of True, False, 'official', 'identity', 'zero_t', got 'gauss'"),
+    "init": (
+        {"init_weights": "gauss"},
+        "one of True, False, 'official', 'identity_t', 'identity', 'zero_t', got 'gauss'",
+    ),
     "init integer": ({"init_weights": 1}, "`init_weights` must be one of .*, got 1"),
     "transform": ({"fused_transform": "full"}, "`fused_transform` must be one of 'block', 'joint', got 'full'"),
     "bias": ({"bias": "lora_only"}, "`bias` must be one of 'none', 'all', 'mtlora_only', got 'lora_only'"),

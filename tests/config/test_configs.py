@@ -20,6 +20,7 @@ from mtlora.base.paths import CONF, EXPERIMENTS
 from mtlora.config.checks import type_local_files
 from mtlora.config.metrics import METRICS
 from mtlora.config.schema import (
+    STRUCTURES,
     AdapterConfig,
     ComputeConfig,
     DataConfig,
@@ -228,6 +229,69 @@ def test_model_file(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((CONF / "rank").glob("*.yaml")), ids=lambda path: path.stem)
 def test_rank_file(path: Path) -> None:
     assert OmegaConf.load(path) == {"r": int(path.stem.removeprefix("r"))}
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "transform").glob("*.yaml")), ids=lambda path: path.stem)
+def test_transform_file(path: Path) -> None:
+    adapter = composed("model=tiny", "task=rte", f"transform={path.stem}").config.adapter
+    assert adapter.method == path.stem
+    assert adapter.label
+    assert adapter.structure == STRUCTURES.get(path.stem, "none")
+    assert path.read_text().splitlines()[1].startswith("# "), "it says what it is"
+    labels = [
+        composed("model=tiny", "task=rte", f"transform={m.stem}").config.adapter.label for m in path.parent.iterdir()
+    ]
+    assert labels.count(adapter.label) == 1, "a table has one row of this name"
+
+
+@pytest.mark.parametrize("method", [path.stem for path in sorted((CONF / "transform").glob("*.yaml"))])
+def test_a_step_is_matched_only_where_t_changes_it(method: str) -> None:
+    one = ["model=tiny", "task=rte", f"transform={method}"]
+    steps = {protocol: composed(*one, f"protocol={protocol}") for protocol in ("published", "matched")}
+    changes = steps["matched"].config.adapter.structure != "none"
+    assert steps["published"].config.adapter.step == "published"
+    assert steps["matched"].config.adapter.step == ("matched" if changes else "published")
+    assert (steps["published"].sha != steps["matched"].sha) == changes, "the same run otherwise"
+    if changes:
+        still = composed(*one, "protocol=matched", "adapter.init_weights=identity_t")
+        assert still.config.adapter.step == "published"
+
+
+@pytest.mark.parametrize("transform", ["dora", "vera", "full"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "adapter.structure=shim",
+        "adapter.like=shim",
+        "adapter.train_t=false",
+        "adapter.init_weights=identity",
+        "adapter.use_rslora=true",
+        "adapter.fused_transform=joint",
+    ],
+)
+def test_what_belongs_to_mtlora_is_refused_for_other_methods(transform: str, override: str) -> None:
+    line = refusal(["model=tiny", "task=rte", f"transform={transform}", override])
+    assert f"transform={transform}" in line
+    assert override.split(".")[1].split("=")[0] in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("transform=lora", "adapter.train_t=false"), "adapter.train_t=false needs a structure with a T"),
+        (("transform=lora", "train.lr_ratio_t=2"), "train.lr_ratio_t=2 needs a T that trains, which transform=lora has not"),
+        (("transform=shim_frozen", "train.lr_ratio_t=2"), "train.lr_ratio_t=2 needs a T that trains"),
+        (("transform=vera", "train.lr_ratio_t=2"), "train.lr_ratio_t=2 needs a T that trains"),
+        (("transform=dora", "train.lr_ratio_b=4"), "train.lr_ratio_b=4 needs the B of LoRA or MTLoRA, not transform=dora"),
+        (("transform=full", "train.lr_ratio_b=4"), "train.lr_ratio_b=4 needs the B of LoRA or MTLoRA, not transform=full"),
+        (("transform=dora", "adapter.full=true"), "keep one of the two"),
+        (("transform=lora_scaled", "adapter.like=cctm"), "adapter.like=cctm is not a structure: choose one of ctcm, dtsm"),
+        (("transform=shim_frozen", "adapter.init_weights=zero_t"), "adapter.init_weights=zero_t cannot be used"),
+        (("transform=shim", "adapter.init_weights=zero_t", "protocol=matched"), "has no step to match"),
+    ],
+)  # fmt: skip
+def test_values_of_a_method_that_do_not_fit_each_other(overrides: tuple[str, ...], reason: str) -> None:
+    assert reason in refusal(["model=tiny", "task=rte", *overrides])
 
 
 def test_local_files_of_a_run_are_typed_with_defaults() -> None:

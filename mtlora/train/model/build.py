@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file
@@ -104,19 +105,26 @@ def load_parent(model: MethodModel, config: RunConfig, folder: Path) -> None:
         saved = load_file(path)
     except Exception as error:  # OSError, or safetensors' own error for a damaged file
         raise UserError(f"init_from: cannot read {path} ({error}): train that run again") from None
-    # Keys without the adapter's name, as `save_pretrained` writes them.
     is_adapter = isinstance(model, PeftModel)
-    own = get_peft_model_state_dict(model, save_embedding_layers=False) if is_adapter else model.state_dict()
-    saved, own = ({name: t for name, t in ts.items() if not is_head(name, config.model.head)} for ts in (saved, own))
+    start = get_peft_model_state_dict(model, save_embedding_layers=False) if is_adapter else _untied(model)
+    saved, own = ({name: t for name, t in ts.items() if not is_head(name, config.model.head)} for ts in (saved, start))
     if differing := sorted(set(saved) ^ set(own)):
         raise UserError(f"init_from: {path} does not fit this adapter: only one of the two has {differing[0]}")
     for name, tensor in own.items():
         if tensor.shape != saved[name].shape:
             raise UserError(f"init_from: {path} does not fit this adapter: {name} has another shape")
     if is_adapter:
-        set_peft_model_state_dict(model, saved)
+        set_peft_model_state_dict(model, start | saved)  # PEFT wants the head, too: the model's own
     else:
         model.load_state_dict(saved, strict=False)
+
+
+def _untied(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model as `save_pretrained` writes them: one that has several names, under the first."""
+    found: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), (name, tensor.detach()))
+    return dict(found.values())
 
 
 def is_head(name: str, head: Sequence[str]) -> bool:

@@ -24,6 +24,8 @@ from mtlora.records.schema import Effective
 
 ADAPTER = "default"
 MethodModel = PeftModel | PreTrainedModel  # the second for full fine-tuning
+# What PEFT raises for values and modules that it cannot use.
+REFUSALS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, ImportError, NotImplementedError)
 # Fields of PEFT's configurations that seed random numbers beside PyTorch's global generator.
 SEEDS = ("generator_seed", "proj_seed", "projection_prng_key", "projection_seed", "random_loc_seed", "random_seed")
 
@@ -43,12 +45,14 @@ def add_method(backbone: PreTrainedModel, config: RunConfig) -> MethodModel:
         with torch.random.fork_rng():
             torch.manual_seed(stream_seed(config.seed, config.task.name, "adapter"))
             model = get_peft_model(backbone, made)
-    except ValueError as error:
+    except REFUSALS as error:
+        if not (config.adapter.peft or isinstance(error, ValueError)):
+            raise  # a mistake in our own code
         pattern = config.model.target_sets[config.targets].modules
         raise UserError(
             f"transform={config.adapter.method} targets={config.targets} ({pattern}) of model {config.model.name} "
-            f"cannot be adapted: {error}"
-        ) from None
+            f"cannot be adapted: {' '.join(str(error).split())}"
+        ) from error
     if hasattr(model.base_model, "update_and_allocate"):
         raise UserError(
             f"transform={config.adapter.method} changes its ranks during training, which is not supported here"
@@ -129,8 +133,9 @@ def _peft_config(config: RunConfig) -> PeftConfig:
     if (module := given.pop("module", None)) is not None:
         try:
             importlib.import_module(str(module))
-        except ImportError as error:
-            raise UserError(f"{where}: adapter.peft.module={module} cannot be imported: {error}") from None
+        except Exception as error:  # a module of one's own can raise anything, such as a SyntaxError
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{where}: adapter.peft.module={module} cannot be imported: {reason}") from error
     kind = str(given.pop("peft_type", "")).upper()
     types = {getattr(key, "value", key): value for key, value in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if kind not in types:
@@ -150,7 +155,7 @@ def _peft_config(config: RunConfig) -> PeftConfig:
     }
     try:
         made = types[kind](**{"task_type": _task_type(config)} | wanted | seeds | given)
-    except (TypeError, ValueError) as error:
+    except REFUSALS as error:
         raise UserError(f"{where}: {types[kind].__name__} refuses its values: {' '.join(str(error).split())}") from None
     if made.is_prompt_learning and config.task.kind == "generation":
         raise UserError(f"{where} puts tokens before the input, which data-to-text tasks do not support here")
