@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_runs import cell_in, execute, losses, record_of, rows, stop_at, tensors
+from helpers.tiny_runs import assert_same_outcome, cell_in, execute, losses, record_of, rows, stop_at, tensors
 
 from mtlora.base.errors import CohortUnsupported, UserError
 from mtlora.base.files import only_process
@@ -72,6 +72,57 @@ def test_a_cohort_equals_runs_alone(more: tuple[str, ...], tmp_path: Path) -> No
         assert record.provenance["cohort"]["runs"] == len(together)
         assert set(record.provenance["cohort"]["members"]) == {c.run_id for c in together}
         assert not (cell.folder / CHECKPOINT).exists()
+
+
+# Frozen factors, rates of their own for T and B, another alpha, a rate as tuning gives it.
+CONTROLS = (
+    ("transform=shim_frozen", "protocol=matched"),
+    ("transform=ctcm_frozen", "protocol=published", "seed=1"),
+    ("transform=dtsm", "protocol=matched", "train.lr_ratio_t=4"),
+    ("transform=icfm", "protocol=matched", "train.lr_ratio_b=8", "train.decay_t=false", "train.weight_decay=0.5"),
+    ("transform=ctcm", "protocol=matched", "train.lr_ratio_t=0.25", "train.lr_ratio_b=2"),
+    ("transform=lora_plus",),
+    ("transform=lora_scaled", "train.lr_multiplier=0.5"),
+    ("transform=shim", "protocol=matched", "train.lr_multiplier=2", "adapter.init_weights=identity_t"),
+    ("transform=rslora", "rank=r4"),
+)
+
+
+def test_a_cohort_of_control_arms_equals_runs_alone(tmp_path: Path) -> None:
+    more = ("task=cola", "train.epochs=1")
+    together, alone = ([cell_in(tmp_path / name, *one, *more) for one in CONTROLS] for name in ("together", "alone"))
+    assert len({cohort_key(cell) for cell in together}) == 1
+    assert [answer.status for answer in train_together(together)] == [Status.DONE] * len(together)
+    for cell, other in zip(together, alone, strict=True):
+        execute(other)
+        assert_equal_to_rounding(cell, other)
+        assert record_of(cell).effective == record_of(other).effective
+        assert record_of(cell).parameters == record_of(other).parameters
+        assert record_of(cell).provenance["cohort"]["runs"] == len(together)
+
+
+def test_other_methods_train_alone_and_leave_the_backbone_as_it_is(tmp_path: Path) -> None:
+    methods = ("lora", "pissa", "vera", "full", "shim", "dora")
+    more = ("task=cola", "train.epochs=1", "train.limit_examples=32")
+    before = [cell_in(tmp_path / "before", f"transform={t}", *more) for t in ("lora", "shim")]
+    train_together(before)
+    alone = [cell_in(tmp_path / "alone", f"transform={t}", *more) for t in ("lora", "shim")]
+    for cell in alone:
+        execute(cell)
+    sweep = [cell_in(tmp_path / "sweep", f"transform={t}", *more) for t in methods]
+    groups = cohorts(sweep, 25, 1)
+    assert sorted([c.config.adapter.method for c in group] for group in groups) == [
+        ["dora"], ["full"], ["lora", "shim"], ["pissa"], ["vera"],
+    ]  # fmt: skip
+    for group in sorted(groups, key=len):  # LoRA and SHIM come last
+        assert [answer.status for answer in train_together(group)] == [Status.DONE] * len(group)
+    for first, second in ((before[0], sweep[0]), (before[1], sweep[4])):
+        assert_equal_to_rounding(second, first)
+        assert (first.folder / "predictions.jsonl").read_bytes() == (second.folder / "predictions.jsonl").read_bytes()
+    for cell in alone:
+        again = cell_in(tmp_path / "again", f"transform={cell.config.adapter.method}", *more)
+        execute(again)
+        assert_same_outcome(again.folder, cell.folder)
 
 
 def test_a_cohort_of_decoders_equals_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +361,15 @@ def test_a_missing_parent_fails_one_run(tmp_path: Path) -> None:
         ("seed=1", True),
         ("transform=icfm", True),
         ("rank=r8", True),
+        ("transform=shim_frozen", True),
+        ("transform=lora_scaled", True),
+        ("transform=lora_plus", True),
+        ("protocol=published", True),
+        ("train.lr_multiplier=2", True),
+        ("train.lr_ratio_b=2", True),
+        ("transform=dora", False),
+        ("transform=vera", False),
+        ("transform=full", False),
         ("adapter.dropout=0.1", True),
         ("train.learning_rate=1", True),
         ("train.epochs=9", True),
