@@ -165,10 +165,10 @@ class AdapterConfig:
     structure: str = one_of(*sorted(set(STRUCTURES.values())), default="none")  # of T; none: T = I, which is LoRA
     r: int = at_least(1)
     alpha: float = above(0, default=16)
-    # The step of the update: published: alpha as it is; matched: alpha divided by the gain of T's start
-    # (`mtlora.adapter.transforms.gain`), so that the first step is as large as LoRA's; auto: as `protocol` has it.
+    # published: alpha as it is; matched: alpha divided by the relative size of the first step
+    # (`mtlora.adapter.transforms.first_step`), so that it is as large as LoRA's; auto: as `protocol` has it.
     step: str = one_of("auto", "published", "matched", default="auto")
-    like: str | None = None  # multiply alpha by the gain of this structure: LoRA with the step of that structure
+    like: str | None = None  # LoRA with the first step of this structure: alpha times its relative size
     train_t: bool = True  # false: T keeps its start, and only A and B train
     rate: float = above(0, default=1.0)  # the method's learning rate is the recipe's times this
     dropout: float = share(default=0.0)
@@ -180,7 +180,7 @@ class AdapterConfig:
     full: bool = False  # train the whole model, without an adapter
 
     @property
-    def has_gain(self) -> bool:
+    def changes_step(self) -> bool:
         """Whether the start of T changes the size of the first step; T = I does not."""
         return self.structure != "none" and self.init_weights not in ("identity", "identity_t")
 

@@ -210,7 +210,7 @@ def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
     if step == "auto":
         step = "published" if config.protocol == "published" else "matched"
     # Where T starts at I both steps are the same, and so are the runs.
-    config = replace(config, adapter=replace(config.adapter, step=step if config.adapter.has_gain else "published"))
+    config = replace(config, adapter=replace(config.adapter, step=step if config.adapter.changes_step else "published"))
     validate(config)
     if config.data.split == "tune":
         config = replace(config, task=replace(config.task, metrics=_tuning_metrics(config.task)))

@@ -94,8 +94,9 @@ class Effective(TypedDict, total=False):
     """The peak learning rate."""
     alpha: Number
     """The alpha of dW = (alpha / r) B T A."""
-    gain: Number
-    """The gain of T's start, by which a matched step divides alpha; 1 for T = I and for other methods."""
+    first_step: Number
+    """The size of the first update relative to LoRA's at one alpha, by which a matched step divides alpha; 1 for T = I and for
+    other methods."""
 
 
 @with_config(STRICT)

@@ -7,7 +7,7 @@ import torch
 from helpers.adapter_models import KINDS, STRUCTURES, adapted, ids, layer_of, toy
 
 from mtlora.adapter.transforms import STRUCTURES as TABLE
-from mtlora.adapter.transforms import Structure, gain
+from mtlora.adapter.transforms import Structure, first_step, gain
 
 WITH_T = [name for name in TABLE if name != "none"]
 
@@ -55,6 +55,29 @@ def test_a_measurement_agrees_with_the_formula(structure: str, monkeypatch: pyte
     monkeypatch.setitem(TABLE, "unknown", Structure(known.factors, known.matrix, known.identity))
     assert gain("unknown", 4) == pytest.approx(gain(structure, 4), rel=0.005)
     gain.cache_clear()
+
+
+@pytest.mark.parametrize("r", [1, 2, 8, 32])
+@pytest.mark.parametrize("structure", WITH_T)
+def test_the_first_step_equals_draws_of_the_signs(structure: str, r: int) -> None:
+    """sqrt(E ||sign(T v)^T T||^2 / r), with a Gaussian v for each T."""
+    count, bound, stream = math.ceil(3_000_000 / r**2), 1 / math.sqrt(r), torch.Generator().manual_seed(3)
+    factors = [torch.empty(count, r, r).uniform_(-bound, bound, generator=stream) for _ in TABLE[structure].factors]
+    t = TABLE[structure].matrix(*factors)
+    assert t is not None
+    v = torch.empty(count, r, 1).normal_(generator=stream)
+    rows = (t @ v).sign().mT @ t
+    drawn = math.sqrt(float(rows.double().square().sum()) / count / r)
+    assert first_step(structure, r) == pytest.approx(drawn, rel=0.015)
+
+
+def test_the_first_step_of_lora_and_of_a_scaled_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T = C I has no entries off the diagonal to align with: the first step is the gain."""
+    monkeypatch.setitem(TABLE, "diagonal", Structure("C", lambda c: c * torch.eye(c.shape[-1], dtype=c.dtype)))
+    assert first_step("none", 8) == 1.0
+    assert first_step("diagonal", 8) == pytest.approx(gain("diagonal", 8), abs=0.002)
+    gain.cache_clear()
+    first_step.cache_clear()
 
 
 def drawn(structure: str, kind: str, init: str) -> torch.nn.Module:

@@ -15,7 +15,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from mtlora.adapter.transforms import gain
+from mtlora.adapter.transforms import first_step
 from mtlora.base.errors import UserError
 from mtlora.base.paths import CONF
 from mtlora.data.encoding import collate
@@ -68,10 +68,10 @@ def test_every_method_trains_and_its_record_states_what_was_computed(method: str
     cell, record = run_of(method, place)
     a = cell.config.adapter
     assert (record.status, record.transform, record.protocol) == ("success", method, "matched")
-    own = gain(a.structure, R)
-    alpha = 16 / own * (gain("ctcm", R) if method == "lora_scaled" else 1)
+    own = first_step(a.structure, R)
+    alpha = 16 / own * (first_step("ctcm", R) if method == "lora_scaled" else 1)
     rate = 5e-3 * OWN_RATE.get(method, 1)
-    assert record.effective == pytest.approx({"learning_rate": rate, "alpha": alpha, "gain": own})
+    assert record.effective == pytest.approx({"learning_rate": rate, "alpha": alpha, "first_step": own})
     assert record.parameters["adapter"] == adapter_parameters(method)
     assert record.parameters["head"] == 2 * WIDTH + 2
     rows = [json.loads(line) for line in (cell.folder / "metrics.jsonl").read_text().splitlines()]

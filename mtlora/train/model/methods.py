@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
-from mtlora.adapter.transforms import gain
+from mtlora.adapter.transforms import first_step
 from mtlora.base.errors import UserError
 from mtlora.base.streams import stream_seed, torch_stream
 from mtlora.config.schema import RunConfig, TargetSet
@@ -72,13 +72,13 @@ def _matrix_stream(config: RunConfig, module: str, letter: str) -> torch.Generat
 
 
 def effective(config: RunConfig) -> Effective:
-    """Return the learning rate, the alpha and the gain of a run; see `transforms.gain` for the gain."""
+    """Return the learning rate, the alpha and the relative size of the first step of a run."""
     a = config.adapter
-    own = gain(a.structure, _size_of_t(config)) if a.has_gain else 1.0
+    own = first_step(a.structure, _size_of_t(config)) if a.changes_step else 1.0
     alpha = a.alpha / own if a.step == "matched" else a.alpha
     if a.like is not None:
-        alpha *= gain(a.like, _size_of_t(config))
-    return {"learning_rate": config.learning_rate, "alpha": alpha, "gain": own}
+        alpha *= first_step(a.like, _size_of_t(config))
+    return {"learning_rate": config.learning_rate, "alpha": alpha, "first_step": own}
 
 
 def _size_of_t(config: RunConfig) -> int:
