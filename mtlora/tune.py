@@ -125,19 +125,19 @@ def tune(experiment: Experiment, plan: Plan, by: str, grid: Sequence[float], swe
     """
     seeds = list(dict.fromkeys(cell.config.seed for cell in plan.cells))
     tuning = Tuning(experiment.name, plan.profile, by, sorted(grid), seeds)
-    at_end = []
     for group in groups(plan, by, grid):
         found = run_group(experiment, group, tuning, sweep)
-        for method, scores in found.items():
-            if len(scores.factors) > 1 and scores.best in (0, len(scores.factors) - 1):
-                at_end.append(f"{method} on {', '.join(group.tasks)} ({scores.factors[scores.best]:g})")
-            else:
-                tuning.choices.append(choice(group, method, scores))
-    if at_end:
-        raise UserError(
-            f"the best factor is still at an end of the grid for {'; '.join(at_end)}: give a wider tune.grid=..., "
-            "or another train.learning_rate"
-        )
+        at_end = [
+            f"{method} ({scores.factors[scores.best]:g})"
+            for method, scores in found.items()
+            if len(scores.factors) > 1 and scores.best in (0, len(scores.factors) - 1)
+        ]
+        if at_end:
+            raise UserError(
+                f"on {', '.join(group.tasks)} the best factor is still at an end of the grid for {', '.join(at_end)}: give a "
+                "wider tune.grid=..., or another train.learning_rate"
+            )
+        tuning.choices += [choice(group, method, scores) for method, scores in found.items()]
     return tuning
 
 

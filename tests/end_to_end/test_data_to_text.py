@@ -15,6 +15,7 @@ from helpers.tiny_runs import assert_same_outcome, execute, record_of, rows, sto
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from mtlora.adapter import MTLoraLayer
 from mtlora.base.errors import UserError
 from mtlora.base.paths import REPOSITORY
 from mtlora.data.sources import load_contexts
@@ -148,16 +149,15 @@ def test_parameters_of_gpt2_medium_are_those_of_the_paper(
             return AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_layer=24, n_head=16, n_embd=1024))
 
     monkeypatch.setattr("mtlora.train.model.build.load_backbone", empty)
-    monkeypatch.setattr(
-        "mtlora.train.model.build.reset_adapter", lambda *_: None
-    )  # numbers cannot be drawn on a meta device
+    # Numbers cannot be drawn on a meta device.
+    monkeypatch.setattr(MTLoraLayer, "reset_mtlora_parameters", lambda *_, **__: None)
 
     def on_meta(*arguments: Any) -> Any:
         return get_peft_model(*arguments, low_cpu_mem_usage=True)
 
-    monkeypatch.setattr("mtlora.train.model.build.get_peft_model", on_meta)
+    monkeypatch.setattr("mtlora.train.model.methods.get_peft_model", on_meta)
     model = build_model(config, byte_tokenizer())
-    assert count_parameters(model)["adapter"] == expected
+    assert count_parameters(model, [])["adapter"] == expected
 
 
 def test_keys_stay_as_they_are_unless_adapted() -> None:

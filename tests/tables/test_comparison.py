@@ -17,6 +17,9 @@ from mtlora.plan.grid import Plan, make_plan
 from mtlora.records.record import RunRecord
 from mtlora.tables.claims import claim_verdicts
 from mtlora.tables.comparison import Comparison, against, compare, comparison_frame, headlines, needed
+from mtlora.tables.differences import protocols
+from mtlora.tables.evidence import Evidence
+from mtlora.tables.view import View
 
 Score = Callable[[str, str, int], float | None]  # task, method, seed -> raw value, None for a missing run
 TASKS = ("rte", "stsb")
@@ -327,3 +330,60 @@ def test_a_headline_that_was_not_run() -> None:
     found = compare(plan, records_of(plan, noisy))
     assert headlines(found) == []
     assert len(found) == 1
+
+
+def by_name(task: str, method: str, seed: int) -> float:
+    return 0.6 + random.Random(f"{task}{method}{seed}").uniform(-0.05, 0.05)
+
+
+@pytest.mark.parametrize("methods", [None, "lora,shim,shim_frozen"])
+def test_each_structure_is_compared_with_its_frozen_control(methods: str | None) -> None:
+    more = [] if methods is None else [f"transform={methods}"]
+    plan = plan_of("controls", "model=tiny", "task=cola", "seed=range(0,3)", *more)
+    found = [c for c in compare(plan, records_of(plan, by_name)) if c.contrast and c.task == "cola"]
+    names = {"shim"} if methods else {"shim", "icfm", "ctcm", "dtsm"}
+    assert {(c.row.method, c.base.method, against(c)) for c in found} == {
+        (m, f"{m}_frozen", f"{m}_frozen") for m in names
+    }
+    assert {c.family for c in found} == {4}, "all controls of the experiment count"
+    for c in found:
+        values = [100 * (by_name("cola", c.row.method, s) - by_name("cola", c.base.method, s)) for s in range(3)]
+        assert c.difference is not None
+        assert c.difference.mean == pytest.approx(statistics.mean(values))
+    to_lora = [c for c in compare(plan, records_of(plan, by_name)) if not c.contrast and c.task == "cola"]
+    assert len(to_lora) == (2 if methods else 9)
+    assert {c.family for c in to_lora} == {9}
+
+
+def test_protocols_are_compared_each_with_its_own_lora_and_stand_side_by_side() -> None:
+    given = ("model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=range(0,4)", "protocol=published,matched")
+    plan = plan_of("glue", *given)
+    shas = {(c.config.adapter.method, c.config.protocol, c.config.task.name, c.config.seed): c.sha for c in plan.cells}
+    gains = {"published": 0.0, "matched": 0.03}
+    records = {}
+    for cell in plan.cells:
+        c = cell.config
+        gain = gains[c.protocol] if c.adapter.method == "shim" else 0.0
+        value = 0.6 + gain + 0.001 * c.seed * (c.adapter.method == "shim")
+        columns = [column for column in plan.experiment.columns if column.task == c.task.name]
+        records[cell.sha] = make_record(cell, {(column.metric, column.split): (value, value) for column in columns})
+    assert len(records) == len(set(shas.values())) == 3 * 2 * 4  # LoRA's runs serve both
+    found = {c.row.protocol: c for c in headlines(compare(plan, records))}
+    assert set(found) == set(gains)
+    for protocol, c in found.items():
+        assert c.base.protocol == protocol
+        assert c.difference is not None
+        assert c.difference.mean == pytest.approx(100 * (gains[protocol] + 0.0015))
+        assert {run for pair in c.pairs for run in pair.runs} == {
+            records[sha].run_id for (_, p, _, _), sha in shas.items() if p == protocol
+        }
+    table = protocols(View(plan, Evidence(records)))
+    assert table is not None
+    assert table.header == ["Method", "published", "matched"]
+    ((name, published, matched),) = [[cell.text for cell in row] for row in table.rows]
+    assert name == "MTLoRA SHIM"
+    assert published.startswith("+0.15 [")
+    assert matched.startswith("+3.15 [")
+    assert published.endswith((str(found["published"].verdict_text),))
+    one = make_plan(load_experiment("glue"), given[:-1])
+    assert protocols(View(one, Evidence(records))) is None

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from transformers import get_linear_schedule_with_warmup
 
 from mtlora.base.errors import UserError
-from mtlora.config.schema import TrainConfig
+from mtlora.config.schema import AdapterConfig, RunConfig, TrainConfig
 from mtlora.data.batches import epoch_batches, sample_rows
 from mtlora.data.sources import load_split
 from mtlora.plan.cell import Cell
@@ -87,11 +87,12 @@ def test_losses_and_updates_equal_a_plain_loop(task: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("ratio", "steps", "warmup"), [(0.0, None, 0), (0.06, None, 3), (0.5, None, 20), (0.9, 7, 7)])
 def test_learning_rate_is_the_linear_schedule(ratio: float, steps: int | None, warmup: int) -> None:
-    t = TrainConfig(learning_rate=0.3, warmup_ratio=ratio, warmup_steps=steps)
+    t = TrainConfig(learning_rate=0.1, lr_multiplier=6.0, warmup_ratio=ratio, warmup_steps=steps)
+    config = RunConfig(train=t, adapter=AdapterConfig(rate=0.5))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     schedule = get_linear_schedule_with_warmup(optimizer, warmup, 40)
     for step in range(40):
-        assert learning_rate(t, step, 40) == pytest.approx(schedule.get_last_lr()[0])
+        assert learning_rate(config, step, 40) == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
 

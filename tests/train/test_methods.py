@@ -146,14 +146,14 @@ def test_an_adapter_reloads_with_peft_to_the_same_predictions(method: str, place
     torch.testing.assert_close(logits(model, cell), logits(again, cell), rtol=1e-5, atol=1e-6)
 
 
-def test_a_joint_t_has_the_gain_of_its_size() -> None:
+def test_a_joint_t_has_the_step_of_its_size() -> None:
     one = ["model=tiny_gpt2", "task=e2e", "transform=icfm", "protocol=matched", "rank=r2"]
     block, joint = (effective(compose_cell([*one, f"targets={t}"]).config) for t in ("qv", "official"))
-    assert block["gain"] == gain("icfm", 2)
-    assert joint["gain"] == gain("icfm", 6), "q, k and v share a T"
-    assert joint["alpha"] == pytest.approx(16 / gain("icfm", 6))
+    assert block["first_step"] == first_step("icfm", 2)
+    assert joint["first_step"] == first_step("icfm", 6), "q, k and v share a T"
+    assert joint["alpha"] == pytest.approx(16 / first_step("icfm", 6))
     forced = effective(compose_cell([*one, "targets=qv", "adapter.fused_transform=joint"]).config)
-    assert forced["gain"] == gain("icfm", 4)
+    assert forced["first_step"] == first_step("icfm", 4)
 
 
 # Starts

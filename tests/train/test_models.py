@@ -23,18 +23,24 @@ from transformers import (
 
 from mtlora.adapter import MTLoraLayer
 from mtlora.base.errors import UserError
-from mtlora.config.schema import ModelConfig
+from mtlora.config.schema import ModelConfig, RunConfig
 from mtlora.plan.cell import compose_cell
 from mtlora.train.model.backbones import drop_unread_tokens, load_backbone, load_tokenizer
-from mtlora.train.model.build import build_model, count_parameters, load_adapter_tensors, reset_head
+from mtlora.train.model.build import build_model, count_parameters, load_parent, reset_head
 
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
+def config_of(*overrides: str) -> RunConfig:
+    return compose_cell(["model=tiny", *overrides]).config
+
+
 def build(*overrides: str) -> PeftModel:
-    config = compose_cell(["model=tiny", *overrides]).config
-    return build_model(config, load_tokenizer(config.model))
+    config = config_of(*overrides)
+    model = build_model(config, load_tokenizer(config.model))
+    assert isinstance(model, PeftModel)
+    return model
 
 
 def trained(model: PeftModel) -> dict[str, torch.Tensor]:
@@ -177,11 +183,11 @@ def test_parameter_counts(overrides: tuple[str, ...], adapter: int) -> None:
     head = 32 * 2 + 2
     total = embeddings + 2 * layer + (32 * 32 + 32) + head + adapter
     model = build("rank=r2", *overrides)
-    assert count_parameters(model) == {"adapter": adapter, "head": head, "total": total}
+    assert count_parameters(model, ["classifier"]) == {"adapter": adapter, "head": head, "total": total}
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == adapter + head
 
 
-def test_load_adapter_tensors_copies_the_adapter_but_not_the_head(tmp_path: Path) -> None:
+def test_load_parent_copies_the_adapter_but_not_the_head(tmp_path: Path) -> None:
     source, target = build("transform=shim", "seed=0", "rank=r2"), build("transform=shim", "seed=1", "rank=r2")
     with torch.no_grad():
         for name, parameter in source.named_parameters():
@@ -189,7 +195,7 @@ def test_load_adapter_tensors_copies_the_adapter_but_not_the_head(tmp_path: Path
                 parameter.normal_()
     source.save_pretrained(str(tmp_path))
     head = part(target, "classifier")
-    load_adapter_tensors(target, tmp_path)
+    load_parent(target, config_of("transform=shim", "seed=1", "rank=r2"), tmp_path)
     assert equal(part(target, "mtlora_"), part(source, "mtlora_"))
     assert equal(part(target, "classifier"), head)
     weight = "base_model.model.classifier.modules_to_save.default.weight"
@@ -197,20 +203,22 @@ def test_load_adapter_tensors_copies_the_adapter_but_not_the_head(tmp_path: Path
 
 
 @pytest.mark.parametrize("other", [("rank=r4",), ("transform=ctcm",), ("transform=lora",), ("targets=all",)])
-def test_load_adapter_tensors_refuses_another_adapter(tmp_path: Path, other: tuple[str, ...]) -> None:
+def test_load_parent_refuses_another_adapter(tmp_path: Path, other: tuple[str, ...]) -> None:
     build("transform=shim", "rank=r2").save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match=r"init_from: .*does not fit this adapter: .*mtlora_") as error:
-        load_adapter_tensors(build("transform=shim", "rank=r2", *other), tmp_path)
+        load_parent(
+            build("transform=shim", "rank=r2", *other), config_of("transform=shim", "rank=r2", *other), tmp_path
+        )
     assert "\n" not in str(error.value)
 
 
-def test_load_adapter_tensors_without_a_readable_file(tmp_path: Path) -> None:
+def test_load_parent_without_a_readable_file(tmp_path: Path) -> None:
     model = build()
     with pytest.raises(UserError, match=r"init_from: cannot read .*adapter_model\.safetensors"):
-        load_adapter_tensors(model, tmp_path)
+        load_parent(model, config_of(), tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\x10" * 40)
     with pytest.raises(UserError, match="train that run again"):
-        load_adapter_tensors(model, tmp_path)
+        load_parent(model, config_of(), tmp_path)
 
 
 def snapshot(folder: Path, config: PretrainedConfig, typed: bool) -> Path:

@@ -88,7 +88,9 @@ def test_a_best_factor_at_an_end_widens_the_grid_for_all_methods(tmp_path: Path)
 
 
 def test_an_optimum_that_stays_at_the_end_is_one_line_and_no_choice(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"still at an end of the grid for shim on cola, rte \(32\)") as error:
+    with pytest.raises(
+        UserError, match=r"on cola, rte the best factor is still at an end of the grid for shim \(32\)"
+    ) as error:
         run(tmp_path, peak({"lora": 1, "shim": 64}), *BOTH)
     assert "\n" not in str(error.value)
     assert "tune.grid" in str(error.value)
