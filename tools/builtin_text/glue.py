@@ -29,15 +29,15 @@ class _Task:
     columns: tuple[str, ...]
     draw: Draw
     shares: tuple[float, ...]
-    train_rows: int = 800
-    validation_rows: int = 300
+    train_rows: int = 560
+    validation_rows: int = 200
     noise: float = 0.04  # share of rows that get the label of another row
 
 
 _PAIR = ("sentence1", "sentence2")
 _TASKS = {
-    "cola": _Task(("sentence",), draw_cola, (0.4, 0.6), train_rows=640),
-    "sst2": _Task(("sentence",), draw_sst2, (0.5, 0.5), train_rows=640, noise=0.12),
+    "cola": _Task(("sentence",), draw_cola, (0.4, 0.6)),
+    "sst2": _Task(("sentence",), draw_sst2, (0.5, 0.5), noise=0.12),
     "mrpc": _Task(_PAIR, draw_mrpc, (0.45, 0.55)),
     "stsb": _Task(_PAIR, draw_stsb, (0.3, 0.1, 0.1, 0.1, 0.1, 0.3)),
     "qqp": _Task(("question1", "question2"), draw_qqp, (0.55, 0.45)),
