@@ -64,7 +64,7 @@ def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -
     todo = [cell for stage in stages for cell in stage]
     every = [cell for stage in plan.stages for cell in stage]
     if not todo:
-        console.print(f"{plan.name}: all {len(every)} cells are done already")
+        console.print(f"{plan.name}: all {len(plan.cells)} cells are done already")
         return report_failures(every, console)
     require_writable(plan.results)
     show(plan, console, jobs)

@@ -29,24 +29,32 @@ def ignore_signals() -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Delay a signal until the block has ended: during an optimizer step only some parameters may be updated."""
-    global _shielded, _pending
+    """Delay a signal until the block has ended: during an optimizer step only some parameters may be updated.
+
+    A signal that has arrived before, but whose exception was lost, is raised at the end of the block, too: Python only prints an
+    exception of a destructor.
+    """
+    global _shielded
     _shielded = True
     try:
         yield
     finally:
         _shielded = False
         if _pending is not None:
-            number, _pending = _pending, None
-            raise _exception(number)  # takes precedence over an error of the block
+            raise _exception(_pending)  # takes precedence over an error of the block
+
+
+def taken() -> None:
+    """Note that the exception of a signal has arrived where it is handled, so that `shielded` does not raise it again."""
+    global _pending
+    _pending = None
 
 
 def _arrived(number: int, frame: FrameType | None) -> None:
     global _pending
     ignore_signals()
-    if _shielded:
-        _pending = number
-    else:
+    _pending = number
+    if not _shielded:
         raise _exception(number)
 
 

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mtlora.base.errors import RunFailed
+from mtlora.base.interrupt import shielded
 from mtlora.base.processes import gather, own_rows
 from mtlora.config.schema import RunConfig
 from mtlora.data.batches import evaluation_batches, sample_rows
@@ -59,7 +60,8 @@ def evaluate(
                 raise RunFailed(f"predictions on {split} are not finite: lower train.learning_rate")
             answers[rows] = values
         predictions[split] = answers
-        metrics[split] = compute(config.task.metrics[split], answers, encoded.labels, experiment_id=identity)
+        with shielded():  # a signal during the destructor of `evaluate`'s metric would be lost
+            metrics[split] = compute(config.task.metrics[split], answers, encoded.labels, experiment_id=identity)
     return metrics, predictions
 
 

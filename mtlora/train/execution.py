@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from mtlora.base.cli import one_line
 from mtlora.base.errors import CohortUnsupported, UserError
 from mtlora.base.files import Busy, only_process
-from mtlora.base.interrupt import shielded
+from mtlora.base.interrupt import shielded, taken
 from mtlora.base.processes import is_first, rank
 from mtlora.base.progress import show_progress
 from mtlora.plan.cell import Cell
@@ -111,6 +111,7 @@ class Attempt:
             if self.ready:
                 self.train_ready()
         except (KeyboardInterrupt, SystemExit) as stop:
+            taken()
             for cell, record in self.begun.values():
                 with suppress(UserError):  # a record that cannot be written must not hide the others
                     lifecycle.end(cell, record, stop)

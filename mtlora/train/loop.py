@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from mtlora.base.errors import UserError
-from mtlora.base.interrupt import shielded
+from mtlora.base.interrupt import shielded, taken
 from mtlora.train.batches import collated, loss_shares
 from mtlora.train.compute import to_device
 from mtlora.train.model.dropout import Masks, use_masks
@@ -57,6 +57,7 @@ def train(runs: Sequence[Run], step: "Step", on_end: OnEnd, on_step: OnStep = la
                 train_epoch(active, step, on_step)
                 active = without_ended(active, on_end)
     except (KeyboardInterrupt, SystemExit):
+        taken()
         for run in runs:
             if not (run.finished or run.failure):
                 run.save_if_possible()

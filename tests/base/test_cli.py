@@ -62,7 +62,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     [
         ("task=nothing", ["task=nothing is not known", "mnli, mrpc"]),
         ("model=huge", ["model=huge is not known", "roberta_base"]),
-        ("transform=abc", ["transform=abc is not known", "ctcm, dtsm, icfm, lora, shim"]),
+        ("transform=abc", ["transform=abc is not known", "ctcm, ctcm_frozen, dora, dtsm"]),
         ("rank=r3", ["rank=r3 is not known", "r16"]),
         ("profile=big", ["profile=big is not known", "mini, paper"]),
         ("recipe=tiny/nothing", ["no recipe", "conf/recipe/tiny/nothing.yaml"]),
@@ -82,7 +82,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("adapter.r=2.5", ["adapter.r=2.5"]),
         ("adapter.dropout=1", ["adapter.dropout=1", "below 1"]),
         ("adapter.structure=foo", ["adapter.structure=foo", "shim"]),
-        ("adapter.init_weights=zero_t", ["adapter.init_weights=zero_t", "none"]),
+        ("adapter.init_weights=zero_t", ["adapter.init_weights=zero_t", "lora"]),
         ("train.learning_rate=0", ["train.learning_rate=0", "above 0"]),
         ("train.learning_rate=nan", ["train.learning_rate=nan", "above 0"]),
         ("train.epochs=0", ["train.epochs=0", "at least 1"]),

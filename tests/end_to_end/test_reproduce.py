@@ -124,7 +124,7 @@ def test_children_of_a_failed_parent_are_not_started(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(reproduce, "sweep", sweep)
     console = Console(file=io.StringIO(), width=200)
-    assert not reproduce.run_missing(plan, "local", 1, console)
+    assert sorted(reproduce.run_missing(plan, "local", 1, console).values()) == ["failed", "missing"]
     assert swept == [["mnli none", "mnli shim"], ["rte shim"]]
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert re.search(r"not done: glue-mnli-tiny-lora-\S+ \(failed\): loss is nan", text)
@@ -137,7 +137,7 @@ def test_an_unreadable_record_is_listed_beside_the_others(tmp_path: Path) -> Non
     torn, missing = plan.cells
     write(torn.folder / "record.json", '{"schema_ver')
     console = Console(file=io.StringIO(), width=1000)
-    assert not reproduce.report_failures(plan.cells, console)
+    assert set(reproduce.report_failures(plan.cells, console).values()) == {"failed", "missing"}
     first, second = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert re.search(rf"not done: {torn.run_id} \(failed\): .*record.json is not a readable record .*delete", first)
     assert second == f"not done: {missing.run_id} (missing): no run was started"

@@ -97,7 +97,7 @@ def test_compute_goes_through_evaluate_and_agrees_with_the_libraries(
     found = compute(["pearson", "spearman"], noisy, truth, "run-2")
     assert found["pearson"] == pytest.approx(scipy.stats.pearsonr(noisy.astype(float), truth.astype(float)).statistic)
     assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(noisy, truth).statistic)
-    assert set(FUNCTIONS) == set(METRICS)
+    assert set(FUNCTIONS) == set(METRICS) - {"loss"}  # which training computes
     assert all(type(value) is float for value in found.values())
 
 

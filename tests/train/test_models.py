@@ -128,7 +128,7 @@ def test_seeds_differ_and_matrices_differ_from_each_other() -> None:
 
 @pytest.mark.parametrize("init", ["official", "identity", "zero_t"])
 def test_tasks_share_no_start(init: str) -> None:
-    more = ("transform=dtsm", f"adapter.init_weights={init}")
+    more = ("transform=dtsm", f"adapter.init_weights={init}", "protocol=published")
     rte, mrpc = (trained(build(f"task={task}", *more)) for task in ("rte", "mrpc"))
     assert rte.keys() == mrpc.keys()
     drawn = [
