@@ -48,8 +48,8 @@ def measure(name: str, predictions: Any, references: Any, experiment_id: str, **
     with tempfile.TemporaryDirectory() as folder:  # a Metric makes a folder even if it keeps everything in memory
         metric = Metric(name, keep_in_memory=True, cache_dir=folder, experiment_id=experiment_id)
         value: float = metric.compute(predictions=predictions, references=references, **options)[name]
-        # Without these references to itself the metric is deleted here. Otherwise the garbage collector would run its destructor at
-        # any later moment, and a signal that arrives in a destructor is lost.
+        # Without these references to itself the metric is deleted here. Otherwise the garbage collector would run its destructor
+        # at any later moment, and a signal that arrives in a destructor is lost.
         for method in ("compute", "add_batch", "add"):
             delattr(metric, method)
     return value
