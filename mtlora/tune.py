@@ -17,12 +17,12 @@ from rich.console import Console
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.interrupt import handle_signals
-from mtlora.base.streams import numpy_stream
 from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell, override_key, with_multiplier
 from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import Experiment, load_experiment
 from mtlora.plan.grid import TUNING_GRID, Plan, parse_overrides
+from mtlora.plan.scores import Scores
 from mtlora.plan.status import State
 from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, save_tuning
 from mtlora.records.record import RECORD, RunRecord
@@ -31,7 +31,6 @@ from mtlora.tables.formats import markdown
 from mtlora.tables.tuning import choices_table
 
 EXTENSIONS = 3  # of the grid, by a factor of 2 at an end where a method is best
-RESAMPLES = 2000
 OWN_KEYS = ("tune.by", "tune.grid")
 WITHIN = ("seed", "task", "transform", "recipe")  # what may differ between the cells of a setting
 
@@ -58,56 +57,6 @@ class Group:
     def factors(self, method: str) -> list[float]:
         """Return the factors that a method tries, in ascending order."""
         return sorted({*self.grid, *self.extra.get(method, [])})
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of one method on the tasks of a group: (factors, tasks, seeds), higher is better."""
-
-    factors: Sequence[float]
-    values: np.ndarray
-
-    @property
-    def means(self) -> np.ndarray:
-        """The mean over tasks and seeds of each factor."""
-        return self.values.mean((1, 2))
-
-    @property
-    def best(self) -> int:
-        """The index of the best factor; of equal ones the nearest to 1."""
-        order = sorted(range(len(self.factors)), key=lambda i: (-self.means[i], abs(math.log(self.factors[i]))))
-        return order[0]
-
-    @property
-    def second(self) -> int:
-        """The index of the second best factor."""
-        rest = np.array([-math.inf if i == self.best else mean for i, mean in enumerate(self.means)])
-        return int(rest.argmax()) if np.isfinite(rest).any() else int(self.best == 0 and len(self.factors) > 1)
-
-    def difference(self, i: int, j: int) -> tuple[float, float]:
-        """Return the mean difference of two factors, and its standard error over the seeds: the tasks are given."""
-        paired = self.values[i] - self.values[j]
-        if not np.isfinite(paired).all():
-            return float(paired.mean()), 0.0
-        tasks, seeds = paired.shape
-        return float(paired.mean()), float(np.sqrt((paired.var(1, ddof=1) / seeds).sum()) / tasks)
-
-    @property
-    def is_close(self) -> bool:
-        """Whether a neighbour of the best factor is within one standard error of it."""
-        neighbours = [i for i in (self.best - 1, self.best + 1) if 0 <= i < len(self.factors)]
-        found = [self.difference(self.best, i) for i in neighbours]
-        return any(mean <= error for mean, error in found)
-
-    def shares(self) -> np.ndarray:
-        """Return how often each factor is the best, among resamples of the seeds of each task; the factors share the seeds."""
-        random = numpy_stream(0, "", "tuning")
-        count, tasks, seeds = self.values.shape
-        drawn = random.integers(0, seeds, (RESAMPLES, tasks, seeds))
-        means = np.stack([self.values[i][np.arange(tasks)[:, None], drawn].mean((1, 2)) for i in range(count)])
-        # Ties are as common as the best itself where all resamples are equal: the choice's own rule breaks them.
-        means[self.best] += 1e-9
-        return np.bincount(means.argmax(0), minlength=count) / RESAMPLES
 
 
 def tune(experiment: Experiment, plan: Plan, by: str, grid: Sequence[float], sweep: "Sweep") -> Tuning:

@@ -14,8 +14,9 @@ from mtlora.plan import cell as cells_module
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
+from mtlora.plan.scores import Scores
 from mtlora.plan.tuning import Tuning, load_tuning, save_tuning
-from mtlora.tune import Scores, check_seeds, options, tune
+from mtlora.tune import check_seeds, options, tune
 
 Score = Callable[[Cell], float | None]  # the raw score of a run; None: it diverges
 MAJORITY = 0.3
