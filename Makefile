@@ -37,7 +37,7 @@ REPRODUCE := $(addprefix reproduce-,$(SUITES))
 .PHONY: help setup test test-peft test-slurm test-ray lint $(REPRODUCE) tune tables report calibration chaos bench plan download
 
 help: ## list the targets
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(STAMP) ## make .venv with the tested versions
 
@@ -73,12 +73,12 @@ reproduce-deberta: ## the GLUE table with DeBERTaV3-base, as AdaLoRA reports it 
 reproduce-rank: ## ablation: the rank of the update
 reproduce-targets: ## ablation: which modules are adapted
 reproduce-init: ## ablation: the start of T
-reproduce-controls: ## control arms: T frozen at its start, and LoRA with the step of a structure
+reproduce-controls: ## control arms: T frozen at its random start, and LoRA scaled to the first step of CTCM
 
 $(REPRODUCE): reproduce-%: $(STAMP)
 	@$(BIN)/python -m mtlora.reproduce $* $(OVERRIDES) $(SCALE)
 
-tune: $(STAMP) ## choose a learning rate for each method of SUITE on held-out training data; then reproduce-SUITE PROTOCOL=tuned
+tune: $(STAMP) ## choose a learning rate for each method of SUITE on held-out training rows (data-to-text: the development set); then reproduce-SUITE PROTOCOL=tuned
 	@$(BIN)/python -m mtlora.tune $(or $(SUITE),glue) $(OVERRIDES) $(SCALE)
 
 chaos: $(STAMP) ## kill sweeps, fill their disk and damage their files; check that no record is lost, duplicated or wrong
@@ -108,7 +108,7 @@ tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=a
 report: $(STAMP) ## write results/report.html (verdicts, tables, figures) from the records; SUITE and RUNS as for tables
 	@$(BIN)/python -m mtlora.report $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
 
-calibration: $(STAMP) ## measure size and coverage of the statistics on 10,000 simulated comparisons
+calibration: $(STAMP) ## check the statistics on 10,000 simulated comparisons: false positives of the tests, coverage of the intervals
 	@$(BIN)/python tools/benchmarks/calibration.py
 
 download: $(STAMP) ## fetch the data of SUITE and the model of PROFILE for machines without network

@@ -1,7 +1,7 @@
 """The methods that a run can train: LoRA and MTLoRA, any other method of PEFT, and full fine-tuning.
 
-For every method the caller has drawn the head, and the loop gives it the same batches and dropout masks. Only ours also
-share the start of A; another PEFT method is built by PEFT, with its random numbers drawn from (seed, task, "adapter").
+Every method gets the same initial head, batches and dropout masks. Only LoRA and MTLoRA also share the initial A; PEFT builds any
+other method, with random numbers drawn from (seed, task, "adapter").
 """
 
 import importlib
