@@ -36,7 +36,7 @@ from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan
 from mtlora.plan.show import check_jobs, default_jobs, show
-from mtlora.plan.status import State, lacking_metrics, state_of, statuses
+from mtlora.plan.status import SETTLED, State, lacking_metrics, state_of, statuses
 from mtlora.records.record import RECORD, RunRecord, record_status
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
@@ -50,7 +50,6 @@ JOBS = {  # launcher -> its key for the number of runs at a time
     "slurm": "hydra.launcher.array_parallelism",
     "ray": "hydra.launcher.ray.init.num_cpus",
 }
-SETTLED = (State.DONE, State.DIVERGED)  # another attempt would change nothing
 PASSES = 3  # successive sweeps without progress after which a stage is given up
 
 
@@ -242,23 +241,27 @@ def _reason(cell: Cell, state: State) -> str:
 LAUNCHERS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
 
 
-def add_launcher_arguments(parser: cli.Parser) -> None:
-    """Add `--launcher` and `--jobs`."""
-    parser.add_argument("--launcher", default="cohort", help=f"{', '.join(LAUNCHERS)} (default: cohort)")
-    parser.add_argument(
-        "--jobs", type=int, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
-    )
-
-
-def jobs_of(arguments: argparse.Namespace, plan: Plan) -> int | None:
-    """Return the number of runs at a time; None: the launcher decides, because it uses other machines.
+def start(module: str, description: str) -> tuple[argparse.Namespace, Console]:
+    """Start a command that trains the cells of an experiment: return its arguments and the console for its progress.
 
     Raises:
         UserError: `--jobs` or `--launcher` has a value that is not allowed.
     """
+    parser = cli.experiment_parser(module, description)
+    parser.add_argument("--launcher", default="cohort", help=f"{', '.join(LAUNCHERS)} (default: cohort)")
+    parser.add_argument(
+        "--jobs", type=int, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
+    )
+    arguments = parser.parse_intermixed_args()
     check_jobs(arguments.jobs)
     if arguments.launcher not in LAUNCHERS:
         raise UserError(f"--launcher {arguments.launcher} is not known: choose one of {', '.join(LAUNCHERS)}")
+    handle_signals()
+    return arguments, Console(stderr=True)
+
+
+def jobs_of(arguments: argparse.Namespace, plan: Plan) -> int | None:
+    """Return the number of runs at a time; None: the launcher decides, because it uses other machines."""
     if arguments.jobs is None and arguments.launcher in (*DIRECT, "joblib"):
         return default_jobs(plan.profile)
     jobs: int | None = arguments.jobs
@@ -267,11 +270,7 @@ def jobs_of(arguments: argparse.Namespace, plan: Plan) -> int | None:
 
 def main() -> None:
     """Parse the command line, train the missing cells, print the table; exit code 1 if a cell is not done."""
-    parser = cli.experiment_parser("mtlora.reproduce", "Run an experiment and print its table.")
-    add_launcher_arguments(parser)
-    arguments = parser.parse_intermixed_args()
-    handle_signals()
-    console = Console(stderr=True)
+    arguments, console = start("mtlora.reproduce", "Run an experiment and print its table.")
     plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
     left = run_missing(plan, arguments.launcher, jobs_of(arguments, plan), console)
     tables = plan.results / "tables"

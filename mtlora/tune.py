@@ -16,7 +16,6 @@ from rich.console import Console
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
-from mtlora.base.interrupt import handle_signals
 from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell, override_key, with_multiplier
 from mtlora.plan.download import plan_with_data
@@ -26,7 +25,7 @@ from mtlora.plan.scores import Scores
 from mtlora.plan.status import State
 from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, save_tuning
 from mtlora.records.record import RECORD, RunRecord
-from mtlora.reproduce import add_launcher_arguments, jobs_of, run_missing
+from mtlora.reproduce import jobs_of, run_missing, start
 from mtlora.tables.formats import markdown
 from mtlora.tables.tuning import choices_table
 
@@ -240,11 +239,7 @@ class Sweep:
 
 def main() -> None:
     """Parse the command line, run the trials, write the choice; exit code 1 if there is none for a method."""
-    parser = cli.experiment_parser("mtlora.tune", "Choose a learning rate for each method, on held-out training data.")
-    add_launcher_arguments(parser)
-    arguments = parser.parse_intermixed_args()
-    handle_signals()
-    console = Console(stderr=True)
+    arguments, console = start("mtlora.tune", "Choose a learning rate for each method, on held-out training data.")
     experiment = load_experiment(arguments.experiment)
     given = parse_overrides(arguments.overrides)
     by, grid = options(given)
@@ -256,10 +251,9 @@ def main() -> None:
     sweep = Sweep(plan, arguments.launcher, jobs_of(arguments, plan), console)
     tuning = tune(experiment, plan, by, grid, sweep)
     tuning.overrides = arguments.overrides
-    path = plan.results / "tuned" / f"{plan.stem}.yaml"
-    save_tuning(tuning, path)
+    save_tuning(tuning, plan.tuning_path)
     print(markdown(choices_table(plan, tuning)))
-    console.print(f"written to {path}; PROTOCOL=tuned trains with these learning rates", soft_wrap=True)
+    console.print(f"written to {plan.tuning_path}; PROTOCOL=tuned trains with these learning rates", soft_wrap=True)
 
 
 def options(given: dict[str, list[str]]) -> tuple[str, list[float]]:
@@ -287,7 +281,7 @@ def check_seeds(experiment: Experiment, plan: Plan) -> None:
     seeds = list(dict.fromkeys(cell.config.seed for cell in plan.cells))
     if len(seeds) < 2:
         raise UserError("tuning needs at least two seeds, to say how sure a choice is: give SEEDS=100,101")
-    final = {**experiment.axes, **experiment.profiles[plan.profile]}.get("seed", [])
+    final = experiment.axes_of(plan.profile).get("seed", [])
     if shared := sorted(set(map(str, seeds)) & set(map(str, final))):
         raise UserError(f"seed={shared[0]} is a seed of the final runs: tune with others, such as {FIRST_SEED}")
 

@@ -79,6 +79,10 @@ class Experiment:
     convention: Convention | None = None
     claims: list[Claim] = field(default_factory=list)
 
+    def axes_of(self, profile: str) -> dict[str, list[Any]]:
+        """Return the axes of the grid in a profile."""
+        return {**self.axes, **self.profiles[profile]}
+
 
 def load_experiment(name: str) -> Experiment:
     """Read and check `experiments/NAME.yaml`.

@@ -14,7 +14,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.paths import CONF
 from mtlora.plan.cell import Cell, compose_cell, with_seed
 from mtlora.plan.experiment import Column, Experiment
-from mtlora.plan.tuning import FIRST_SEED
+from mtlora.plan.tuning import FIRST_SEED, file_stem, tuning_path
 
 LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # sweeps with a list of values
 # The runs of tuning, data.split=tune: factors of the recipe's learning rate, and seeds that no final run uses.
@@ -51,7 +51,12 @@ class Plan:
     @property
     def stem(self) -> str:
         """The experiment, with the profile as a suffix unless it is mini; the name of its tuning file."""
-        return self.experiment.name if self.profile == "mini" else f"{self.experiment.name}_{self.profile}"
+        return file_stem(self.experiment.name, self.profile)
+
+    @property
+    def tuning_path(self) -> Path:
+        """The tuning file of the experiment and profile."""
+        return tuning_path(self.results, self.stem)
 
     @property
     def protocols(self) -> list[str]:
@@ -114,12 +119,12 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
     profile = profiles[0]
     if profile not in experiment.profiles:
         raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {known}")
-    declared = {**experiment.axes, **experiment.profiles[profile]}
+    declared = experiment.axes_of(profile)
     if given.get("data.split") == ["tune"]:
         declared |= {"seed": TUNING_SEEDS, "train.lr_multiplier": TUNING_GRID, "protocol": ["matched"]}
     axes = {**{key: [str(v) for v in values] for key, values in declared.items()}, **given}
     if "tuned" in axes.get("protocol", []) and experiment.name != experiment.suite:
-        axes.setdefault("tuning", [experiment.name if profile == "mini" else f"{experiment.name}_{profile}"])
+        axes.setdefault("tuning", [file_stem(experiment.name, profile)])
     products = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
     wanted = [product for product in products if not is_excluded(product, experiment)]
     if not wanted:
@@ -137,8 +142,9 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
 
 def usual_protocol(experiment: Experiment, profile: str) -> str:
     """Return the protocol that an experiment has where the command line names none."""
-    declared = {**experiment.axes, **experiment.profiles[profile]}
-    return str(declared.get("protocol", [OmegaConf.load(CONF / "profile" / f"{profile}.yaml").protocol])[0])
+    return str(
+        experiment.axes_of(profile).get("protocol", [OmegaConf.load(CONF / "profile" / f"{profile}.yaml").protocol])[0]
+    )
 
 
 def is_excluded(product: dict[str, str], experiment: Experiment) -> bool:

@@ -14,7 +14,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.progress import duration
 from mtlora.plan.estimate import estimate
 from mtlora.plan.grid import Plan
-from mtlora.plan.status import State, statuses
+from mtlora.plan.status import SETTLED, State, statuses
 
 
 def show(plan: Plan, console: Console, jobs: int | None) -> None:
@@ -28,7 +28,7 @@ def show(plan: Plan, console: Console, jobs: int | None) -> None:
         counts = Counter(state[cell.sha] for cell in cells if cell.config.task.name == task)
         table.add_row(task, *(str(counts[kind] or "") for kind in State))
     console.print(table)
-    rest = [cell for cell in cells if state[cell.sha] not in (State.DONE, State.DIVERGED)]
+    rest = [cell for cell in cells if state[cell.sha] not in SETTLED]
     cost = estimate([cell for cell in rest if state[cell.sha] != State.UNSCORED], cells)
     how = {None: "if run one after another", 1: "one after another"}.get(jobs, f"{jobs} at a time")
     console.print(

@@ -29,6 +29,9 @@ class State(StrEnum):
     UNSCORED = "unscored"  # trained, but without a metric that this machine can compute
 
 
+SETTLED = (State.DONE, State.DIVERGED)  # another attempt would change nothing
+
+
 def statuses(plan: Plan) -> dict[str, State]:
     """Return every cell's state by config_sha, parents included."""
     return {cell.sha: state_of(cell) for stage in plan.stages for cell in stage}

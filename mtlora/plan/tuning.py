@@ -93,10 +93,19 @@ def _read(path: Path, modified: int) -> Tuning:
         raise UserError(f"{path} is not a tuning file ({reason}): run `make tune` again") from None
 
 
-def tuning_path(config: RunConfig) -> Path:
+def tuning_path(results: Path, stem: str) -> Path:
+    """Return the tuning file of an experiment and profile in a results folder; `stem` is that of `file_stem`."""
+    return results / "tuned" / f"{stem}.yaml"
+
+
+def file_stem(experiment: str, profile: str) -> str:
+    """Return the stem of the files of an experiment: its name, with the profile as a suffix unless it is mini."""
+    return experiment if profile == "mini" else f"{experiment}_{profile}"
+
+
+def path_for(config: RunConfig) -> Path:
     """Return the tuning file that a run reads."""
-    name = config.task.suite if config.profile == "mini" else f"{config.task.suite}_{config.profile}"
-    return Path(config.results) / "tuned" / f"{config.tuning or name}.yaml"
+    return tuning_path(Path(config.results), config.tuning or file_stem(config.task.suite, config.profile))
 
 
 def tuned_multiplier(config: RunConfig, basis: str) -> float:
@@ -109,7 +118,7 @@ def tuned_multiplier(config: RunConfig, basis: str) -> float:
     Raises:
         UserError: no rate was chosen for its method, task and settings, or with other data or code, or with its seed.
     """
-    path = tuning_path(config)
+    path = path_for(config)
     tuning = load_tuning(path)
     if config.train.lr_multiplier != 1.0:
         raise UserError("train.lr_multiplier is chosen by protocol=tuned: leave it out, or use protocol=matched")
@@ -129,5 +138,5 @@ def tuned_multiplier(config: RunConfig, basis: str) -> float:
 
 def check_seed(config: RunConfig) -> None:
     """Raise a UserError if a run under `protocol=tuned` has a seed that its learning rate was tuned with."""
-    if config.protocol == "tuned" and config.seed in load_tuning(path := tuning_path(config)).seeds:
+    if config.protocol == "tuned" and config.seed in load_tuning(path := path_for(config)).seeds:
         raise UserError(f"seed={config.seed} was used for tuning ({path}): a final run needs another seed")

@@ -45,7 +45,7 @@ class TaskGroup:
 def read_tuning(plan: Plan) -> Tuning | None:
     """Return a plan's tuning file; None if there is none, if it cannot be read, or if it holds no choice."""
     try:
-        tuning = load_tuning(plan.results / "tuned" / f"{plan.stem}.yaml")
+        tuning = load_tuning(plan.tuning_path)
     except UserError:
         return None
     return tuning if tuning.choices and tuning.trials and tuning.seeds else None

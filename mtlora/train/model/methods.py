@@ -168,12 +168,10 @@ def _shared_values(config: RunConfig, kind: str, names: set[str]) -> dict[str, A
     found: dict[str, Any] = {"r": a.r, "target_modules": _targets(config).modules}
     found["modules_to_save"] = list(config.model.head) or None
     found = {name: value for name, value in found.items() if name in names}
-    for value, candidates in (
-        (a.alpha, (f"{kind}_alpha", "lora_alpha", "alpha")),
-        (a.dropout, (f"{kind}_dropout", "lora_dropout")),
-    ):
-        if name := next((name for name in candidates if name in names), None):
-            found[name] = value
-        elif candidates[-1] == "lora_dropout" and value:
-            raise UserError(f"transform={a.method} has no dropout of its own: set adapter.dropout=0")
+    if alpha := next((name for name in (f"{kind}_alpha", "lora_alpha", "alpha") if name in names), None):
+        found[alpha] = a.alpha
+    if dropout := next((name for name in (f"{kind}_dropout", "lora_dropout") if name in names), None):
+        found[dropout] = a.dropout
+    elif a.dropout:
+        raise UserError(f"transform={a.method} has no dropout of its own: set adapter.dropout=0")
     return found
