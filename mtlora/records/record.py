@@ -72,7 +72,7 @@ class RunRecord:
     targets: str
     """The name of the model's target set, the modules that are adapted."""
     profile: str
-    """The profile: `mini` or `paper`."""
+    """The profile: `mini`, `study` or `paper`."""
     config: dict[str, Any]
     """The composed configuration (`mtlora/config/schema.py`)."""
     overrides: list[str]

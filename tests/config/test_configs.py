@@ -31,6 +31,7 @@ from mtlora.config.schema import (
     TrackingConfig,
     TrainConfig,
 )
+from mtlora.data.files import BUILTIN
 from mtlora.data.text_files import FORMATS
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.plan.experiment import load_experiment
@@ -38,7 +39,11 @@ from mtlora.plan.grid import make_plan
 
 SPLITS = ("train", "validation", "test")  # of a generation task
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
-RECIPES = sorted((path.parent.name, path.stem) for path in (CONF / "recipe").glob("*/[!_]*.yaml"))
+RECIPES = sorted(
+    (path.parent.name, path.stem)
+    for path in (CONF / "recipe").glob("*/[!_]*.yaml")
+    if path.parent.name != "study"  # of a profile, not of a model
+)
 EXPERIMENT_PROFILES = [
     (path.stem, profile)
     for path in sorted(EXPERIMENTS.glob("*.yaml"))
@@ -114,6 +119,15 @@ def test_recipe_composes_and_states_its_source(model: str, task: str) -> None:
     assert own[model] in source if model in own else re.search(r"arXiv \d{4}\.\d{5}", source)
 
 
+@pytest.mark.parametrize("task", ["cola", "mrpc", "rte", "stsb"])
+def test_the_study_has_one_recipe_for_its_tasks(task: str) -> None:
+    config = composed("profile=study", f"task={task}", "protocol=matched", f"data.root={BUILTIN / 'glue'}").config
+    train = config.train
+    assert (config.profile, config.data.source, config.model.name) == ("study", "local", "minilm")
+    assert (train.epochs, train.batch_size, train.learning_rate, train.precision) == (3, 32, 1e-3, "bf16")
+    assert train.mean_bias == (task == "stsb")
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_roberta_recipes_are_those_of_the_paper(task: str) -> None:
     config = composed("profile=paper", f"task={task}").config
@@ -163,12 +177,15 @@ def test_every_experiment_and_profile_composes(
         add_commit(
             tmp_path, composed(f"task={name}", "model=gpt2_mini").config.task, "1" * 40, dict.fromkeys(SPLITS, b"")
         )
-    plan = make_plan(experiment, [f"profile={profile}", "seed=0", "transform=lora,dtsm"])  # the rest differs in a word
+    # The study reads files, and its usual protocol needs a tuning file.
+    files = [f"data.root={BUILTIN / experiment.suite}", "protocol=matched"] if profile == "study" else []
+    plan = make_plan(experiment, [f"profile={profile}", "seed=0", "transform=lora,dtsm", *files])
     declared = experiment.axes | experiment.profiles[profile]
     assert {cell.config.task.name for cell in plan.cells} == set(declared["task"])
     others = [declared[key] for key in declared if key not in ("seed", "transform", "task")]
     combinations = len(declared["task"]) * 2 * math.prod(map(len, others))
-    without = 2 if name == "init" else 0  # LoRA has no T that could start at 0 or at I
+    # LoRA has no T that could start at 0 or at I
+    without = sum(start in ("zero_t", "identity_t") for start in declared.get("adapter.init_weights", []))
     assert len(plan.cells) == combinations - without * len(declared["task"])
     assert len({cell.sha for cell in plan.cells}) == len(plan.cells)
     assert all(cell.config.profile == profile and cell.config.task.suite == experiment.suite for cell in plan.cells)
