@@ -6,6 +6,9 @@ from mtlora.base import cli
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
 from mtlora.plan.show import check_jobs, commands, default_jobs, show
+from mtlora.tables.comparison import reach
+from mtlora.tables.evidence import load_evidence
+from mtlora.tables.view import View
 
 
 def main() -> None:
@@ -19,7 +22,10 @@ def main() -> None:
     if arguments.commands:
         print("\n".join(commands(plan)))
     else:
-        show(plan, Console(), arguments.jobs or default_jobs(plan.profile))
+        console = Console()
+        show(plan, console, arguments.jobs or default_jobs(plan.profile))
+        if (text := reach(plan, View(plan, load_evidence(plan.runs)).comparisons)) is not None:
+            console.print(text)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ class Experiment:
     headline: Headline
     selection: str = "last"  # last | best epoch
     average: bool = True  # whether the last column is the mean of the others
+    failures: str = "block"  # a run that diverged: block the verdict | majority: it counts as the majority answer
     ablation: bool = False  # it varies one setting of another table: the report gives no verdict
     exclude: list[dict[str, Any]] = field(default_factory=list)  # combinations of axis values that are left out
     contrasts: list[str] = field(default_factory=list)  # swept keys: each value is also compared with the first one
@@ -96,7 +97,11 @@ def load_experiment(name: str) -> Experiment:
         raise UserError(f"there is no experiment {name}: choose one of {known}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.load(path), {"name": name})
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        experiment: Experiment = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{path}: {error.full_key}: {reason}") from None
+    for key, allowed in (("selection", ("last", "best")), ("failures", ("block", "majority"))):
+        if (value := getattr(experiment, key)) not in allowed:
+            raise UserError(f"{path}: {key}: {value} is not known: choose one of {', '.join(allowed)}")
+    return experiment

@@ -21,7 +21,7 @@ class Metric(TypedDict):
     split: str
     """The evaluation split, or a part of it that is scored by itself, such as `test_S`."""
     selection: Selection
-    """The epoch that was evaluated: the last one, or the one with the best value of this metric."""
+    """The epoch that was evaluated: the last one, or the one with the best value of the task's first metric."""
     value: Number
     """The raw value: shares from 0 to 1, correlations from -1 to 1, BLEU from 0 to 100."""
     higher_is_better: NotRequired[StrictBool]

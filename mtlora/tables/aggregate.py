@@ -42,7 +42,7 @@ class Row(NamedTuple):
         return cls(*(item[name] for name in cls._fields))
 
 
-def long_frame(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
+def long_frame(plan: Plan, records: Mapping[str, RunRecord]) -> pd.DataFrame:
     """Return one row per measured value: the row keys, task, seed, split, metric, selection, value on the table's scale."""
     rows = []
     own = {(c.task, c.split, c.metric): c.scale for c in plan.experiment.columns if c.scale is not None}
@@ -71,6 +71,20 @@ def row_of(plan: Plan, cell: Cell) -> Row:
     return Row(c.model.name, c.adapter.method, c.adapter.r, c.targets, c.protocol, variant)
 
 
+def above_majority(plan: Plan, records: Mapping[str, RunRecord]) -> dict[tuple[Row, str], bool]:
+    """Tell by row and task whether the mean score exceeds that of the majority answer; tasks without one are left out."""
+    margins: dict[tuple[Row, str], list[float]] = {}
+    figures = {column.task: (column.metric, column.split) for column in reversed(plan.columns)}
+    for cell in plan.cells:
+        if (record := records.get(cell.sha)) is None or (task := cell.config.task.name) not in figures:
+            continue
+        value = record.metric(*figures[task], plan.experiment.selection)
+        majority = [b["value"] for b in record.baselines if (b["name"], b["split"]) == figures[task]]
+        if value is not None and majority:
+            margins.setdefault((row_of(plan, cell), task), []).append(value - majority[0])
+    return {key: sum(values) / len(values) > 1e-12 for key, values in margins.items()}
+
+
 def column_values(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
     """Return a value per row, selection, seed and column number; a pair of figures counts as its mean."""
     parts = []
@@ -97,36 +111,55 @@ def average_column(plan: Plan) -> Column:
     return Column("average", "", "mean", "Average" if shown == every else f"Average of {shown}")
 
 
-def with_average(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
-    """Add the suite average per seed: the mean of the table's columns, only for seeds that have every one of them."""
-    groups = column_values(plan, frame).groupby([*Row._fields, "selection", "seed"], sort=False)
-    average = groups.agg(value=("value", "mean"), count=("value", "size"), run_id=("run_id", " ".join)).reset_index()
-    average = average[average["count"] == len(plan.columns)].drop(columns="count")
-    return pd.concat([frame, average.assign(task="average", split="", metric="mean")], ignore_index=True)
-
-
-def summary(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
+def summary(plan: Plan, records: Mapping[str, RunRecord]) -> pd.DataFrame:
     """Return the long table (`LONG_COLUMNS`) of usable records: mean, median and sample standard deviation over seeds.
 
     Values are on the scale of the paper's tables. A cell without a finished run has no row; a single seed has no deviation.
     """
     frame = long_frame(plan, records)
-    if plan.experiment.average:
-        frame = with_average(plan, frame)
     keys = [*Row._fields, "task", "split", "metric", "selection"]
-    grouped = frame.groupby(keys, sort=False)
-    table = grouped.agg(
-        n=("value", "size"),
-        mean=("value", "mean"),
-        median=("value", "median"),
-        std=("value", "std"),
-        run_ids=("run_id", " ".join),
-    ).reset_index()
-    table = table.assign(table=plan.name, suite=plan.experiment.suite)
-    return add_published(plan, records, table)[LONG_COLUMNS]
+    table = _statistics(frame, keys)
+    if plan.experiment.average:
+        table = pd.concat([table, _averages(plan, column_values(plan, frame))], ignore_index=True)
+    return add_published(plan, records, table.assign(table=plan.name, suite=plan.experiment.suite))[LONG_COLUMNS]
 
 
-def add_published(plan: Plan, records: dict[str, RunRecord], table: pd.DataFrame) -> pd.DataFrame:
+def _statistics(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    return (
+        frame.groupby(keys, sort=False)
+        .agg(
+            n=("value", "size"),
+            mean=("value", "mean"),
+            median=("value", "median"),
+            std=("value", "std"),
+            run_ids=("run_id", " ".join),
+        )
+        .reset_index()
+    )
+
+
+def _averages(plan: Plan, values: pd.DataFrame) -> pd.DataFrame:
+    """Return the suite average of each row: the mean over tasks of their means, or of their medians.
+
+    The literature averages the tasks' medians, too. The deviation is that of the averages by seed, over the seeds that have
+    every task; a row that lacks a task has no average.
+    """
+    keys = [*Row._fields, "selection"]
+    tasks = _statistics(values, [*keys, "column"]).groupby(keys, sort=False)
+    found = tasks.agg(
+        n=("n", "min"),
+        mean=("mean", "mean"),
+        median=("median", "mean"),
+        count=("n", "size"),
+        run_ids=("run_ids", " ".join),
+    )
+    by_seed = values.groupby([*keys, "seed"], sort=False).agg(value=("value", "mean"), count=("value", "size"))
+    whole = by_seed[by_seed["count"] == len(plan.columns)]["value"].groupby(level=keys, sort=False)
+    found = found[found["count"] == len(plan.columns)].join(whole.std().rename("std"))
+    return found.drop(columns="count").reset_index().assign(task="average", split="", metric="mean")
+
+
+def add_published(plan: Plan, records: Mapping[str, RunRecord], table: pd.DataFrame) -> pd.DataFrame:
     """Add published numbers beside ours, if they are comparable: official data and the unchanged recipe of the paper.
 
     `difference` is our mean less a published mean, or our median less a published median.
@@ -139,7 +172,7 @@ def add_published(plan: Plan, records: dict[str, RunRecord], table: pd.DataFrame
     return merged.assign(difference=ours - merged["published"])
 
 
-def published_rows(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
+def published_rows(plan: Plan, records: Mapping[str, RunRecord]) -> pd.DataFrame:
     """Return the published figures that may stand beside a plan's runs; none unless every cell is comparable."""
     published = pd.read_csv(PUBLISHED)
     shown = {(row.model, row.rank, row.targets) for row in (row_of(plan, cell) for cell in plan.cells)}
@@ -152,7 +185,7 @@ def published_rows(plan: Plan, records: dict[str, RunRecord]) -> pd.DataFrame:
 
 
 def cost_frame(
-    plan: Plan, records: dict[str, RunRecord], diverged: Mapping[str, RunRecord] | None = None
+    plan: Plan, records: Mapping[str, RunRecord], diverged: Mapping[str, RunRecord] | None = None
 ) -> pd.DataFrame:
     """Return parameters and cost per row and task, means over seeds; speed and memory only of runs that trained alone.
 

@@ -1,6 +1,6 @@
-"""The names and captions of tables, and the tasks on which LoRA is not above the majority answer."""
+"""The names and captions of tables, and the tasks on which methods are not above the majority answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 
@@ -13,7 +13,7 @@ from mtlora.data.sources import low_resource
 from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
-from mtlora.tables.aggregate import Row, average_column, entries_of, row_of
+from mtlora.tables.aggregate import Row, above_majority, average_column, entries_of
 
 # What each protocol holds equal between methods.
 PROTOCOLS = {
@@ -90,26 +90,16 @@ def _metrics_text(columns: list[Column]) -> str:
     return text + (f"; lower is better for {', '.join(lower)}" if lower else "")
 
 
-def uninformative(plan: Plan, records: dict[str, RunRecord]) -> dict[str, tuple[list[Row], bool]]:
-    """Return the tasks on which LoRA's mean does not exceed the score of the majority answer.
+def uninformative(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, tuple[list[Row], bool]]:
+    """Return the tasks on which the mean score of a row does not exceed that of the majority answer.
 
     Returns:
-        By task, LoRA's rows for which this holds, and whether it holds for all of them.
+        By task, the rows for which this holds, and whether it holds for all of them.
     """
-    margins: dict[str, dict[Row, list[float]]] = {}
-    for column in plan.columns:
-        figure = (column.metric, column.split)
-        for cell in plan.cells:
-            record = records.get(cell.sha)
-            if record is None or (cell.config.task.name, cell.config.adapter.method) != (column.task, "lora"):
-                continue
-            value = record.metric(*figure, plan.experiment.selection)
-            majority = [b["value"] for b in record.baselines if (b["name"], b["split"]) == figure]
-            if value is not None and majority:
-                rows = margins.setdefault(column.task, {})
-                rows.setdefault(row_of(plan, cell), []).append(value - majority[0])
     found: dict[str, tuple[list[Row], bool]] = {}
-    for task, by_row in margins.items():
-        if dull := [row for row, values in by_row.items() if sum(values) / len(values) <= 0]:
-            found[task] = dull, len(dull) == len(by_row)
+    above = above_majority(plan, records)
+    for task in dict.fromkeys(task for _, task in above):
+        rows = {row: is_above for (row, name), is_above in above.items() if name == task}
+        if dull := [row for row, is_above in rows.items() if not is_above]:
+            found[task] = dull, len(dull) == len(rows)
     return found

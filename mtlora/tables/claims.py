@@ -1,6 +1,6 @@
-"""The verdicts of a plan's runs on the paper's claims."""
+"""The verdicts of a plan's runs on the paper's claims, which are about the protocol `published`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mtlora.plan.experiment import Claim
@@ -8,47 +8,60 @@ from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
 from mtlora.tables.aggregate import row_of
 from mtlora.tables.comparable import comparable
-from mtlora.tables.comparison import Comparison, headlines, needed
-from mtlora.tables.statistics import Verdict, holm, judge_claim
+from mtlora.tables.comparison import Comparison, headlines
+from mtlora.tables.statistics import ALPHA, ClaimVerdict, Difference, judge_claim
 
 
 @dataclass(frozen=True)
-class ClaimVerdict:
-    """The verdict of a plan's runs on a claim of the paper, for one method, or for all methods if none was tested."""
+class JudgedClaim:
+    """The verdicts on a claim of the paper for one method, or for all methods if none was tested."""
 
     claim: Claim
-    verdict: Verdict
-    why: str
+    last: ClaimVerdict  # by the experiment's selection, the last epoch
+    as_published: ClaimVerdict  # at the epoch that the literature selects
+    why: str = ""  # not tested
     comparison: Comparison | None = None
+    others: tuple[Comparison, ...] = ()  # of the same method under the other protocols
+    level: float = 0.95  # of the intervals
+
+    @property
+    def verdict(self) -> str:
+        """The verdict if both epochs agree, else both."""
+        if self.last == self.as_published:
+            return str(self.last)
+        return f"last epoch: {self.last}; best epoch: {self.as_published}"
 
 
-def claim_verdicts(plan: Plan, records: dict[str, RunRecord], comparisons: Sequence[Comparison]) -> list[ClaimVerdict]:
-    """Judge every claim for every method and set of target modules, with Holm's correction over the methods."""
+def claim_verdicts(
+    plan: Plan, records: Mapping[str, RunRecord], comparisons: Sequence[Comparison]
+) -> list[JudgedClaim]:
+    """Judge every claim for every method and set of target modules; the level accounts for all methods and claims."""
     verdicts = []
-    for claim in plan.experiment.claims:
-        fitting = [c for c in headlines(comparisons) if c.row.model == claim.model and _fits(plan, records, c)]
+    heads = headlines(comparisons)
+    claims = plan.experiment.claims
+    for claim in claims:
+        fitting = [c for c in heads if c.row.model == claim.model and _fits(plan, records, c)]
         if not fitting:
-            verdicts.append(ClaimVerdict(claim, Verdict.NOT_TESTED, _unfit(plan, claim)))
-        for base in dict.fromkeys(c.base for c in fitting):
-            verdicts += _judge(claim, [c for c in fitting if c.base == base])
+            missing = ClaimVerdict.NOT_TESTED
+            verdicts.append(JudgedClaim(claim, missing, missing, _unfit(plan, claim)))
+        for c in fitting:
+            same = [other for other in heads if other.row._replace(protocol=c.row.protocol) == c.row and other is not c]
+            verdicts.append(_judge(claim, c, tuple(same), c.family * len(claims)))
     return verdicts
 
 
-def _judge(claim: Claim, family: Sequence[Comparison]) -> list[ClaimVerdict]:
-    found = [c.difference for c in family if c.difference is not None]
-    same = iter(holm([d.equivalence_p(claim.difference / 2) for d in found], family[0].family))
-    verdicts = []
-    for c in family:
-        if c.difference is None:
-            verdicts.append(ClaimVerdict(claim, Verdict.NOT_TESTED, "runs are missing", c))
-            continue
-        verdict = judge_claim(c.difference, claim.difference, c.p_holm, next(same))
-        why = needed(c, claim.difference) if verdict is Verdict.INCONCLUSIVE else ""
-        verdicts.append(ClaimVerdict(claim, verdict, why, c))
-    return verdicts
+def _judge(claim: Claim, c: Comparison, others: tuple[Comparison, ...], family: int) -> JudgedClaim:
+    def judged(difference: Difference | None) -> ClaimVerdict:
+        if any(c.failed):
+            return ClaimVerdict.FAILS
+        return ClaimVerdict.NOT_TESTED if difference is None else judge_claim(difference, claim.difference, family)
+
+    last, published = judged(c.difference), judged(c.as_published or c.difference)
+    why = "runs are missing" if last is ClaimVerdict.NOT_TESTED else ""
+    return JudgedClaim(claim, last, published, why, c, others, 1 - ALPHA / family)
 
 
-def _fits(plan: Plan, records: dict[str, RunRecord], c: Comparison) -> bool:
+def _fits(plan: Plan, records: Mapping[str, RunRecord], c: Comparison) -> bool:
     """Return whether a comparison is about the claim's setting: the paper's profile, data, recipe, rank and all of its tasks."""
     cells = [cell for cell in plan.cells if row_of(plan, cell) in (c.row, c.base)]
     rank = f"r{c.row.rank}" in map(str, plan.experiment.axes["rank"])
@@ -58,4 +71,4 @@ def _fits(plan: Plan, records: dict[str, RunRecord], c: Comparison) -> bool:
 
 def _unfit(plan: Plan, claim: Claim) -> str:
     ranks = ", ".join(map(str, plan.experiment.axes["rank"]))
-    return f"the claim is about {claim.model}, rank {ranks}, the profile paper and all of its data and tasks"
+    return f"the claim is about {claim.model}, rank {ranks}, profile paper, protocol published, and all of its data and tasks"

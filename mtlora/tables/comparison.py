@@ -1,26 +1,28 @@
-"""MTLoRA against LoRA in a plan's runs: paired differences by task and suite, Holm's correction, verdicts."""
+"""MTLoRA against LoRA in a plan's runs: paired differences by task and suite, and verdicts on the headline figure."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 
 from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
-from mtlora.tables.aggregate import Row, average_column, column_values, long_frame, row_of
+from mtlora.tables.aggregate import Row, above_majority, average_column, column_values, long_frame, row_of
 from mtlora.tables.families import CONTROL, Rival, families
 from mtlora.tables.statistics import (
     ALPHA,
+    FEWEST,
     Difference,
+    Seeds,
     Verdict,
-    direction,
-    holm,
+    judge,
     paired_difference,
-    pairs_needed,
-    seeds_to_decide,
+    seeds_to_equate,
+    seeds_to_see,
+    visible,
 )
 
 
@@ -30,8 +32,13 @@ class Pair:
 
     task: str
     seed: int
-    difference: float  # method less base, on the table's scale
-    runs: tuple[str, str]  # of the method, of the base
+    values: tuple[float, float]  # of the method and the base, on the table's scale
+    runs: tuple[str, str]  # likewise
+
+    @property
+    def difference(self) -> float:
+        """The method's value less the base's."""
+        return self.values[0] - self.values[1]
 
 
 @dataclass(frozen=True)
@@ -49,122 +56,200 @@ class Comparison:
     label: str
     digits: int  # with which the difference is printed
     pairs: tuple[Pair, ...]
-    difference: Difference | None  # None: no seed has all tasks with both methods
-    seeds: int
-    family: int  # number of comparisons that Holm's correction covers
-    margin: float | None = None  # of equivalence; only the headline figure has one
-    convention: tuple[Pair, ...] = ()  # headline figure only: the pairs at the epoch that the literature selects
-    p_holm: float = 1.0
-    equivalence_p_holm: float = 1.0  # for the margin
+    difference: Difference | None  # None: a task has no pair
+    family: int  # number of comparisons that the level of a verdict's interval accounts for
+    margin: float | None = None  # of equality; only the headline figure has one, and a verdict
+    as_published: Difference | None = None  # headline figure: at the epoch that the literature selects
+    informative: Difference | None = None  # over the tasks on which both rows are above the majority answer
+    dull: tuple[str, ...] = ()  # the other tasks
+    failed: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # runs of the row and of the base that diverged
 
     @property
-    def verdict(self) -> Verdict:
-        """The verdict on the two methods, independent of the paper's claims."""
+    def seeds(self) -> int:
+        """The number of pairs of the task that has fewest."""
+        return self.difference.seeds if self.difference else 0
+
+    @property
+    def level(self) -> float:
+        """The confidence level: simultaneous for the headline figure, 95% for others, which have no verdict."""
+        return 1 - ALPHA / (self.family if self.margin is not None else 1)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval of the difference at this level."""
+        return self.difference.interval(self.level) if self.difference else None
+
+    def judged(self) -> tuple[Verdict, str]:
+        """Return the verdict on the two methods, independent of the paper's claims, and how its size relates to the margin."""
+        assert self.margin is not None
+        if any(self.failed):
+            return Verdict.FAILS, ""
         if self.difference is None:
-            return Verdict.NO_DATA
-        if sign := direction(self.difference, self.p_holm):
-            lower_is_better = self.metric in METRICS and not METRICS[self.metric].higher_is_better
-            return Verdict.BETTER if (sign > 0) != lower_is_better else Verdict.WORSE
-        if self.margin is not None and self.equivalence_p_holm <= ALPHA:
-            return Verdict.EQUAL
-        return Verdict.UNDECIDED
+            return Verdict.NO_DATA, ""
+        lower_is_better = self.metric in METRICS and not METRICS[self.metric].higher_is_better
+        verdict, size = judge(_oriented(self.difference, lower_is_better), self.family, self.margin)
+        if verdict is Verdict.EQUAL and self.dull:  # no method differs from another on tasks that none has learned
+            others = self.informative
+            if others is None or judge(others, self.family, self.margin)[0] is not Verdict.EQUAL:
+                return Verdict.UNDECIDED, ""
+        return verdict, size
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict, or None for a figure that has none."""
+        return None if self.margin is None else self.judged()[0]
 
     @property
     def verdict_text(self) -> str:
-        """The printed verdict, with the margin within which two methods count as equal."""
-        text = str(self.verdict)
-        return f"{text} larger than {self.margin:g}" if self.verdict is Verdict.EQUAL else text
+        """The printed verdict."""
+        if self.margin is None:
+            return ""
+        verdict, size = self.judged()
+        if verdict is Verdict.EQUAL:
+            return f"{verdict} larger than {self.margin:g}"
+        if verdict is Verdict.TOO_FEW:
+            return f"{verdict} ({self.seeds} of at least {FEWEST})"
+        if verdict is Verdict.FAILS:
+            pairs = len(self.pairs)
+            texts = [
+                f"{name} in {len(runs)} of {pairs + len(set().union(*self.failed))} runs"
+                for name, runs in zip(("fails", f"{against(self)} fails"), self.failed, strict=True)
+                if runs
+            ]
+            return ", ".join(texts)
+        return f"{verdict}, by {size} than {self.margin:g}" if size else str(verdict)
 
     @property
     def runs(self) -> tuple[str, ...]:
         """The ids of the runs behind the comparison."""
         return tuple(dict.fromkeys(run for pair in self.pairs for run in pair.runs))
 
+    def by_task(self) -> dict[str, dict[int, float]]:
+        """Return the differences by task and seed."""
+        return by_task(self.pairs)
 
-def compare(plan: Plan, records: dict[str, RunRecord]) -> list[Comparison]:
-    """Compare every row of a plan with LoRA in the same setting, and along the experiment's contrasts.
+
+def by_task(pairs: Sequence[Pair]) -> dict[str, dict[int, float]]:
+    """Return the differences of pairs by task and seed."""
+    found: dict[str, dict[int, float]] = {}
+    for pair in pairs:
+        found.setdefault(pair.task, {})[pair.seed] = pair.difference
+    return found
+
+
+def _oriented(difference: Difference, lower_is_better: bool) -> Difference:
+    return replace(difference, mean=-difference.mean) if lower_is_better else difference
+
+
+def compare(
+    plan: Plan, records: Mapping[str, RunRecord], diverged: Mapping[str, RunRecord] | None = None
+) -> list[Comparison]:
+    """Compare every row of a plan with LoRA in the same setting, with its control, and along the experiment's contrasts.
 
     Args:
         plan: the experiment's cells.
         records: their usable records, by config_sha.
+        diverged: the records of runs without a score, by config_sha; they block a verdict.
     """
-    values = column_values(plan, long_frame(plan, records))
-    table: dict[tuple[Row, str, int], dict[int, tuple[float, str]]] = {}
-    for item in values.to_dict("records"):
-        key = (Row.of(item), item["selection"], item["column"])
-        table.setdefault(key, {})[item["seed"]] = (item["value"], item["run_id"])
-    comparisons = []
-    for rivals, size in families(plan):
-        for task in [*range(len(plan.columns)), None]:
-            if task is None and not plan.experiment.average:
-                continue
-            comparisons += _corrected([_compare(plan, table, rival, task, size) for rival in rivals], size)
-    return comparisons
+    return _Comparer(plan, records, diverged or {}).comparisons()
 
 
-def _compare(
-    plan: Plan,
-    table: dict[tuple[Row, str, int], dict[int, tuple[float, str]]],
-    rival: Rival,
-    number: int | None,
-    family: int,
-) -> Comparison:
-    columns = plan.columns
-    column = columns[number] if number is not None else average_column(plan)
-    members = list(range(len(columns))) if number is None else [number]
+class _Comparer:
+    def __init__(self, plan: Plan, records: Mapping[str, RunRecord], diverged: Mapping[str, RunRecord]) -> None:
+        self.plan = plan
+        self.table: dict[tuple[Row, str, int], dict[int, tuple[float, str]]] = {}
+        for item in column_values(plan, long_frame(plan, records)).to_dict("records"):
+            key = (Row.of(item), item["selection"], item["column"])
+            self.table.setdefault(key, {})[item["seed"]] = (item["value"], item["run_id"])
+        self.above = above_majority(plan, records)
+        self.items = _item_sizes(plan, records)
+        self.failed: dict[tuple[Row, str], dict[int, str]] = {}
+        self.roots: dict[tuple[Row, str], str] = {}
+        for cell in plan.cells:
+            key_of_row = (row_of(plan, cell), cell.config.task.name)
+            self.roots[key_of_row] = _root(cell)
+            if cell.sha in diverged:
+                self.failed.setdefault(key_of_row, {})[cell.config.seed] = diverged[cell.sha].run_id
 
-    def pairs_of(selection: str) -> list[Pair]:
-        """Return the pairs of the seeds that every task has, so that the average is always over the same tasks."""
-        ours, theirs = ([table.get((r, selection, m), {}) for m in members] for r in (rival.row, rival.base))
-        seeds = set.intersection(*(set(values) for values in (*ours, *theirs)))
+    def comparisons(self) -> list[Comparison]:
+        columns = self.plan.columns
         return [
-            Pair(columns[m].task, seed, mine[seed][0] - other[seed][0], (mine[seed][1], other[seed][1]))
-            for m, mine, other in zip(members, ours, theirs, strict=True)
-            for seed in sorted(seeds)
+            self.compare(rival, number, size)
+            for rivals, size in families(self.plan)
+            for number in [*range(len(columns)), *([None] if self.plan.experiment.average else [])]
+            for rival in rivals
         ]
 
-    pairs = pairs_of(plan.experiment.selection)
-    headline, rule = plan.experiment.headline, plan.experiment.convention
-    is_headline = (column.task, column.split, column.metric) == (headline.task, headline.split, headline.metric)
-    return Comparison(
-        *(rival.row, rival.base, rival.contrast, column.task, column.split, column.metric, column.label, column.digits),
-        pairs=tuple(pairs),
-        difference=_estimate(plan, rival.row, pairs),
-        seeds=len({pair.seed for pair in pairs}),
-        family=family,
-        margin=headline.margin if is_headline else None,
-        convention=tuple(pairs_of(rule.selection)) if is_headline and rule is not None else (),
-    )
+    def compare(self, rival: Rival, number: int | None, family: int) -> Comparison:
+        """Compare two rows in a column, or in the average (number None)."""
+        columns = self.plan.columns
+        column = columns[number] if number is not None else average_column(self.plan)
+        members = list(range(len(columns))) if number is None else [number]
+        tasks = [columns[m].task for m in members]
+        headline, rule = self.plan.experiment.headline, self.plan.experiment.convention
+        pairs = self.pairs(rival, members, self.plan.experiment.selection)
+        found = Comparison(
+            *(rival.row, rival.base, rival.contrast, column.task, column.split, column.metric, column.label),
+            digits=column.digits,
+            pairs=tuple(pairs),
+            difference=self.estimate(rival.row, pairs, members),
+            family=family,
+        )
+        if (column.task, column.split, column.metric) != (headline.task, headline.split, headline.metric):
+            return found
+        dull = tuple(
+            t for t in tasks if not (self.above.get((rival.row, t), True) and self.above.get((rival.base, t), True))
+        )
+        useful = [m for m in members if columns[m].task not in dull]
+        return replace(
+            found,
+            margin=headline.margin,
+            as_published=self.estimate(rival.row, self.pairs(rival, members, rule.selection), members)
+            if rule
+            else None,
+            informative=self.estimate(rival.row, [p for p in pairs if p.task not in dull], useful),
+            dull=dull,
+            failed=tuple(  # type: ignore[arg-type]
+                tuple(run for task in tasks for run in self.failed.get((row, task), {}).values())
+                for row in (rival.row, rival.base)
+            ),
+        )
 
+    def pairs(self, rival: Rival, members: Sequence[int], selection: str) -> list[Pair]:
+        """Return the pairs of each task, at the seeds that both rows have there."""
+        found = []
+        for m in members:
+            ours, theirs = (self.table.get((row, selection, m), {}) for row in (rival.row, rival.base))
+            for seed in sorted(set(ours) & set(theirs)):
+                (value, run), (other, its_run) = ours[seed], theirs[seed]
+                found.append(Pair(self.plan.columns[m].task, seed, (value, other), (run, its_run)))
+        return found
 
-def _estimate(plan: Plan, row: Row, pairs: Sequence[Pair]) -> Difference | None:
-    """Estimate the mean over tasks; tasks that start from one adapter depend on each other and form one group."""
-    if not pairs:
-        return None
-    roots = {cell.config.task.name: _root(cell) for cell in plan.cells if row_of(plan, cell) == row}
-    tasks = list(dict.fromkeys(pair.task for pair in pairs))
-    groups = {root: [task for task in tasks if roots[task] == root] for root in dict.fromkeys(roots[t] for t in tasks)}
-    values = [np.array(by_seed([p for p in pairs if p.task in members])) for members in groups.values()]
-    return paired_difference(values, [len(members) / len(tasks) for members in groups.values()])
+    def estimate(self, row: Row, pairs: Sequence[Pair], members: Sequence[int]) -> Difference | None:
+        """Estimate the mean over tasks; None if a task has no pair."""
+        tasks = by_task(pairs)
+        if not members or len(tasks) < len(members):
+            return None
+        floors = [self.items.get(self.plan.columns[m].task, 0.0) for m in members]
+        return paired_difference(list(tasks.values()), [self.roots[row, task] for task in tasks], floors)
 
 
 def _root(cell: Cell) -> str:
     return cell.config.task.name if cell.parent is None else _root(cell.parent)
 
 
-def by_seed(pairs: Sequence[Pair]) -> list[float]:
-    """Return the mean difference over tasks, seed by seed."""
-    seeds = dict.fromkeys(pair.seed for pair in pairs)
-    return [float(np.mean([pair.difference for pair in pairs if pair.seed == seed])) for seed in seeds]
-
-
-def _corrected(comparisons: list[Comparison], family: int) -> list[Comparison]:
-    """Fill in the p values after Holm's correction; comparisons without data still count in the family."""
-    found = [c for c in comparisons if c.difference is not None]
-    p = holm([c.difference.p for c in found if c.difference], family)
-    same = holm([c.difference.equivalence_p(c.margin or 0.0) for c in found if c.difference], family)
-    filled = iter(replace(c, p_holm=a, equivalence_p_holm=b) for c, a, b in zip(found, p, same, strict=True))
-    return [c if c.difference is None else next(filled) for c in comparisons]
+def _item_sizes(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, float]:
+    """Return what one test item is worth in each task's column, on the table's scale; nothing for a score without a bound."""
+    sizes = {}
+    for cell in plan.cells:
+        column = next(c for c in plan.columns if c.task == cell.config.task.name)
+        rows = records[cell.sha].provenance.get("rows", {}) if cell.sha in records else {}
+        count = rows.get(column.split) or rows.get(column.split.partition("_")[0])
+        info = METRICS[column.metric]
+        if count and math.isfinite(info.highest):
+            scale = column.scale or (100.0 if info.percent else 1.0)
+            sizes[column.task] = scale * info.highest / count
+    return sizes
 
 
 def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -172,56 +257,58 @@ def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [c for c in comparisons if not c.contrast and c.margin is not None]
 
 
-def needed(c: Comparison, size: float) -> str:
-    """Return a text about the number of seeds that would decide whether a difference of `size` exists."""
-    if c.difference is None:
+def needed(c: Comparison) -> str:
+    """Return a text about the numbers of seeds that would decide."""
+    if c.difference is None or c.margin is None:
         return ""
-    groups = len(c.difference.sizes)
-    least = -(-pairs_needed(c.family) // groups)
-    if c.seeds < 2:
-        return f"at least {max(2, least)} seeds are needed"
-    seeds = seeds_to_decide(c.difference, size, c.family)
-    if seeds is None:
-        return "no feasible number of seeds would decide"
-    if seeds <= c.seeds:  # enough for a true difference of 0 or `size`; it seems to be neither
-        return f"the difference seems to lie between 0 and {size:g}, which only more than {c.seeds} seeds can show"
-    return f"about {seeds} seeds would decide"
+    if c.difference.error is None:
+        return f"at least {FEWEST} seeds are needed"
+    see = seeds_to_see(c.difference, c.margin, c.family)
+    equate = seeds_to_equate(c.difference, c.margin, c.family)
+    return f"to see a difference of {c.margin:g}: {_seeds_text(see)}; to show that there is none so large: {_seeds_text(equate)}"
+
+
+def reach(plan: Plan, comparisons: Sequence[Comparison]) -> str | None:
+    """Say which difference to LoRA the planned seeds can see, from the spread of the runs so far; None without a headline."""
+    heads = headlines(comparisons)
+    seeds = len({cell.config.seed for cell in plan.cells})
+    if not heads:
+        return None
+    if seeds < FEWEST:
+        return f"{seeds} seed{'s' * (seeds > 1)} give estimates only: a verdict needs at least {FEWEST}"
+    found = [v for c in heads if c.difference and (v := visible(c.difference, seeds, c.family)) is not None]
+    if not found:
+        return f"the smallest difference that {seeds} seeds can see is known once two seeds of each task are finished"
+    low, high = (f"{value:.2g}" for value in (min(found), max(found)))
+    size = low if low == high else f"{low} to {high}, depending on the method"
+    return f"{seeds} seeds can see a difference to LoRA of {size} (in 4 of 5 experiments; from the spread of the runs so far)"
+
+
+def _seeds_text(found: Seeds | None) -> str:
+    if found is None or found.seeds is None:
+        return "no feasible number of seeds"
+    return f"about {found.seeds} seeds ({found.low} to {found.high or 'no feasible number'})"
 
 
 COLUMNS = [
-    *(
-        "table",
-        "model",
-        "method",
-        "rank",
-        "targets",
-        "protocol",
-        "variant",
-        "against",
-        "task",
-        "split",
-        "metric",
-        "selection",
-    ),
-    *("pairs", "seeds", "difference", "low", "high", "dof"),
-    *("p", "attainable_p", "p_holm", "family", "verdict", "run_ids"),
+    *("table", "model", "method", "rank", "targets", "protocol", "variant", "against", "task", "split", "metric"),
+    *("selection", "pairs", "seeds", "difference", "low", "high", "level", "dof", "p", "family", "verdict", "run_ids"),
 ]
 
 
 def comparison_frame(plan: Plan, comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """Return a row per comparison: the difference, its 95% interval, sign-flip p, Holm's p, verdict and runs."""
+    """Return a row per comparison: the difference, its interval and level, the p of the t test, the verdict and the runs."""
     rows = []
     for c in comparisons:
         if c.difference is None:
             continue
-        low, high = c.difference.interval() or (None, None)
+        low, high = c.interval or (None, None)
         rows.append(
             c.row._asdict()
             | {"table": plan.name, "against": against(c), "task": c.task, "split": c.split, "metric": c.metric}
-            | {"selection": plan.experiment.selection, "pairs": c.difference.pairs, "seeds": c.seeds}
-            | {"difference": c.difference.mean, "low": low, "high": high, "dof": c.difference.dof}
-            | {"p": c.difference.p, "attainable_p": c.difference.attainable_p, "p_holm": c.p_holm, "family": c.family}
-            | {"verdict": c.verdict_text, "run_ids": " ".join(c.runs)}
+            | {"selection": plan.experiment.selection, "pairs": len(c.pairs), "seeds": c.seeds}
+            | {"difference": c.difference.mean, "low": low, "high": high, "level": c.level, "dof": c.difference.dof}
+            | {"p": c.difference.p, "family": c.family, "verdict": c.verdict_text, "run_ids": " ".join(c.runs)}
         )
     return pd.DataFrame(rows, columns=COLUMNS)
 

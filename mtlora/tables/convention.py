@@ -1,16 +1,14 @@
 """The table as the literature reports it, with published numbers beside ours; never mixed with the table of scores."""
 
-from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from mtlora.tables.aggregate import entries_of, published_rows
+from mtlora.plan.experiment import Convention
+from mtlora.tables.aggregate import Row, entries_of, published_rows
 from mtlora.tables.captions import row_labels, table_columns
-from mtlora.tables.comparison import Pair, by_seed
-from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number, text_table
+from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.tables.scores import score_columns
-from mtlora.tables.statistics import ALPHA, median_interval, paired_difference
 from mtlora.tables.view import View
 
 
@@ -24,36 +22,55 @@ def convention(view: View) -> TextTable | None:
     if published.empty and (rule.selection, rule.statistic) == (plan.experiment.selection, "mean"):
         return None
     body = {label: cells for (label, _), cells in score_columns(view, rule.selection, rule.statistic).items()}
-    beside = {c.row: c.convention for c in view.comparisons if c.margin is not None and not c.contrast}
-    body["Δ to LoRA"] = [_difference_cell(beside.get(row, ()), rule.statistic) for row in view.rows]
-    interval = "order-statistic interval" if rule.statistic == "median" else "t interval"
+    body["Δ to LoRA"] = [_less_lora(view, row, rule) for row in view.rows]
+    if rule.selection != plan.experiment.selection:
+        body["best − last"] = [_less_last(view, row, rule) for row in view.rows]
     text = (
-        f"{rule.selection} epoch, {rule.statistic} of seeds, as {rule.source}; Δ: {rule.statistic} of the differences by seed, "
-        f"with its {interval} and the coverage of this interval."
+        f"{rule.selection} epoch (by the first metric of each task), {rule.statistic} of seeds, as {rule.source}; Δ is the "
+        "difference of these numbers, without an interval: the other tables say how sure a difference is."
     )
     labels = row_labels(view.rows)
     table = text_table(
         f"{plan.name}-convention", f"{plan.experiment.title} by the literature's rule", text, labels, body
     )
     for _, group in published.groupby(["model", "method", "rank", "targets"], sort=False):
-        table.rows += _published_lines(view, group.fillna({"split": ""}), len(labels))
+        for line in _published_lines(view, group.fillna({"split": ""}), len(labels)):
+            table.rows.append(line + [TableCell("")] * (len(table.header) - len(line)))
     if published.empty:
         table.notes.append("No published number has the model, data and recipe of these runs.")
     return table
 
 
-def _difference_cell(pairs: Sequence[Pair], statistic: str) -> TableCell:
-    if not pairs:
+def _headline(view: View, row: Row, selection: str) -> dict[Any, Any] | None:
+    """Return a row's line of the long table in the headline figure."""
+    h = view.plan.experiment.headline
+    key = (row, selection, h.task, h.split, h.metric)
+    for item in view.summary.to_dict("records"):
+        if (Row.of(item), item["selection"], item["task"], item["split"], item["metric"]) == key:
+            return item
+    return None
+
+
+def _less_lora(view: View, row: Row, rule: Convention) -> TableCell:
+    lora = row._replace(method="lora")
+    return (
+        MISSING
+        if row == lora
+        else _less(_headline(view, row, rule.selection), _headline(view, lora, rule.selection), rule)
+    )
+
+
+def _less_last(view: View, row: Row, rule: Convention) -> TableCell:
+    return _less(_headline(view, row, rule.selection), _headline(view, row, view.plan.experiment.selection), rule)
+
+
+def _less(one: dict[Any, Any] | None, other: dict[Any, Any] | None, rule: Convention) -> TableCell:
+    if one is None or other is None:
         return MISSING
-    values = np.array(by_seed(pairs))
-    runs = tuple(dict.fromkeys(run for pair in pairs for run in pair.runs))
-    centre = float(np.median(values) if statistic == "median" else values.mean())
-    if len(values) < 2:
-        return TableCell(f"{number(centre, 2, True)} (1 seed)", centre, runs)
-    low, high, coverage = median_interval(values)
-    if statistic == "mean" and (interval := paired_difference([values]).interval()):
-        low, high, coverage = *interval, 1 - ALPHA
-    return TableCell(f"{estimate(centre, (low, high))} {coverage:.1%}", centre, runs)
+    value = float(one[rule.statistic] - other[rule.statistic])
+    return TableCell(
+        number(value, 2, True), value, tuple(dict.fromkeys(f"{one['run_ids']} {other['run_ids']}".split(" ")))
+    )
 
 
 def _published_lines(view: View, group: pd.DataFrame, labels: int) -> list[list[TableCell]]:
@@ -73,4 +90,4 @@ def _published_lines(view: View, group: pd.DataFrame, labels: int) -> list[list[
             text = " / ".join(number(value, column.digits, signed=frame is ours) for value in values)
             line.append(TableCell(text) if values else MISSING)
     lines = [published, difference] if any(cell != MISSING for cell in difference[labels:]) else [published]
-    return [[*line, TableCell("")] for line in lines]
+    return lines

@@ -1,14 +1,15 @@
-"""The tables of paired differences: between methods over seeds, and between two runs over test items."""
+"""The tables of paired differences: to LoRA, to other settings, by protocol, by task, and over test items."""
 
-from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from mtlora.tables.captions import PROTOCOLS, method_label, row_labels
 from mtlora.tables.comparison import Comparison, against, needed
 from mtlora.tables.families import CONTROL
-from mtlora.tables.items import TRIALS
+from mtlora.tables.items import DRAWS
 from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number, text_table
-from mtlora.tables.statistics import ALPHA, Verdict, pairs_needed
+from mtlora.tables.statistics import OUTLIER, Verdict, heterogeneity_p, outliers, paired_difference
 from mtlora.tables.view import View
 
 
@@ -26,25 +27,45 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     for c in chosen:
         columns.setdefault(c.label, []).append(_difference_cell(c))
     first = heads[0].label  # the figure of the verdict comes first
-    body = {first: columns.pop(first)}
-    body["p"] = [TableCell(_p_text(c.difference.p), c.difference.p, c.runs) if c.difference else MISSING for c in heads]
-    body["p, Holm"] = [TableCell(_p_text(c.p_holm), c.p_holm, c.runs) if c.difference else MISSING for c in heads]
-    body["Verdict"] = [TableCell(c.verdict_text, runs=c.runs) for c in heads]
-    body |= columns
+    body = {first: columns.pop(first), "Verdict": [TableCell(c.verdict_text, runs=c.runs) for c in heads]}
+    if any(c.dull for c in heads):
+        body["Informative tasks"] = [_informative_cell(c) for c in heads]
     base = "LoRA"
     if contrasts:
         base = "its control" if heads[0].contrast == CONTROL else "the same method in the first setting"
+    levels = sorted({c.level for c in heads})
     h = plan.experiment.headline
     subject = first if h.task == "average" else f"{h.metric} on {h.split}"
-    table = text_table(
-        f"{plan.name}-{'contrasts' if contrasts else 'differences'}",
-        f"{plan.experiment.title}: difference to {base}",
-        f"same task and seed, {plan.experiment.selection} epoch; 95% t interval; p (two-sided sign flips) and verdict: {subject}",
-        labels,
-        body,
+    text = (
+        f"same task and seed, {plan.experiment.selection} epoch; t interval, of {subject} at "
+        f"{' or '.join(f'{level:.2%}' for level in levels)} ({' or '.join(str(c) for c in sorted({c.family for c in heads}))} "
+        "comparisons declared: in at most 5% of such experiments any of them misses), of other columns at 95%, without a verdict"
     )
-    table.notes += _reach(heads)
+    name = f"{plan.name}-{'contrasts' if contrasts else 'differences'}"
+    table = text_table(name, f"{plan.experiment.title}: difference to {base}", text, labels, body | columns)
+    for c in heads:
+        title = " ".join(v[0] for v in row_labels([c.row], [h.row for h in heads]).values())
+        table.notes += [f"{title}: {line}." for line in _remarks(c)]
     return table
+
+
+def _remarks(c: Comparison) -> list[str]:
+    """Return what a reader must know beside the verdict: the seeds that would decide, failures, and outliers."""
+    lines = []
+    if c.verdict in (Verdict.UNDECIDED, Verdict.TOO_FEW):
+        lines.append(needed(c))
+    if c.verdict is Verdict.FAILS and c.difference is not None:
+        lines.append(f"{c.verdict_text}; where both train {estimate(c.difference.mean, c.interval)}")
+    if c.dull:
+        lines.append(f"not both above the majority answer on {', '.join(c.dull)}, which says nothing about equality")
+    for task in dict.fromkeys(pair.task for pair in c.pairs):
+        pairs = [pair for pair in c.pairs if pair.task == task]
+        for i in outliers([pair.difference for pair in pairs]):
+            lines.append(
+                f"on {task} at seed {pairs[i].seed} the difference {number(pairs[i].difference, 2, True)} is more than "
+                f"{OUTLIER:g} deviations from the median"
+            )
+    return lines
 
 
 def protocols(view: View) -> TextTable | None:
@@ -60,11 +81,51 @@ def protocols(view: View) -> TextTable | None:
         body[name] = [_verdict_cell(c) if c is not None else MISSING for c in found]
     h = view.plan.experiment.headline
     subject = "average over tasks" if h.task == "average" else f"{h.metric} on {h.split}"
-    text = f"{subject}, {view.plan.experiment.selection} epoch, 95% t interval and verdict. " + " ".join(
+    level = next(iter(heads.values())).level
+    text = f"{subject}, {view.plan.experiment.selection} epoch, {level:.2%} t interval and verdict. " + " ".join(
         f"{name}: {PROTOCOLS[name].partition(': ')[2]}." for name in names
     )
     title = f"{view.plan.experiment.title}: difference to LoRA by protocol"
     return text_table(f"{view.plan.name}-by-protocol", title, text, row_labels(rows), body)
+
+
+def spread(view: View) -> TextTable | None:
+    """Return how the difference to LoRA varies over tasks and pairs; None unless the headline is an average over tasks."""
+    heads = [c for c in view.comparisons if not c.contrast and c.margin is not None and len(c.by_task()) > 1]
+    if not heads:
+        return None
+    body: dict[str, list[TableCell]] = {
+        name: [] for name in ("Smallest", "Largest", "p, tasks alike", "Pairs won", "Correlation")
+    }
+    for c in heads:
+        tasks = c.by_task()
+        means = {task: paired_difference([values]) for task, values in tasks.items()}
+        for name, choose in (("Smallest", min), ("Largest", max)):
+            task = choose(means, key=lambda task: means[task].mean)
+            text = f"{task} {estimate(means[task].mean, means[task].interval())}"
+            body[name].append(TableCell(text, means[task].mean, c.runs))
+        p = heterogeneity_p(list(tasks.values()))
+        body["p, tasks alike"].append(MISSING if p is None else TableCell(p_text(p), p, c.runs))
+        won = sum(pair.difference > 0 for pair in c.pairs) + sum(pair.difference == 0 for pair in c.pairs) / 2
+        body["Pairs won"].append(TableCell(f"{won:g} of {len(c.pairs)}", won / len(c.pairs), c.runs))
+        body["Correlation"].append(_correlation_cell(c))
+    text = (
+        "the tasks with the smallest and the largest mean difference (95% t interval of that task alone); p of Welch's F test "
+        "that the difference is the same on all tasks; pairs in which the method scores higher (a tie is half a pair); "
+        "correlation of the method's and LoRA's scores over seeds, within tasks. No verdict rests on this table."
+    )
+    title = f"{view.plan.experiment.title}: how the difference varies"
+    return text_table(f"{view.plan.name}-spread", title, text, row_labels([c.row for c in heads], view.rows), body)
+
+
+def _correlation_cell(c: Comparison) -> TableCell:
+    centred = []
+    for task in c.by_task():
+        values = np.array([pair.values for pair in c.pairs if pair.task == task])
+        centred.append(values - values.mean(0))
+    x, y = np.concatenate(centred).T
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return TableCell(number(float(x @ y) / scale, 2), float(x @ y) / scale, c.runs) if scale > 1e-9 else MISSING
 
 
 def _verdict_cell(c: Comparison) -> TableCell:
@@ -72,60 +133,41 @@ def _verdict_cell(c: Comparison) -> TableCell:
     return cell if c.difference is None else replace(cell, text=f"{cell.text}, {c.verdict_text}")
 
 
+def _informative_cell(c: Comparison) -> TableCell:
+    if c.informative is None:
+        return MISSING
+    return TableCell(estimate(c.informative.mean, c.informative.interval(c.level)), c.informative.mean, c.runs)
+
+
 def _difference_cell(c: Comparison) -> TableCell:
     if c.difference is None:
         return MISSING
-    text = estimate(c.difference.mean, c.difference.interval(), c.digits, " (1 seed)")
-    return TableCell(text, c.difference.mean, c.runs)
+    seeds = f" ({c.seeds} seed{'s' if c.seeds > 1 else ''})"
+    return TableCell(estimate(c.difference.mean, c.interval, c.digits, without=seeds), c.difference.mean, c.runs)
 
 
-def _p_text(p: float) -> str:
+def p_text(p: float) -> str:
+    """Write a p value."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _reach(heads: Sequence[Comparison]) -> list[str]:
-    """Return notes: whether the number of pairs permits significance at all, and how many seeds would decide."""
-    found = [c for c in heads if c.difference is not None]
-    if not found:
-        return []
-    few = min((c for c in found if c.difference), key=lambda c: c.difference.pairs if c.difference else 0)
-    notes = []
-    if few.difference and few.difference.attainable_p * few.family > ALPHA:
-        notes.append(
-            f"The number of pairs ({few.difference.pairs}) cannot decide: no p below {few.difference.attainable_p:.2g} is "
-            f"possible; after Holm over {few.family}, at least {pairs_needed(few.family)} pairs are needed for significance."
-        )
-    for c in found:
-        if c.verdict is Verdict.UNDECIDED and c.margin is not None:
-            name = " ".join(values[0] for values in row_labels([c.row], [h.row for h in heads]).values())
-            notes.append(f"{name}: {needed(c, 2 * c.margin)} (a true difference of 0, or of {2 * c.margin:g}).")
-    return notes
-
-
 def items(view: View) -> TextTable | None:
-    """Return the paired test over test items, a column per seed."""
-    frame = view.items[0]
-    if frame.empty:
+    """Return the intervals and tests over test items."""
+    found = view.items[0]
+    if not found:
         return None
-    rows = list(dict.fromkeys(frame["row"]))
-    found = {(item["row"], item["seed"]): item for item in frame.to_dict("records")}
-    body: dict[str, list[TableCell]] = {}
-    for seed in sorted(set(frame["seed"])):
-        cells = [found.get((row, seed)) for row in rows]
-        body[f"seed {seed}"] = [
-            TableCell(
-                f"{number(c['difference'], 2, True)} (p = {_p_text(c['p'])})",
-                c["difference"],
-                tuple(c["run_ids"].split(" ")),
-            )
-            if c
-            else MISSING
-            for c in cells
-        ]
+    rows = [item.row for item in found]
+    body = {
+        "Difference": [TableCell(number(item.difference, 2, True), item.difference, item.runs) for item in found],
+        "95%, seeds and items": [
+            TableCell(f"[{number(item.low, 2)}, {number(item.high, 2)}]", None, item.runs) for item in found
+        ],
+        "p, items": [TableCell(p_text(item.p), item.p, item.runs) for item in found],
+    }
     text = (
-        f"BLEU on {frame['split'].iloc[0]}, {frame['items'].iloc[0]} items; p of paired approximate "
-        f"randomisation, {TRIALS} trials: it tests whether these two models differ on such texts, not whether the "
-        "methods do; p is not corrected for the number of tests"
+        f"{found[0].subject}. Interval: bootstrap over seeds and test items, crossed, {DRAWS:,} draws: what other seeds on other "
+        "items like these would give. p: the two methods' answers to an item exchanged at random, at all seeds together, "
+        f"{DRAWS:,} times: do these trained models differ on such items? Not corrected for the number of comparisons."
     )
-    name, title = f"{view.plan.name}-items", f"{view.plan.experiment.title}: one run against one run"
-    return text_table(name, title, text, row_labels(rows, view.rows), body)
+    title = f"{view.plan.experiment.title}: other test items"
+    return text_table(f"{view.plan.name}-items", title, text, row_labels(rows, view.rows), body)

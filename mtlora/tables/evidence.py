@@ -3,18 +3,18 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
 from mtlora.plan.cell import Cell, metric_values
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord, find_records
-from mtlora.records.schema import Git
+from mtlora.records.schema import Git, Metric, Selection
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,20 @@ def diverged(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
         for cell, record in found
         if record is not None and record.status == "failed" and record.diverged and not _changed(cell, record)
     }
+
+
+def majority_answers(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
+    """Return records of diverged runs with the scores of the majority answer; without those of data-to-text, which has none."""
+    found = {}
+    for sha, record in records.items():
+        scores = [
+            Metric(name=b["name"], split=b["split"], selection=selection, value=b["value"])
+            for b in record.baselines
+            for selection in get_args(Selection)
+        ]
+        if scores:
+            found[sha] = replace(record, metrics=scores)
+    return found
 
 
 def _changed(cell: Cell, record: RunRecord) -> list[str]:

@@ -1,4 +1,4 @@
-"""The comparisons between the rows of a table, in the families of Holm's correction."""
+"""The comparisons between the rows of a table, in families: those that the level of an interval accounts for."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Rival(NamedTuple):
 
 
 def families(plan: Plan) -> Iterator[tuple[list[Rival], int]]:
-    """Yield the families: the comparisons that Holm's correction takes together, and their number.
+    """Yield the families: the comparisons of one question, and their number, which the level of their intervals accounts for.
 
     The number includes all methods that the experiment declares for a setting: leaving some out on the command line must
     not make the others significant.

@@ -1,95 +1,232 @@
-"""A paired test over test items: could the choice of test items explain a difference in BLEU between two runs?
+"""The part of chance that lies in the choice of test items: a second interval, and a test of the trained models.
 
-It does not test over seeds; the sign-flip test of `statistics.py` does.
+The intervals of `statistics.py` are about other seeds on the same test items. These are about other items, too. Both need the
+answers of every run, its `predictions.jsonl`, and a metric that is a function of sums over items.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mtlora.base.errors import UserError
+from mtlora.base.files import numbered_lines, read_text
+from mtlora.base.streams import numpy_stream
+from mtlora.config.metrics import METRICS
 from mtlora.config.schema import TaskConfig
+from mtlora.plan.experiment import Column, Entry
 from mtlora.plan.grid import Plan
-from mtlora.records.predictions import Context, read_predictions
+from mtlora.records.predictions import read_predictions
 from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import in_part
 from mtlora.score.text import bleu_metric, reference_streams, treat
+from mtlora.tables.aggregate import Row, entries_of
 from mtlora.tables.comparison import Comparison
 from mtlora.tables.evidence import Evidence
 
-TRIALS = 2000
-COLUMNS = ["row", "method", "seed", "split", "items", "difference", "p", "run_ids"]
+DRAWS = 2000
+CHUNK = 100  # draws at a time, because the weights of 40,000 items take 0.3 MB a draw
+
+PREDICTIONS = "predictions.jsonl"
+
+Score = Callable[[np.ndarray, int], np.ndarray]  # sums over items (..., k) and the number of items -> scores (...)
 
 
-def compare_items(plan: Plan, comparisons: list[Comparison], evidence: Evidence) -> tuple[pd.DataFrame, list[str]]:
-    """Compare BLEU within each seed by paired approximate randomisation (Riezler and Maxwell 2005).
+@dataclass(frozen=True)
+class Counted:
+    """The answers of both methods on one task: what each item adds to the sums of a metric, and the metric."""
 
-    The paired bootstrap of `sacrebleu.significance` compares absolute values of differences, and between two equal systems
-    its p is at most 0.05 far more often than in 5% of cases (`tools/benchmarks/calibration.py` measures both).
+    ours: np.ndarray  # (seeds, items, k)
+    theirs: np.ndarray
+    score: Score
 
-    Args:
-        plan: the plan of an experiment; only data-to-text experiments give rows.
-        comparisons: those whose pairs of runs are compared; the metric must be BLEU.
-        evidence: where the runs' `predictions.jsonl` are.
+    def differences(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        """Return the differences in score for sums of the shape (draws, seeds, k): (draws, seeds)."""
+        items = self.ours.shape[1]
+        return self.score(ours, items) - self.score(theirs, items)
 
-    Returns:
-        One row per method and seed (p is two-sided), and a line for each comparison that could not be made.
-    """
-    tasks = {cell.config.task.name: cell.config.task for cell in plan.cells}
-    by_run = {record.run_id: evidence.folders.get(sha) for sha, record in evidence.records.items()}
-    rows: list[dict[str, Any]] = []
-    problems = []
+
+@dataclass(frozen=True)
+class ItemResult:
+    """A comparison over test items in the headline figure."""
+
+    row: Row
+    subject: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    runs: tuple[str, ...]
+
+
+def compare_items(
+    plan: Plan, comparisons: Sequence[Comparison], evidence: Evidence
+) -> tuple[list[ItemResult], list[str]]:
+    """Compare over test items; also return a line for each comparison that could not be made."""
+    results, problems = [], []
+    folders = {record.run_id: evidence.folders.get(sha) for sha, record in evidence.records.items()}
     for c in comparisons:
-        if c.metric != "bleu":
+        if c.difference is None or not any(_has_answers(folders.get(run)) for run in c.runs):
             continue
-        for pair in c.pairs:
-            try:
-                require_text_packages()
-                ours, theirs = (_texts(by_run[run], tasks[c.task], c.split) for run in pair.runs)
-                if [context.facts for context, _ in ours] != [context.facts for context, _ in theirs]:
-                    raise UserError("the two runs decoded other contexts")
-                p = _compare(ours, theirs, tasks[c.task].scoring)
-            except (UserError, RecursionError) as error:
-                problems.append(f"{pair.runs[0]} and {pair.runs[1]} are not compared item by item: {error}")
-                continue
-            keys = {"row": c.row, "method": c.row.method, "seed": pair.seed, "split": c.split, "items": len(ours)}
-            rows.append(keys | {"difference": pair.difference, "p": p, "run_ids": " ".join(pair.runs)})
-    return pd.DataFrame(rows, columns=COLUMNS), problems
+        try:
+            tasks = [_counted(plan, c, column, folders) for column in plan.columns if _counts(c, column)]
+        except (UserError, RecursionError) as error:
+            problems.append(f"{c.row.method} and {c.base.method} are not compared over test items: {error}")
+            continue
+        low, high = crossed_interval(tasks)
+        subject = c.label if c.task == "average" else f"{c.metric} on {c.split}"
+        results.append(ItemResult(c.row, subject, c.difference.mean, low, high, exchange_p(tasks), c.runs))
+    return results, problems
 
 
-def _texts(folder: Path | None, task: TaskConfig, split: str) -> list[tuple[Context, str]]:
-    path = folder / "predictions.jsonl" if folder else None
-    if path is None or not path.exists():
-        raise UserError("the decoded texts (predictions.jsonl) are not beside the records")
-    return [pair for pair in zip(*read_predictions(path), strict=True) if in_part(task, pair[0], split)]
+def _counts(c: Comparison, column: Column) -> bool:
+    return c.task == "average" or (column.task, column.split, column.metric) == (c.task, c.split, c.metric)
 
 
-def _compare(ours: list[tuple[Context, str]], theirs: list[tuple[Context, str]], scoring: str) -> float:
-    clean = treat(scoring)
-    references = [[text for text in map(clean, context.references) if text] for context, _ in ours]
+def crossed_interval(tasks: Sequence[Counted], level: float = 0.95) -> tuple[float, float]:
+    """Return the percentile interval of a bootstrap that draws seeds and, independently, weights of items anew in each task.
+
+    Owen (2007, doi 10.1214/07-AOAS122) calls this the pigeonhole bootstrap. The weights are exponential (Rubin 1981): as good as
+    multinomial ones, and much faster to draw. Few seeds make any bootstrap of them too narrow, by sqrt((n - 1) / n).
+    """
+    random = numpy_stream(0, "", "items")
+    total = np.zeros(DRAWS)
+    for task in tasks:
+        seeds, items, _ = task.ours.shape
+        for start in range(0, DRAWS, CHUNK):
+            weights = random.standard_exponential((CHUNK, items))
+            weights *= items / weights.sum(1, keepdims=True)
+            ours, theirs = (np.einsum("bn,snk->bsk", weights, x, optimize=True) for x in (task.ours, task.theirs))
+            drawn = np.take_along_axis(
+                task.differences(ours, theirs), random.integers(0, seeds, (CHUNK, seeds)), axis=1
+            )
+            total[start : start + CHUNK] += drawn.mean(1) / len(tasks)
+    tail = (1 - level) / 2
+    low, high = np.quantile(total, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def exchange_p(tasks: Sequence[Counted]) -> float:
+    """Return the two-sided p of a difference under random exchanges of the two methods' answers, item by item.
+
+    All seeds of an item are exchanged together, because they share its difficulty. This is approximate randomisation (Riezler and
+    Maxwell 2005); the answers as they are count as one draw, and equally extreme draws count (Phipson and Smyth 2010).
+    """
+    random = numpy_stream(0, "", "exchange")
+    total, seen = np.zeros(DRAWS), 0.0
+    for task in tasks:
+        ours, theirs = task.ours.sum(1), task.theirs.sum(1)  # (seeds, k)
+        seen += float(task.differences(ours[None], theirs[None]).mean()) / len(tasks)
+        for start in range(0, DRAWS, CHUNK):
+            exchanged = random.integers(2, size=(CHUNK, task.ours.shape[1])).astype(float)
+            change = np.einsum("bn,snk->bsk", exchanged, task.theirs - task.ours, optimize=True)
+            total[start : start + CHUNK] += task.differences(ours + change, theirs - change).mean(1) / len(tasks)
+    return float((1 + (np.abs(total) >= abs(seen) - 1e-9).sum()) / (1 + DRAWS))
+
+
+def _counted(plan: Plan, c: Comparison, column: Column, folders: Mapping[str, Path | None]) -> Counted:
+    config = next(cell.config.task for cell in plan.cells if cell.config.task.name == column.task)
+    runs = [pair.runs for pair in c.pairs if pair.task == column.task]
+    parts = []
+    for entry in entries_of(column):
+        read = _texts if config.kind == "generation" else _answers
+        found = [[read(folders.get(run), config, entry) for run in side] for side in zip(*runs, strict=True)]
+        if len({keys for side in found for keys, _ in side}) > 1:
+            raise UserError(f"the runs on {column.task} answered other items")
+        parts.append([np.stack([counts for _, counts in side]) for side in found])
+    if len(parts) > 1:
+        raise UserError(f"the column {column.label} is a mean of two metrics")
+    metric = column.metric
+    scale = column.scale or (100.0 if METRICS[metric].percent else 1.0)
+    return Counted(parts[0][0], parts[0][1], lambda sums, n: scale * SCORES[metric](sums, n))
+
+
+def _answers(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, np.ndarray]:
+    """Return a key of the items, and what each answer adds to the metric's sums."""
+    if entry.metric not in SCORES:
+        raise UserError(f"{entry.metric} is not a function of sums over items")
+    path = _predictions(folder)
+    answers, labels = [], []
+    for number, line in numbered_lines(read_text(path)):
+        try:
+            row = json.loads(line)
+            if row["split"] == entry.split:
+                answers.append(float(row["prediction"]))
+                labels.append(float(row["label"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}:{number}: not a row with split, prediction and label ({error})") from None
+    if not labels:
+        raise UserError(f"{path} has no answer on {entry.split}")
+    x, y = np.array(answers), np.array(labels)
+    return str(labels), item_counts(entry.metric, x, y)
+
+
+def item_counts(metric: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return what each of n answers x with the label y adds to a metric's sums, (n, k)."""
+    if metric == "accuracy":
+        return (x == y).astype(float)[:, None]
+    if metric == "pearson":
+        return np.stack([x, y, x * x, y * y, x * y], axis=1)
+    return np.stack([x * y, x * (1 - y), (1 - x) * y, (1 - x) * (1 - y)], axis=1)  # positives, then negatives
+
+
+def _texts(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, np.ndarray]:
+    if entry.metric != "bleu":
+        raise UserError(f"{entry.metric} is not a function of sums over items")
+    require_text_packages()
+    clean = treat(task.scoring)
+    pairs = [p for p in zip(*read_predictions(_predictions(folder)), strict=True) if in_part(task, p[0], entry.split)]
+    references = [[text for text in map(clean, context.references) if text] for context, _ in pairs]
     if not all(references):
         raise UserError("predictions.jsonl has an item without a reference")
-    return randomisation_p([clean(text) for _, text in theirs], [clean(text) for _, text in ours], references)
+    return str([context.facts for context, _ in pairs]), bleu_counts([clean(text) for _, text in pairs], references)
 
 
-def randomisation_p(base: list[str], other: list[str], references: Sequence[Sequence[str]]) -> float:
-    """Return the two-sided p of a difference in BLEU between two systems on n items, by swapping their texts at random.
+def bleu_counts(texts: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return sacrebleu's sufficient statistics of each text, (n, 10)."""
+    metric = bleu_metric()
+    return np.array(metric._extract_corpus_statistics(list(texts), reference_streams(references)), dtype=float)
 
-    The observed texts count as one trial, and trials that are equally extreme count too (Phipson and Smyth 2010).
-    `sacrebleu.significance` counts only more extreme ones: between two systems that differ in a few items, its p can be 0.0005
-    where it should be 1.
-    """
-    metric, streams = bleu_metric(), reference_streams(references)
-    a, b = (np.array(metric._extract_corpus_statistics(texts, streams)) for texts in (base, other))  # (n, counts)
-    swapped = np.random.default_rng(12345).integers(2, size=(TRIALS, len(a)), dtype=bool)  # as sacrebleu
-    changes = swapped @ (b - a)  # (trials, counts)
 
-    def bleu(counts: np.ndarray) -> float:
-        return float(metric._compute_score_from_stats(counts.tolist()).score)
+def _has_answers(folder: Path | None) -> bool:
+    return folder is not None and (folder / PREDICTIONS).exists()
 
-    seen = abs(bleu(a.sum(0)) - bleu(b.sum(0)))
-    trials = [abs(bleu(a.sum(0) + change) - bleu(b.sum(0) - change)) for change in changes]
-    return (1 + sum(trial >= seen - 1e-9 for trial in trials)) / (1 + TRIALS)
+
+def _predictions(folder: Path | None) -> Path:
+    if folder is None or not _has_answers(folder):
+        raise UserError(f"the answers ({PREDICTIONS}) are not beside each record")
+    return folder / PREDICTIONS
+
+
+def _matthews(sums: np.ndarray, n: int) -> np.ndarray:
+    tp, fp, fn, tn = np.moveaxis(sums, -1, 0)
+    square = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return np.where(square > 0, (tp * tn - fp * fn) / np.sqrt(np.where(square > 0, square, 1)), 0.0)
+
+
+def _f1(sums: np.ndarray, n: int) -> np.ndarray:
+    tp, fp, fn, _ = np.moveaxis(sums, -1, 0)
+    return 2 * tp / np.maximum(2 * tp + fp + fn, 1)
+
+
+def _pearson(sums: np.ndarray, n: int) -> np.ndarray:
+    x, y, xx, yy, xy = np.moveaxis(sums / n, -1, 0)
+    square = (xx - x * x) * (yy - y * y)
+    return np.where(square > 0, (xy - x * y) / np.sqrt(np.where(square > 0, square, 1)), 0.0)
+
+
+def _bleu(sums: np.ndarray, n: int) -> np.ndarray:
+    metric = bleu_metric()
+    flat = sums.reshape(-1, sums.shape[-1]).tolist()
+    return np.array([metric._compute_score_from_stats(counts).score for counts in flat]).reshape(sums.shape[:-1])
+
+
+SCORES: dict[str, Score] = {
+    "accuracy": lambda sums, n: sums[..., 0] / n,
+    "matthews": _matthews,
+    "f1": _f1,
+    "pearson": _pearson,
+    "bleu": _bleu,
+}

@@ -15,7 +15,7 @@ from mtlora.tables.view import View
 def scores(view: View) -> TextTable:
     """Return the main table: methods x tasks, mean and standard deviation over seeds."""
     plan = view.plan
-    dull = uninformative(plan, view.records)
+    dull = uninformative(plan, view.scored)
     columns = score_columns(view, plan.experiment.selection, "mean")
     body = {label + (" †" if dull.get(task, ((), False))[1] else ""): cells for (label, task), cells in columns.items()}
     parameters: dict[Row, dict[str, float]] = {row: {} for row in view.rows}
@@ -34,7 +34,7 @@ def scores(view: View) -> TextTable:
     everywhere = sorted(task for task, (_, every) in dull.items() if every)
     if everywhere:
         table.notes.append(
-            f"† LoRA is not above the majority answer on {', '.join(everywhere)}: methods cannot be compared there."
+            f"† No method is above the majority answer on {', '.join(everywhere)}: methods cannot be compared there."
         )
     for task, (rows, every) in dull.items():
         if not every:
@@ -66,14 +66,16 @@ def _diverged_column(view: View) -> list[TableCell]:
 
 
 def _divergence_notes(view: View) -> list[str]:
-    """Say whose figures are over the survivors only."""
+    """Say whose runs diverged, and how they count."""
+    counted = view.plan.experiment.failures == "majority"
     found: dict[Row, list[str]] = {}
     for item in view.cost.to_dict("records"):
         if item["diverged"]:
             found.setdefault(Row.of(item), []).append(f"{item['diverged']} of {item['runs']} on {item['task']}")
     names = [" ".join(values) for values in zip(*row_labels(list(found), view.rows).values(), strict=True)]
     return [
-        f"{name}: runs diverged ({', '.join(counts)}); its figures are over the others only."
+        f"{name}: runs diverged ({', '.join(counts)}); "
+        + ("they count as the majority answer." if counted else "its figures are over the others only.")
         for name, counts in zip(names, found.values(), strict=True)
     ]
 

@@ -1,61 +1,67 @@
-"""Paired statistics that decide between two methods: intervals, exact tests, Holm's correction, equivalence, verdicts.
+"""The statistics that decide between two methods: one interval for each comparison, and words for its position.
 
-The unit is a pair: the same task and seed, trained with both methods. Pairs come in groups; a group is a task, or several tasks
-whose runs depend on each other (they start from one adapter). The n values of a group are the differences by seed, averaged over
-its tasks. The suite's difference is the weighted sum of the groups' means.
+The unit is a pair: the same task and seed, trained with both methods. A suite's difference is the mean over tasks of the mean
+over a task's pairs. Its interval has the level 1 - 0.05 / m, for m comparisons that an experiment declares (Bonferroni), so
+that in at most 5% of experiments any of the m intervals misses its true difference. Tasks are given, not drawn: the interval
+speaks about other seeds on these tasks.
 """
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
 import numpy as np
 from scipy import stats
 
 ALPHA = 0.05
-EXACT_PAIRS = 16  # up to this number of pairs all 2^n sign patterns are counted; beyond it, FLIPS random ones
-FLIPS = 20_000
-NO_SPREAD = 1e-9  # a smaller standard error, on the scale of tables, comes from rounding equal differences
+POWER = 0.8  # of the experiments would decide
+FEWEST = 5  # seeds of each task; with fewer there are estimates, and no verdict
+OUTLIER = 5.0  # a pair so many deviations (1.4826 MAD) from the median of its task is named
 MOST_SEEDS = 10_000  # larger numbers of seeds are not feasible
 
 
 class Verdict(StrEnum):
-    """The verdicts as they are printed: the first five on a method and its base, the others on a claim of the paper."""
+    """The verdicts on a method and its base, as they are printed; `Comparison.verdict_text` adds the margin."""
 
     BETTER = "better"
     WORSE = "worse"
     EQUAL = "no difference"  # larger than the margin
     UNDECIDED = "undecided"
+    TOO_FEW = "too few seeds"
+    FAILS = "fails"
     NO_DATA = "no data"
-    REPRODUCED = "reproduced"
-    SMALLER = "smaller than claimed"
-    CONTRADICTED = "contradicted"
+
+
+class ClaimVerdict(StrEnum):
+    """The verdicts on a claimed gain, as they are printed."""
+
+    HALF = "at least half of the claim"
+    SMALLER = "a gain, smaller than claimed"
+    GAIN = "a gain, size open"
+    NONE = "practically none"
+    LOSS = "a loss"
+    EXCLUDED = "claimed size excluded, sign open"
     INCONCLUSIVE = "inconclusive"
+    TOO_FEW = "too few seeds"
+    FAILS = "runs fail"
     NOT_TESTED = "not tested here"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean paired difference and its uncertainty; `error` and `dof` are None where a group has a single pair."""
+    """A mean paired difference and its uncertainty; `error` and `dof` are None where a task has a single pair."""
 
     mean: float
     error: float | None  # standard error
     dof: float | None  # degrees of freedom of the t distribution
-    sizes: tuple[int, ...]  # pairs per group
-    p: float  # of the sign-flip test, two-sided
+    sizes: tuple[int, ...]  # pairs of each task
 
     @property
-    def pairs(self) -> int:
-        """Return the number of independent pairs."""
-        return sum(self.sizes)
-
-    @property
-    def attainable_p(self) -> float:
-        """Return the smallest p that this many pairs permit."""
-        return attainable_p(self.pairs)
+    def seeds(self) -> int:
+        """The number of pairs of the task that has fewest."""
+        return min(self.sizes)
 
     def interval(self, level: float = 1 - ALPHA) -> tuple[float, float] | None:
         """Return the t interval of the mean at a confidence level, or None without an error estimate."""
@@ -64,155 +70,171 @@ class Difference:
         half = float(stats.t.ppf((1 + level) / 2, self.dof)) * self.error
         return self.mean - half, self.mean + half
 
-    def equivalence_p(self, margin: float) -> float:
-        """Return the p of two one-sided t tests that the true difference lies inside +-margin (Schuirmann 1987).
-
-        It is at most alpha exactly where the 1 - 2 alpha interval lies inside. It is 1 without an error estimate, and
-        if the differences are equal but fewer than the sign-flip test needs.
-        """
+    @property
+    def p(self) -> float:
+        """The two-sided p of the t test that the true difference is 0; 1 without an error estimate."""
         if self.error is None or self.dof is None:
             return 1.0
-        if self.error < NO_SPREAD:  # scores have few values: two equal differences are no proof of equality
-            return 0.0 if abs(self.mean) < margin and self.pairs >= pairs_needed(1) else 1.0
-        return float(stats.t.sf((margin - abs(self.mean)) / self.error, self.dof))
+        if self.error == 0:
+            return float(self.mean == 0)
+        return float(2 * stats.t.sf(abs(self.mean) / self.error, self.dof))
+
+    def is_within(self, margin: float, alpha: float = ALPHA) -> bool:
+        """Tell whether two one-sided t tests at `alpha` find the true difference inside +-margin (Schuirmann 1987)."""
+        inner = self.interval(1 - 2 * alpha)
+        return inner is not None and -margin < inner[0] and inner[1] < margin
 
 
-def paired_difference(groups: Sequence[np.ndarray], weights: Sequence[float] = (1.0,)) -> Difference:
-    """Estimate a suite's mean difference.
+def paired_difference(
+    tasks: Sequence[Mapping[int, float]], groups: Sequence[str] | None = None, floors: Sequence[float] | None = None
+) -> Difference:
+    """Estimate the mean over tasks of the mean difference of each task's pairs.
 
-    The standard error is sqrt(sum w_g^2 s_g^2 / n_g) with Welch-Satterthwaite degrees of freedom (Welch 1947); for one group this
-    is the paired t test.
+    With d_ts the difference of task t at seed s, n_t pairs a task and T tasks, seed s adds to a group's mean the deviation
+    c_s = sum over its tasks of (d_ts - mean_t) / (n_t T). The group's variance is n / (n - 1) sum of c_s^2 with n - 1 degrees of
+    freedom, n the smallest n_t; groups add by Welch and Satterthwaite (Welch 1947). For one task this is the paired t test.
 
     Args:
-        groups: per group the differences by seed, (n_g,), at least one each.
-        weights: per group its share in the suite's mean.
+        tasks: for each task its differences by seed, at least one.
+        groups: for each task the name of its group: tasks whose runs start from one adapter are not independent. Default: a
+            group for each task.
+        floors: for each task the smallest standard deviation of a pair's difference that is believed. Scores on n items are
+            multiples of 1/n, so differences without spread are no proof of certainty.
     """
-    values = [np.asarray(group, dtype=float) for group in groups]
-    sizes = tuple(len(group) for group in values)
-    mean = math.fsum(w * group.mean() for w, group in zip(weights, values, strict=True))
-    p = sign_flip_p(np.concatenate([w * group / len(group) for w, group in zip(weights, values, strict=True)]))
+    values = [np.array(list(task.values()), dtype=float) for task in tasks]
+    sizes = tuple(map(len, values))
+    mean = math.fsum(float(v.mean()) for v in values) / len(values)
     if min(sizes) < 2:
-        return Difference(mean, None, None, sizes, p)
-    parts = np.array([w**2 * group.var(ddof=1) / len(group) for w, group in zip(weights, values, strict=True)])
-    square, divisor = float(parts.sum()), float(sum(parts**2 / (np.array(sizes) - 1)))
-    # groups without any spread add no uncertainty; if none has one, any number of degrees gives the same point
-    dof = square**2 / divisor if divisor > 0 else float(sum(sizes) - len(sizes))
-    return Difference(mean, math.sqrt(square), dof, sizes, p)
+        return Difference(mean, None, None, sizes)
+    names = list(groups) if groups is not None else [str(i) for i in range(len(tasks))]
+    least = list(floors) if floors is not None else [0.0] * len(tasks)
+    variances, degrees = [], []
+    for name in dict.fromkeys(names):
+        own = [t for t in range(len(tasks)) if names[t] == name]
+        parts: dict[int, float] = {}
+        for t in own:
+            for seed, value in tasks[t].items():
+                parts[seed] = parts.get(seed, 0.0) + (value - float(values[t].mean())) / (sizes[t] * len(tasks))
+        n = min(sizes[t] for t in own)
+        floor = math.fsum((least[t] / len(tasks)) ** 2 / sizes[t] for t in own)
+        variances.append(max(n / (n - 1) * math.fsum(c * c for c in parts.values()), floor))
+        degrees.append(n - 1)
+    total = math.fsum(variances)
+    divisor = math.fsum(v**2 / n for v, n in zip(variances, degrees, strict=True))
+    dof = total**2 / divisor if divisor > 0 else float(sum(degrees))  # without any spread the interval is a point
+    return Difference(mean, math.sqrt(total), dof, sizes)
 
 
-def sign_flip_p(terms: np.ndarray) -> float:
-    """Return the two-sided p of the sum of `terms` (n,) under random signs: the paired permutation test (Fisher 1935).
+def judge(difference: Difference, family: int, margin: float) -> tuple[Verdict, str]:
+    """Return the verdict on a difference (higher is better), and how its size relates to the margin: more, less or neither.
 
-    Valid if the differences are independent and, without an effect, symmetric about 0. Exact up to `EXACT_PAIRS` terms; beyond,
-    (k + 1) / (FLIPS + 1) over random flips with a fixed seed, which is valid too (Phipson and Smyth 2010).
+    Better: the interval of the level 1 - 0.05 / family lies above 0; by more than the margin if it lies above the margin, by less
+    if two one-sided tests find the difference within it. Worse likewise. Equal: not better or worse, and within the margin.
     """
-    n, observed = len(terms), abs(terms.sum())
-    bound = observed - 1e-12 * np.abs(terms).sum()  # equal sums count, whatever the order of the additions
-    if n <= EXACT_PAIRS:
-        return float((np.abs(sign_patterns(n) @ terms) >= bound).mean())
-    chunks = np.split(random_signs(n), 20)  # as floats they take eight times the memory
-    hits = sum(int((np.abs(chunk.astype(float) @ terms) >= bound).sum()) for chunk in chunks)
-    return (hits + 1) / (FLIPS + 1)
+    alpha = ALPHA / family
+    interval = difference.interval(1 - alpha)
+    if interval is None or difference.seeds < FEWEST:
+        return Verdict.TOO_FEW, ""
+    low, high = interval
+    within = difference.is_within(margin, alpha)
+    if low > 0 or high < 0:
+        size = "more" if max(low, -high) > margin else "less" if within else ""
+        return Verdict.BETTER if low > 0 else Verdict.WORSE, size
+    return (Verdict.EQUAL if within else Verdict.UNDECIDED), ""
 
 
-@lru_cache(maxsize=2)  # comparisons of one size come together
-def random_signs(n: int) -> np.ndarray:
-    """Return `FLIPS` random sign patterns, (FLIPS, n) of int8, the same in every process."""
-    return 2 * np.random.default_rng(0).integers(0, 2, (FLIPS, n), dtype=np.int8) - 1
+def judge_claim(difference: Difference, claim: float, family: int) -> ClaimVerdict:
+    """Judge a claimed gain > 0 by the position of the interval [low, high] of the level 1 - 0.05 / family, first match:
 
-
-@lru_cache(maxsize=EXACT_PAIRS)
-def sign_patterns(n: int) -> np.ndarray:
-    """Return all sign patterns, (2^n, n), of 1 and -1."""
-    return 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1) - 1
-
-
-def attainable_p(pairs: int) -> float:
-    """Return the smallest two-sided p of the sign-flip test: all differences of one sign, 2 of 2^n patterns."""
-    return 2.0 ** (1 - pairs) if pairs <= EXACT_PAIRS else max(2.0 ** (1 - pairs), 1 / (FLIPS + 1))
-
-
-def pairs_needed(comparisons: int, alpha: float = ALPHA) -> int:
-    """Return the fewest pairs with which the sign-flip test can be significant after Holm over `comparisons`."""
-    return math.ceil(1 + math.log2(comparisons / alpha))
-
-
-def holm(p: Sequence[float], comparisons: int | None = None) -> list[float]:
-    """Return Holm's step-down adjusted p values (Holm 1979), in the order given.
-
-    Args:
-        p: the p values at hand.
-        comparisons: size of the family, if some of its members have no result yet; at least len(p).
+    at least half of the claim: low >= claim / 2; a gain, smaller than claimed: low > 0, high < claim; a gain, size open: low > 0;
+    practically none: two one-sided tests find the difference within half of the claim; a loss: high < 0; claimed size excluded,
+    sign open: high < claim; inconclusive: otherwise.
     """
-    m = max(len(p), comparisons or 0)
-    adjusted, highest = [0.0] * len(p), 0.0
-    for rank, index in enumerate(np.argsort(p, kind="stable")):
-        highest = max(highest, min(1.0, (m - rank) * p[index]))
-        adjusted[index] = highest
-    return adjusted
+    alpha = ALPHA / family
+    interval = difference.interval(1 - alpha)
+    if interval is None or difference.seeds < FEWEST:
+        return ClaimVerdict.TOO_FEW
+    low, high = interval
+    if low >= claim / 2:
+        return ClaimVerdict.HALF
+    if low > 0:
+        return ClaimVerdict.SMALLER if high < claim else ClaimVerdict.GAIN
+    if difference.is_within(claim / 2, alpha):
+        return ClaimVerdict.NONE
+    if high < 0:
+        return ClaimVerdict.LOSS
+    return ClaimVerdict.EXCLUDED if high < claim else ClaimVerdict.INCONCLUSIVE
 
 
-def median_interval(values: np.ndarray, level: float = 1 - ALPHA) -> tuple[float, float, float]:
-    """Return the order-statistic interval of a median and the coverage that it has, for any continuous distribution.
+def _with_seeds(difference: Difference, seeds: int, spread: float = 1.0) -> tuple[float, float]:
+    """Return the standard error and the degrees of freedom with another number of seeds and `spread` times the spread seen."""
+    assert difference.error is not None
+    assert difference.dof is not None
+    now = difference.seeds
+    return spread * difference.error * math.sqrt(now / seeds), difference.dof * (seeds - 1) / (now - 1)
 
-    The narrowest symmetric pair of order statistics with at least `level`; where n values cannot reach it, their whole range.
+
+def visible(difference: Difference, seeds: int, family: int) -> float | None:
+    """Return the smallest true difference that 4 of 5 experiments with some number of seeds would call better or worse.
+
+    SE (t(1 - a / 2) + t(0.8)) with a = 0.05 / family, and the spread seen so far; None without an error estimate.
     """
-    ordered, n = np.sort(values), len(values)
-    cut = int(stats.binom.ppf((1 - level) / 2, n, 0.5))  # P(fewer than `cut` below the median) <= (1 - level) / 2
-    cut = max(cut, 1)
-    coverage = 1 - 2 * float(stats.binom.cdf(cut - 1, n, 0.5))
-    return float(ordered[cut - 1]), float(ordered[n - cut]), max(coverage, 0.0)
+    if difference.error is None or seeds < 2:
+        return None
+    error, dof = _with_seeds(difference, seeds)
+    return error * float(stats.t.ppf(1 - ALPHA / family / 2, dof) + stats.t.ppf(POWER, dof))
 
 
-def judge_claim(difference: Difference, claim: float, p_holm: float, equivalence_p_holm: float) -> Verdict:
-    """Judge a claimed difference > 0, first match: reproduced, smaller than claimed, contradicted, inconclusive.
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of each task that 4 of 5 experiments would need, and an 80% range of this number; None: not feasible."""
 
-    With the 95% interval [lo, hi]: reproduced if lo > 0 and hi >= claim; smaller than claimed if lo > 0 and hi < claim;
-    contradicted if hi < 0, or if the difference lies inside +-claim / 2. A sign counts only if the sign-flip test, too, is
-    significant after Holm's correction.
-
-    Args:
-        difference: the measured difference.
-        claim: the claimed difference, on the same scale.
-        p_holm: the adjusted p of the sign-flip test.
-        equivalence_p_holm: the adjusted `equivalence_p(claim / 2)`.
-    """
-    sign, interval = direction(difference, p_holm), difference.interval()
-    if sign > 0 and interval is not None:
-        return Verdict.REPRODUCED if interval[1] >= claim else Verdict.SMALLER
-    return Verdict.CONTRADICTED if sign < 0 or equivalence_p_holm <= ALPHA else Verdict.INCONCLUSIVE
+    seeds: int | None
+    low: int | None
+    high: int | None
 
 
-def direction(difference: Difference, p_holm: float) -> int:
-    """Return the sign of the difference, 1 or -1, if its 95% interval and adjusted sign-flip p both establish it, else 0."""
-    interval = difference.interval()
-    if interval is None or p_holm > ALPHA:
-        return 0
-    return int(interval[0] > 0) - int(interval[1] < 0)
+def seeds_to_see(difference: Difference, size: float, family: int) -> Seeds | None:
+    """Return the seeds with which a true difference of `size` would be called better or worse."""
+    a = ALPHA / family
+    return _needed(difference, lambda dof: float(stats.t.ppf(1 - a / 2, dof) + stats.t.ppf(POWER, dof)), size)
 
 
-def seeds_to_decide(difference: Difference, claim: float, comparisons: int) -> int | None:
-    """Return the seeds per task with which 4 of 5 experiments would decide, if the true difference were `claim` or 0.
+def seeds_to_equate(difference: Difference, margin: float, family: int) -> Seeds | None:
+    """Return the seeds with which equal methods would be found equal within the margin (Julious 2004)."""
+    a, beta = ALPHA / family, 1 - POWER
+    return _needed(difference, lambda dof: float(stats.t.ppf(1 - a, dof) + stats.t.ppf(1 - beta / 2, dof)), margin)
 
-    The usual power formula with the spread seen so far: SE (t(1 - a / 2) + t(0.8)) <= claim to see the claim, and
-    SE (t(1 - a) + t(0.9)) <= claim / 2 to see equivalence (Julious 2004); a = ALPHA / comparisons, the first step of Holm.
 
-    Returns:
-        None if there is no error estimate or more than `MOST_SEEDS` are needed.
-    """
+def _needed(difference: Difference, quantiles, size: float) -> Seeds | None:  # type: ignore[no-untyped-def]
     if difference.error is None or difference.dof is None:
         return None
-    now, alpha = min(difference.sizes), ALPHA / comparisons
-    spread, degrees = difference.error, difference.dof
+    # The true spread lies between these factors of the one seen, in 80% of cases.
+    low, high = (math.sqrt(difference.dof / float(stats.chi2.ppf(q, difference.dof))) for q in (0.9, 0.1))
 
-    def decides(n: int) -> bool:
-        if len(difference.sizes) * n < pairs_needed(comparisons):
-            return False
-        error, dof = spread * math.sqrt(now / n), degrees * (n - 1) / (now - 1)
-        to_see = stats.t.ppf(1 - alpha / 2, dof) + stats.t.ppf(0.8, dof)
-        to_equate = stats.t.ppf(1 - alpha, dof) + stats.t.ppf(0.9, dof)
-        return bool(error * to_see <= claim and error * to_equate <= claim / 2)
+    def fewest(spread: float) -> int | None:
+        def decides(n: int) -> bool:
+            error, dof = _with_seeds(difference, n, spread)
+            return error * quantiles(dof) <= size
 
-    if not decides(MOST_SEEDS):
+        if not decides(MOST_SEEDS):
+            return None
+        return bisect.bisect_left(range(MOST_SEEDS + 1), True, lo=FEWEST, key=decides)  # more seeds never decide less
+
+    return Seeds(fewest(1.0), fewest(low), fewest(high))
+
+
+def heterogeneity_p(tasks: Sequence[Mapping[int, float]]) -> float | None:
+    """Return the p of Welch's F test that the true difference is the same on all tasks; None where it cannot be computed."""
+    values = [np.array(list(task.values()), dtype=float) for task in tasks]
+    if len(values) < 2 or min(map(len, values)) < 2 or min(float(v.var()) for v in values) == 0:
         return None
-    return bisect.bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=decides)  # more seeds never decide less
+    return float(stats.f_oneway(*values, equal_var=False).pvalue)
+
+
+def outliers(values: Sequence[float], floor: float = 0.0) -> list[int]:
+    """Return the indices of values more than `OUTLIER` deviations (1.4826 MAD, or `floor` if larger) from the median."""
+    array = np.asarray(values, dtype=float)
+    away = np.abs(array - np.median(array))
+    deviation = max(1.4826 * float(np.median(away)), floor)
+    return [i for i, a in enumerate(away) if a > OUTLIER * deviation > 0]

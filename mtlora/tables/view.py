@@ -10,9 +10,9 @@ from mtlora.plan.tuning import Tuning
 from mtlora.records.record import RunRecord
 from mtlora.tables.aggregate import Row, cost_frame, row_of, summary
 from mtlora.tables.comparison import Comparison, compare, headlines
-from mtlora.tables.evidence import Evidence, diverged, problems, touched, usable
+from mtlora.tables.evidence import Evidence, diverged, majority_answers, problems, touched, usable
 from mtlora.tables.geometry import read_geometry
-from mtlora.tables.items import compare_items
+from mtlora.tables.items import ItemResult, compare_items
 from mtlora.tables.tuning import read_tuning
 
 
@@ -30,8 +30,14 @@ class View:
 
     @cached_property
     def diverged(self) -> dict[str, RunRecord]:
-        """Return the records of runs that diverged, which are in no mean, by config_sha."""
+        """Return the records of runs that diverged, by config_sha."""
         return diverged(self.plan, self.evidence)
+
+    @cached_property
+    def scored(self) -> dict[str, RunRecord]:
+        """Return the records that enter means and differences: `records`, and diverged runs that count as the majority answer."""
+        counts = self.plan.experiment.failures == "majority"
+        return self.records | (majority_answers(self.diverged) if counts else {})
 
     @cached_property
     def tuning(self) -> Tuning | None:
@@ -51,12 +57,13 @@ class View:
     @cached_property
     def summary(self) -> pd.DataFrame:
         """Return the long table."""
-        return summary(self.plan, self.records)
+        return summary(self.plan, self.scored)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """Return all paired comparisons."""
-        return compare(self.plan, self.records)
+        blocking = {sha: record for sha, record in self.diverged.items() if sha not in self.scored}
+        return compare(self.plan, self.scored, blocking)
 
     @cached_property
     def cost(self) -> pd.DataFrame:
@@ -64,8 +71,8 @@ class View:
         return cost_frame(self.plan, self.records, self.diverged)
 
     @cached_property
-    def items(self) -> tuple[pd.DataFrame, list[str]]:
-        """Return the headline comparisons item by item, and a line for each that could not be made."""
+    def items(self) -> tuple[list[ItemResult], list[str]]:
+        """Return the headline comparisons over test items, and a line for each that could not be made."""
         return compare_items(self.plan, headlines(self.comparisons), self.evidence)
 
     @cached_property

@@ -9,7 +9,7 @@ from pathlib import Path
 from mtlora.base.files import write_text
 from mtlora.tables.comparison import comparison_frame
 from mtlora.tables.convention import convention
-from mtlora.tables.differences import differences, items, protocols
+from mtlora.tables.differences import differences, items, protocols, spread
 from mtlora.tables.formats import html_page, latex, markdown
 from mtlora.tables.layout import TextTable
 from mtlora.tables.scores import cost, scores
@@ -23,6 +23,7 @@ def all_tables(view: View) -> list[TextTable]:
         convention(view),
         differences(view, contrasts=False),
         differences(view, contrasts=True),
+        spread(view),
     ]
     return [table for table in (scores(view), *compared, items(view), cost(view)) if table is not None]
 

@@ -16,13 +16,15 @@ from mtlora.train.state import TrainingState
 
 
 def last_and_best(epochs: list[Epoch]) -> list[Metric]:
-    """List every metric's value in the last epoch and in that metric's own best epoch (raw scale)."""
+    """List every metric's value in the last epoch, and in the best epoch: that of the best value of the task's first metric."""
+    split, names = next(iter(epochs[-1]["metrics"].items()))
+    first = next(iter(names))
+    best = (max if METRICS[first].higher_is_better else min)(epochs, key=lambda epoch: epoch["metrics"][split][first])
     entries: list[Metric] = []
-    for split, values in epochs[-1]["metrics"].items():
+    for part, values in epochs[-1]["metrics"].items():
         for name, last in values.items():
-            higher = METRICS[name].higher_is_better
-            best = (max if higher else min)(epoch["metrics"][split][name] for epoch in epochs)
-            entries += [metric_entry(name, split, "last", last), metric_entry(name, split, "best", best)]
+            entries.append(metric_entry(name, part, "last", last))
+            entries.append(metric_entry(name, part, "best", best["metrics"][part][name]))
     return entries
 
 

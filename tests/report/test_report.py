@@ -55,7 +55,10 @@ def test_the_first_screen_answers(report: Path) -> None:
     words = first_screen(report.read_text(encoding="utf-8"))
     assert "Does MTLoRA beat LoRA here, and how sure are we?" in words
     assert "In part." in words
-    assert "MTLoRA is better in 1, worse in 1, equal within the margin in 1; 1 is undecided." in words
+    assert (
+        "Compared with LoRA on GLUE: SHIM better, by more than 0.5; ICFM worse, by more than 0.5; "
+        "CTCM no difference larger than 0.5; DTSM undecided." in words
+    )
     assert "Seeds per task: 10." in words
     assert "not tested here" in words
 
@@ -63,8 +66,8 @@ def test_the_first_screen_answers(report: Path) -> None:
 def test_verdicts_of_the_cards(report: Path) -> None:
     cards = re.findall(r"<li class=\"(\w+)\"><b>(.*?): <span class=\"tag\">(.*?)</span>", report.read_text())
     assert cards == [
-        ("good", "GLUE, MTLoRA SHIM", "better"),
-        ("bad", "GLUE, MTLoRA ICFM", "worse"),
+        ("good", "GLUE, MTLoRA SHIM", "better, by more than 0.5"),
+        ("bad", "GLUE, MTLoRA ICFM", "worse, by more than 0.5"),
         ("open", "GLUE, MTLoRA CTCM", "no difference larger than 0.5"),
         ("open", "GLUE, MTLoRA DTSM", "undecided"),
     ]
@@ -156,7 +159,7 @@ def test_in_a_browser(width: int, report: Path, tmp_path: Path) -> None:
     assert "CONSOLE" not in ended.stderr
 
 
-def test_single_tasks_are_told_where_the_average_is_missing(tmp_path: Path) -> None:
+def test_nothing_is_said_where_a_task_is_missing(tmp_path: Path) -> None:
     plan = make_plan(load_experiment("glue"), ["model=tiny", "task=rte,mrpc", "transform=lora,shim", "seed=0,1,2"])
     for cell in plan.cells:
         if cell.config.task.name == "rte":
@@ -164,11 +167,33 @@ def test_single_tasks_are_told_where_the_average_is_missing(tmp_path: Path) -> N
     evidence = load_evidence(tmp_path / "runs")
     text = build([View(plan, evidence)], evidence, tmp_path, "report.html", ["task=rte,mrpc", "seed=0,1,2"])
     words = " ".join(first_screen(text).split())
-    assert (
-        "No verdict yet. No seed has all tasks with LoRA and another method. On RTE alone, MTLoRA is better in 0 of 1"
-        in words
-    )
+    assert "Nothing can be said yet. No method has a finished pair of runs with LoRA on every task." in words
     assert "python -m mtlora.reproduce glue task=rte,mrpc seed=0,1,2" in text, "the sweep that the report is of"
+
+
+@pytest.mark.parametrize(
+    ("gains", "answer"),
+    [
+        ({"matched": (2.0, 2.0), "published": (2.0, 2.0)}, "Yes."),
+        ({"matched": (2.0, -2.0), "published": (2.0, 2.0)}, "In part."),
+        ({"matched": (0.0, 0.0), "published": (2.0, 2.0)}, "It depends on the protocol."),
+        ({"matched": (0.0, -2.0), "published": (0.0, 0.0)}, "No."),
+        ({"matched": (0.1, 0.1), "published": (0.1, 0.1)}, "Yes, but by little."),
+    ],
+)
+def test_the_answer_is_a_plain_yes_only_under_every_protocol(
+    gains: dict[str, tuple[float, float]], answer: str, tmp_path: Path
+) -> None:
+    given = ["model=tiny", "task=rte", "transform=lora,shim,ctcm", "seed=range(0,6)", "protocol=published,matched"]
+    plan = make_plan(load_experiment("glue"), given)
+    for cell in plan.cells:
+        c = cell.config
+        gain = {"lora": 0.0, "shim": gains[c.protocol][0], "ctcm": gains[c.protocol][1]}[c.adapter.method]
+        value = 0.6 + gain / 100 + (c.seed % 2) * 1e-4 * (c.adapter.method != "lora")
+        save_record(tmp_path / "runs", make_record(cell, {ACCURACY: (value, value)}))
+    evidence = load_evidence(tmp_path / "runs")
+    text = build([View(plan, evidence)], evidence, tmp_path, "report.html", given)
+    assert f" {answer} Compared with LoRA" in " ".join(first_screen(text).split())
 
 
 @pytest.mark.parametrize("started", [True, False])

@@ -1,4 +1,4 @@
-"""The formats of a table, and the tables beside that of scores: published numbers, test items, geometry."""
+"""The formats of a table, and the tables beside that of scores: published numbers, geometry."""
 
 import csv
 import html
@@ -13,15 +13,13 @@ from typing import Any
 
 import pytest
 from helpers.record_files import make_record, save_record
-from sacrebleu.metrics import BLEU
-from sacrebleu.significance import PairedTest
+from helpers.texts import dart_plan, save_texts
 
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.report.plots import draw_all
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.formats import html_page, latex, markdown
-from mtlora.tables.items import randomisation_p
 from mtlora.tables.layout import MISSING, TableCell, TextTable
 from mtlora.tables.view import View
 from mtlora.tables.write import all_tables, write_tables
@@ -103,67 +101,7 @@ def test_published_numbers_and_pairs_of_figures(tmp_path: Path) -> None:
     difference = rows["ours − published"]
     assert difference["RTE"] == f"{100 * rte - 85.2:+.2f}".replace("-", "−")
     assert difference["QQP acc/F1"] == f"{100 * pair[0] - 91.99:+.2f} / {100 * pair[1] - 89.38:+.2f}".replace("-", "−")
-    assert rows["MTLoRA SHIM"]["Δ to LoRA"].startswith("+1.00 [1.00, 1.00] 95.0%")
-
-
-REFERENCES = [[f"the place number {n} lies in a country", f"number {n} is a place"] for n in range(40)]
-TEXTS = {
-    "none": [f"the place number {n} lies in the town" for n in range(40)],
-    "shim": [f"the place number {n} lies in a country" if n % 3 else f"place {n}" for n in range(40)],
-}
-
-
-@lru_cache
-def dart_plan() -> Plan:
-    return make_plan(load_experiment("dart"), ["model=tiny_gpt2", "transform=lora,shim", "seed=0"])
-
-
-def save_texts(runs: Path, other_context: bool = False) -> None:
-    for cell in dart_plan().cells:
-        record = make_record(cell, {("bleu", "test"): (40.0, 40.0), ("ter", "test"): (0.5, 0.5)})
-        folder = save_record(runs, record).parent
-        structure = cell.config.adapter.structure
-        rows = [
-            {"context": f"c{n}{other_context and structure}", "category": "", "references": r, "prediction": t}
-            for n, (r, t) in enumerate(zip(REFERENCES, TEXTS[structure], strict=True))
-        ]
-        (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def test_items_are_compared_by_sacrebleu(tmp_path: Path) -> None:
-    save_texts(tmp_path)
-    view = View(dart_plan(), load_evidence(tmp_path))
-    frame, problems = view.items
-    metric = BLEU(
-        tokenize="13a", smooth_method="none", force=True, references=list(map(list, zip(*REFERENCES, strict=True)))
-    )
-    systems = [("lora", TEXTS["none"]), ("shim", TEXTS["shim"])]
-    _, scores = PairedTest(systems, {"BLEU": metric}, None, "ar", n_samples=2000)()
-    assert problems == []
-    assert frame["p"].tolist() == [scores["BLEU"][1].p_value]
-    assert 0 < frame["p"].item() < 1
-    assert randomisation_p(TEXTS["shim"], TEXTS["shim"], REFERENCES) == 1.0
-    one_word = ["the place", *TEXTS["shim"][1:]]
-    assert randomisation_p(TEXTS["shim"], one_word, REFERENCES) == 1.0, (
-        "one item that differs can be swapped in one way"
-    )
-    junk = [["a b c", "d e f", "g h i"], ["j k l", "m n o", "p q r"]]
-    assert randomisation_p(*junk, [["s t u v w"]] * 3) == 1.0, "two systems of BLEU 0 do not differ"
-    rest = [["right words here now", *(f"{x} b c d" for x in x20)] for x20 in (["x"] * 20, ["y"] * 20)]
-    rest[1][0] = "wrong"
-    truth = [["right words here now"], *[["a b c d"]] * 20]
-    assert randomisation_p(*rest, truth) == 1.0, "every swap leaves the same difference: one item decides it"
-    assert any(table.name == "dart-items" for table in all_tables(view))
-
-
-def test_items_without_comparable_texts(tmp_path: Path) -> None:
-    save_texts(tmp_path, other_context=True)
-    frame, problems = View(dart_plan(), load_evidence(tmp_path)).items
-    assert frame.empty
-    assert "the two runs decoded other contexts" in problems[0]
-    for path in tmp_path.rglob("predictions.jsonl"):
-        path.unlink()
-    assert "not beside the records" in View(dart_plan(), load_evidence(tmp_path)).items[1][0]
+    assert rows["MTLoRA SHIM"]["Δ to LoRA"].startswith("+1.00")
 
 
 def test_every_file_and_its_runs(tmp_path: Path) -> None:

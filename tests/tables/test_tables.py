@@ -100,15 +100,17 @@ def test_statistics_over_seeds_and_their_runs(tmp_path: Path) -> None:
     assert len(rows) == 2 * 2 * 4  # methods x selections x (accuracy, pearson, spearman, average)
 
 
-def test_average_over_tasks_is_taken_per_seed(tmp_path: Path) -> None:
+def test_average_over_tasks(tmp_path: Path) -> None:
     _, rows = write(tiny_plan(), records_of(tiny_plan()), tmp_path)
     for method in ("lora", "shim"):
-        per_seed = [statistics.mean(100 * LAST[task, method][seed] for task in ("rte", "stsb")) for seed in SEEDS]
-        row = only(rows, task="average", method=method, selection="last")
-        assert_statistics(row, per_seed)
-        assert len(row["run_ids"].split(" ")) == 6
-        best = only(rows, task="average", method=method, selection="best")
-        assert_statistics(best, [value + 100 * BETTER for value in per_seed])
+        by_task = [[100 * LAST[task, method][seed] for seed in SEEDS] for task in ("rte", "stsb")]
+        for selection, more in (("last", 0.0), ("best", 100 * BETTER)):
+            row = only(rows, task="average", method=method, selection=selection)
+            per_seed = [statistics.mean(pair) + more for pair in zip(*by_task, strict=True)]
+            assert float(row["mean"]) == pytest.approx(statistics.mean(per_seed))
+            assert float(row["std"]) == pytest.approx(statistics.stdev(per_seed))
+            assert float(row["median"]) == pytest.approx(statistics.mean(map(statistics.median, by_task)) + more)
+            assert (int(row["n"]), len(row["run_ids"].split(" "))) == (3, 6)
 
 
 def test_markdown_shows_the_values_and_marks_the_best(tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_a_missing_cell_has_no_row_and_prints_a_dash(tmp_path: Path) -> None:
     assert grid(text)["LoRA"]["STS-B"] == "35.33 ± 4.51"  # alone in its column: nothing to be better than
 
 
-def test_the_average_leaves_out_a_seed_with_a_hole(tmp_path: Path) -> None:
+def test_a_missing_run_takes_one_value_of_the_average(tmp_path: Path) -> None:
     records = records_of(tiny_plan())
     for record in records:
         if (record.task, record.transform, record.seed) == ("stsb", "shim", 1):
@@ -155,8 +157,9 @@ def test_the_average_leaves_out_a_seed_with_a_hole(tmp_path: Path) -> None:
     text, rows = write(tiny_plan(), records, tmp_path)
     assert_statistics(only(rows, task="stsb", method="shim", metric="pearson", selection="last"), [45.0, 40.0])
     average = only(rows, task="average", method="shim", selection="last")
-    assert_statistics(average, [(65 + 45) / 2, (63 + 40) / 2])
-    assert "-seed1-" not in average["run_ids"]
+    assert float(average["mean"]) == pytest.approx((63 + (45 + 40) / 2) / 2), "each task uses its own seeds"
+    assert float(average["std"]) == pytest.approx(statistics.stdev([(65 + 45) / 2, (63 + 40) / 2]))
+    assert int(average["n"]) == 2
     assert "n = 2 to 3 of 3 planned" in text
 
 
@@ -173,11 +176,14 @@ def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     assert grid(text)["LoRA"]["RTE"] == "60.00"
 
 
-def test_a_task_on_which_lora_learns_nothing_is_marked(tmp_path: Path) -> None:
+def test_a_task_on_which_nothing_is_learned_is_marked(tmp_path: Path) -> None:
     records = records_of(tiny_plan(), baseline=0.36)  # LoRA: RTE 0.64, STS-B 0.353; SHIM is above it on both
     text, _ = write(tiny_plan(), records, tmp_path)
+    assert {"RTE", "STS-B"} <= set(grid(text)["LoRA"])
+    assert "LoRA: not above the majority answer on stsb." in text
+    text, _ = write(tiny_plan(), records_of(tiny_plan(), baseline=0.46), tmp_path)
     assert {"RTE", "STS-B †"} <= set(grid(text)["LoRA"])
-    assert re.search(r"† LoRA is not above the majority answer on stsb:", text)
+    assert re.search(r"† No method is above the majority answer on stsb:", text)
     assert "†" not in write(tiny_plan(), records_of(tiny_plan()), tmp_path)[0]
 
 

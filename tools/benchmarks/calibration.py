@@ -1,12 +1,13 @@
-"""Measure the error rates of the statistics: `python tools/benchmarks/calibration.py` prints tables of docs/statistics.md.
+"""Measure the error rates of the verdicts: `python tools/benchmarks/calibration.py` prints the tables of docs/statistics.md.
 
-Without any effect (A/A), a test at 5% may reject in at most 5% of the trials, and a 95% interval must cover the truth in 95%.
-Trials are drawn with a fixed seed; the functions under test are those behind the report.
+Trials are simulated comparisons of four structures with LoRA, drawn with a fixed seed; the functions under test are those behind
+the report. Without an effect, at most 5% of the trials may call any of the four better or worse (family error).
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,69 +16,102 @@ from rich.console import Console
 from rich.progress import track
 
 from mtlora.base.paths import REPOSITORY
-from mtlora.tables.items import randomisation_p
-from mtlora.tables.statistics import ALPHA, attainable_p, direction, holm, paired_difference
+from mtlora.tables.items import SCORES, Counted, bleu_counts, exchange_p
+from mtlora.tables.statistics import ALPHA, ClaimVerdict, Difference, Verdict, judge, judge_claim, paired_difference
 
 STUDY = REPOSITORY / "results" / "studies" / "mini_glue_seeds.csv"
 STRUCTURES = 4
 TASKS = 8
+CLAIM = 1.0
+MARGIN = CLAIM / 2
 
-Draw = Callable[[np.random.Generator], list[np.ndarray]]  # -> per structure the differences, (tasks, seeds)
+Draw = Callable[[np.random.Generator], np.ndarray]  # -> scores of LoRA and the structures: (5, tasks, seeds)
 
 
-def measure(draw: Draw, trials: int, label: str, margin: float) -> dict[str, float]:
-    """Return the rates of verdicts and of covering the true difference 0, over trials with several structures each.
+@dataclass(frozen=True)
+class Setting:
+    """A way to draw trials; `effect` is the true difference of every structure."""
+
+    label: str
+    seeds: int
+    draw: Draw
+    effect: float = 0.0
+
+
+def differences(setting: Setting, generator: np.random.Generator) -> list[Difference]:
+    """Return the estimate for each structure in one trial."""
+    scores = setting.draw(generator)
+    return [
+        paired_difference([dict(enumerate(map(float, task))) for task in scores[k] - scores[0]]) for k in range(1, 5)
+    ]
+
+
+def measure(setting: Setting, trials: int) -> dict[str, float]:
+    """Return the shares of trials with an error or a success, over `trials` trials with four structures each."""
+    generator = np.random.default_rng(20240311)
+    spread = np.std([differences(setting, np.random.default_rng(n))[0].mean for n in range(300)])
+    margin = 6 * float(spread)
+    wrong = right = covered = equal = 0
+    for _ in track(range(trials), setting.label, console=Console(stderr=True), transient=True):
+        found = differences(setting, generator)
+        verdicts = [judge(d, STRUCTURES, MARGIN)[0] for d in found]
+        if setting.effect == 0:
+            wrong += any(verdict in (Verdict.BETTER, Verdict.WORSE) for verdict in verdicts)
+        right += verdicts[0] is Verdict.BETTER
+        low, high = found[0].interval(1 - ALPHA / STRUCTURES) or (np.nan, np.nan)
+        covered += low <= setting.effect <= high
+        # the true difference of all four is the margin: in 5% at most any may be found within it
+        moved = [replace(d, mean=d.mean - setting.effect + margin) for d in found]
+        equal += any(d.is_within(margin, ALPHA / STRUCTURES) for d in moved)
+    rates = {"called better": right / trials, "coverage (98.75%)": covered / trials, "wrongly equal": equal / trials}
+    return ({"family error": wrong / trials} if setting.effect == 0 else {"family error": float("nan")}) | rates
+
+
+def claims(setting: Setting, trials: int) -> dict[str, float]:
+    """Return the shares of the verdicts on a claim of 1 point."""
+    generator = np.random.default_rng(7)
+    found = Counter(judge_claim(differences(setting, generator)[0], CLAIM, STRUCTURES) for _ in range(trials))
+    words = [v for v in ClaimVerdict if v not in (ClaimVerdict.TOO_FEW, ClaimVerdict.FAILS, ClaimVerdict.NOT_TESTED)]
+    return {str(word): found[word] / trials for word in words}
+
+
+def normal(
+    tasks: int, seeds: int, spread: float = 0.5, effect: float = 0.0, uneven: float = 0.0, shared: float = 0.0
+) -> Draw:
+    """Return draws of normal scores.
 
     Args:
-        draw: returns the differences of a trial, without any effect.
-        trials: the number of trials.
-        label: the label of the progress bar.
-        margin: the margin of equality; the true difference is set to it when equality is tested.
+        tasks: the number of tasks.
+        seeds: the number of seeds.
+        spread: standard deviation over seeds of a run's score, in points.
+        effect: the mean over tasks of the structures' true difference.
+        uneven: standard deviation over tasks of their true differences, whose mean is `effect` exactly.
+        shared: correlation between tasks of the scores at one seed.
     """
-    generator = np.random.default_rng(20240311)
-    rejected = decided = covered = intervals = family = equal = 0
-    for _ in track(range(trials), label, console=Console(stderr=True), transient=True):
-        results = []
-        for differences in draw(generator):
-            weights = [1 / len(differences)] * len(differences)
-            results.append(paired_difference(list(differences), weights))
-        first = results[0]
-        rejected += first.p <= ALPHA
-        decided += direction(first, first.p) != 0
-        if (interval := first.interval()) is not None:
-            intervals += 1
-            covered += interval[0] <= 0 <= interval[1]
-        # the true difference is the margin: TOST may wrongly find equality in 5%
-        moved = replace(first, mean=first.mean + margin)
-        equal += moved.equivalence_p(margin) <= ALPHA
-        adjusted = holm([result.p for result in results])
-        family += any(direction(result, p) != 0 for result, p in zip(results, adjusted, strict=True))
-    return {
-        "sign flips": rejected / trials,
-        "decision": decided / trials,
-        "equivalence": equal / trials,
-        "family of four, Holm": family / trials,
-        "t coverage": covered / max(1, intervals),
-    }
 
-
-def normal_task(seeds: int) -> Draw:
-    """Return draws of one task with four structures and LoRA: normal scores of equal spread; all differences share LoRA's."""
-
-    def draw(generator: np.random.Generator) -> list[np.ndarray]:
-        scores = generator.normal(size=(STRUCTURES + 1, 1, seeds))
-        return list(scores[1:] - scores[0])
+    def draw(generator: np.random.Generator) -> np.ndarray:
+        own = generator.normal(size=(STRUCTURES + 1, tasks, seeds))
+        common = generator.normal(size=(STRUCTURES + 1, 1, seeds))
+        scores = spread * (np.sqrt(1 - shared) * own + np.sqrt(shared) * common)
+        by_task = uneven * generator.normal(size=(STRUCTURES, tasks, 1))
+        scores[1:] += effect + by_task - by_task.mean(1, keepdims=True)
+        return scores
 
     return draw
 
 
-def normal_suite(seeds: int) -> Draw:
+def unequal_spreads(seeds: int) -> Draw:
     """Return draws of a suite of tasks whose spreads differ by a factor of ten."""
     spreads = np.geomspace(0.2, 2.0, TASKS)[:, None]
+    return lambda generator: spreads * generator.normal(size=(STRUCTURES + 1, TASKS, seeds))
 
-    def draw(generator: np.random.Generator) -> list[np.ndarray]:
-        scores = spreads * generator.normal(size=(STRUCTURES + 1, TASKS, seeds))
-        return list(scores[1:] - scores[0])
+
+def collapsing(seeds: int, share: float) -> Draw:
+    """Return draws in which a share of all runs, of LoRA too, counts as the majority answer, 20 points lower."""
+
+    def draw(generator: np.random.Generator) -> np.ndarray:
+        scores = normal(TASKS, seeds)(generator)
+        return scores - 20 * (generator.random(scores.shape) < share)
 
     return draw
 
@@ -85,21 +119,21 @@ def normal_suite(seeds: int) -> Draw:
 def runs_against_themselves(scores: np.ndarray, seeds: int) -> Draw:
     """Return draws in which all structures are runs of LoRA, too, (tasks, n), drawn independently for each task: A/A."""
 
-    def draw(generator: np.random.Generator) -> list[np.ndarray]:
+    def draw(generator: np.random.Generator) -> np.ndarray:
         picks = generator.integers(0, scores.shape[1], (STRUCTURES + 1, len(scores), seeds))
-        drawn = np.stack([np.take_along_axis(scores, pick, 1) for pick in picks])
-        return list(drawn[1:] - drawn[0])
+        return np.stack([np.take_along_axis(scores, pick, 1) for pick in picks])
 
     return draw
 
 
-def centred_differences(differences: np.ndarray, seeds: int) -> Draw:
+def centred_differences(values: np.ndarray, seeds: int) -> Draw:
     """Return draws from the centred differences of two methods, (tasks, n): zero in the mean, but skewed."""
-    centred = differences - differences.mean(1, keepdims=True)
+    centred = values - values.mean(1, keepdims=True)
 
-    def draw(generator: np.random.Generator) -> list[np.ndarray]:
+    def draw(generator: np.random.Generator) -> np.ndarray:
         picks = generator.integers(0, centred.shape[1], (STRUCTURES, len(centred), seeds))
-        return [np.take_along_axis(centred, pick, 1) for pick in picks]
+        drawn = [np.take_along_axis(centred, pick, 1) for pick in picks]
+        return np.stack([np.zeros_like(drawn[0]), *drawn])
 
     return draw
 
@@ -112,7 +146,7 @@ def items_sizes(trials: int, items: int = 100) -> dict[str, float]:
 
     generator = np.random.default_rng(7)
     words = np.array([f"w{n}" for n in range(50)])
-    hits = {"paired bootstrap": 0, "randomisation (used)": 0}
+    hits = {"paired bootstrap": 0, "exchange of items (used)": 0}
     for _ in track(range(trials), "test items", console=Console(stderr=True), transient=True):
         references = [[" ".join(generator.choice(words, 12))] for _ in range(items)]
         systems = [[_noisy(group[0], generator) for group in references] for _ in range(2)]
@@ -120,7 +154,8 @@ def items_sizes(trials: int, items: int = 100) -> dict[str, float]:
         named = [("base", systems[0]), ("other", systems[1])]
         _, scores = PairedTest(named, {"BLEU": metric}, references=None, test_type="bs", n_samples=1000)()
         hits["paired bootstrap"] += scores["BLEU"][1].p_value <= ALPHA
-        hits["randomisation (used)"] += randomisation_p(*systems, references) <= ALPHA
+        sides = [bleu_counts(system, references)[None] for system in reversed(systems)]
+        hits["exchange of items (used)"] += exchange_p([Counted(*sides, SCORES["bleu"])]) <= ALPHA
     return {name: count / trials for name, count in hits.items()}
 
 
@@ -140,48 +175,65 @@ def study(path: Path) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
+def settings(real: dict[str, dict[str, np.ndarray]]) -> list[Setting]:
+    """Return the rows of the first table."""
+    found = [Setting("one task", n, normal(1, n)) for n in (5, 8)]
+    found += [Setting("eight tasks", n, normal(TASKS, n)) for n in (5, 8)]
+    found += [Setting("eight tasks, spreads differ tenfold", n, unequal_spreads(n)) for n in (5, 8)]
+    found += [Setting("eight tasks, effects of deviation 1 and mean 0", 5, normal(TASKS, 5, uneven=1.0))]
+    found += [
+        Setting(f"eight tasks, correlation {rho:g} between tasks", 5, normal(TASKS, 5, shared=rho))
+        for rho in (0.1, 0.3)
+    ]
+    found += [Setting(f"eight tasks, {share:.0%} of runs collapse", 5, collapsing(5, share)) for share in (0.01, 0.1)]
+    lora = {task: runs["lora"][None] for task, runs in real.items()}
+    minus = {task: (runs["shim"] - runs["lora"])[None] for task, runs in real.items()}
+    for label, make, parts in (
+        ("LoRA against LoRA", runs_against_themselves, lora),
+        ("SHIM - LoRA, centred", centred_differences, minus),
+    ):
+        both = np.concatenate(list(parts.values()))
+        found += [Setting(f"{label}, {task}", n, make(values, n)) for task, values in parts.items() for n in (5, 8)]
+        found += [Setting(f"{label}, {len(both)} tasks", 5, make(both, 5))]
+    for uneven in (0.0, 1.0):
+        text = "eight tasks, effect 0.5" + (", of deviation 1 over tasks" if uneven else "")
+        found.append(Setting(text, 5, normal(TASKS, 5, effect=0.5, uneven=uneven), 0.5))
+    return found
+
+
+def table(rows: list[dict[str, object]], texts: int) -> str:
+    """Return rows as a Markdown table; all but the first `texts` columns are shares."""
+    frame = pd.DataFrame(rows)
+    for column in frame.columns[texts:]:
+        frame[column] = ["–" if value != value else f"{value:.1%}" for value in frame[column]]
+    align = ["left"] + ["right"] * (len(frame.columns) - 1)
+    return str(frame.to_markdown(index=False, colalign=align, disable_numparse=True))
+
+
 def main() -> None:
-    """Parse the command line, run all settings, print a Markdown table."""
+    """Parse the command line, run all settings, print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--item-trials", type=int, default=400, help="pairs of systems in the test over items")
     parser.add_argument("--study", type=Path, default=STUDY, help="CSV with task, method, seed, value")
     arguments = parser.parse_args()
-    real = study(arguments.study)
-    settings: list[tuple[str, int, int, Draw]] = [
-        ("normal, one task", n, n, normal_task(n)) for n in (3, 5, 6, 7, 8, 10)
-    ]
-    settings += [("normal, eight tasks", n, TASKS * n, normal_suite(n)) for n in (2, 3, 5)]
-    lora = {task: runs["lora"][None] for task, runs in real.items()}
-    minus = {task: (runs["shim"] - runs["lora"])[None] for task, runs in real.items()}
-    both = f"{len(real)} tasks"
-    for label, make, parts in (
-        ("LoRA against LoRA", runs_against_themselves, lora),
-        ("SHIM - LoRA, centred", centred_differences, minus),
-    ):
-        parts = parts | {both: np.concatenate(list(parts.values()))}
-        for task, values in parts.items():
-            settings += [
-                (f"{label}, {task}", n, len(values) * n, make(values, n)) for n in ((3, 5) if task == both else (5, 8))
-            ]
-    rows = []
-    for label, seeds, pairs, draw in settings:
-        spread = np.std([np.mean(draw(np.random.default_rng(n))[0]) for n in range(500)])
-        rates = measure(draw, arguments.trials, f"{label}, {seeds} seeds", margin=4 * float(spread))
-        smallest = attainable_p(pairs)
-        possible = np.floor(ALPHA / smallest) * smallest if pairs <= 16 else ALPHA
-        rows.append({"differences": label, "seeds": seeds, "possible size": possible} | rates)
-    frame = pd.DataFrame(rows)
-    for column in frame.columns[2:]:
-        frame[column] = [f"{value:.1%}" for value in frame[column]]
     error = (ALPHA * (1 - ALPHA) / arguments.trials) ** 0.5
     print(f"{arguments.trials:,} trials; standard error of a rate of 5%: {error:.2%}\n")
-    print(
-        frame.to_markdown(index=False, colalign=["left"] + ["right"] * (len(frame.columns) - 1), disable_numparse=True)
-    )
+    rows = [
+        {"scores": one.label, "seeds": one.seeds} | measure(one, arguments.trials)
+        for one in settings(study(arguments.study))
+    ]
+    print(table(rows, 2))
+    print("\nA claim of 1 point; eight tasks, five seeds, by the true effect and the deviation of a run\n")
+    rows = [
+        {"effect": f"{effect:g}", "deviation": f"{spread:g}"}
+        | claims(Setting("claims", 5, normal(TASKS, 5, spread, effect)), arguments.trials // 5)
+        for effect in (-0.5, 0.0, CLAIM / 2, CLAIM)
+        for spread in (0.5, 1.5)
+    ]
+    print(table(rows, 2))
     print(f"\n{arguments.item_trials} pairs of equally good systems on 100 test items\n")
-    sizes = {name: [f"{rate:.1%}"] for name, rate in items_sizes(arguments.item_trials).items()}
-    print(pd.DataFrame(sizes).to_markdown(index=False, disable_numparse=True))
+    print(table([dict(items_sizes(arguments.item_trials))], 0))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from mtlora.tables.view import View
 
 
 def forest(view: View) -> tuple[Figure, str] | None:
-    """Draw the paired differences with 95% intervals, a panel per setting."""
+    """Draw the paired differences with their intervals, a panel per setting."""
     found = [c for c in view.comparisons if not c.contrast and c.difference is not None]
     if not found:
         return None
@@ -27,7 +27,7 @@ def forest(view: View) -> tuple[Figure, str] | None:
             if c.row not in rows or c.label not in chosen or c.difference is None:
                 continue
             y = chosen.index(c.label) + (methods.index(c.row.method) - (len(methods) - 1) / 2) * 0.17
-            interval = c.difference.interval() or (c.difference.mean, c.difference.mean)
+            interval = c.interval or (c.difference.mean, c.difference.mean)
             look = style(c.row.method)
             axis.plot(interval, (y, y), color=look["color"], linestyle=look["linestyle"], linewidth=1.2)
             point = look | {"linestyle": "none"}
@@ -40,9 +40,15 @@ def forest(view: View) -> tuple[Figure, str] | None:
         _clip_x(axis, [c.difference for c in found if c.difference is not None and c.label in chosen])
     legend(figure, axes)
     return figure, (
-        "MTLoRA less LoRA at the same task and seed: mean and 95% t interval. An interval that is wider than the panel "
-        "is cut at its edge."
+        f"Method less LoRA at the same task and seed: mean and t interval, {_levels(found)}. An interval that is wider than the "
+        "panel is cut at its edge."
     )
+
+
+def _levels(comparisons: Sequence[Comparison]) -> str:
+    """Say at which level the intervals are: simultaneous for the figure with verdicts, 95% for the others."""
+    heads = sorted({c.level for c in comparisons if c.margin is not None})
+    return " and ".join([*(f"{level:.2%} for the figure with verdicts" for level in heads), "95% for each other one"])
 
 
 def _panels_by_scale(comparisons: Iterable[Comparison]) -> list[list[str]]:
