@@ -278,6 +278,8 @@ class RunConfig:
     tuning: str | None = (
         None  # the stem of the file in RESULTS/tuned that protocol=tuned reads; null: suite and profile
     )
+    # second: the second best learning rate; mtlora.reproduce trains both where the choice is unsure
+    tuned_choice: str = one_of("best", "second", default="best")
     recipe: str = MISSING  # the source of the training values
     seed: int = at_least(0, default=0)
     targets: str = "qv"  # name of one of the model's target sets

@@ -23,7 +23,7 @@ from mtlora.config.checks import to_run_config, validate
 from mtlora.config.metrics import METRIC_VERSION
 from mtlora.config.schema import RunConfig, TaskConfig
 from mtlora.data.sources import TUNE, fingerprint, split_fingerprint
-from mtlora.plan.tuning import check_seed, tuned_multiplier
+from mtlora.plan.tuning import check_seed, choice_of
 
 TRAINING_VERSION = 4  # raised when our own code changes what the same configuration computes
 
@@ -48,6 +48,7 @@ NOT_IDENTITY: tuple[str, ...] = (
     "profile",
     "protocol",
     "tuning",
+    "tuned_choice",
     "adapter.label",
     "adapter.rate",
     "train.lr_multiplier",
@@ -217,7 +218,10 @@ def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
     parent = None if config.init_from == "none" else _parent(_parent_overrides(config, overrides))
     cell = Cell(config, tuple(overrides), parent)
     if config.protocol == "tuned":
-        multiplier = tuned_multiplier(config, cell.basis)
+        if config.train.lr_multiplier != 1.0:
+            raise UserError("train.lr_multiplier is chosen by protocol=tuned: leave it out, or use protocol=matched")
+        choice = choice_of(config, cell.basis)
+        multiplier = choice.multiplier if config.tuned_choice == "best" else choice.second
         cell = replace(cell, config=replace(config, train=replace(config.train, lr_multiplier=multiplier)))
     return cell
 

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,7 +14,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.paths import CONF
 from mtlora.plan.cell import Cell, compose_cell, with_seed
 from mtlora.plan.experiment import Column, Experiment
-from mtlora.plan.tuning import FIRST_SEED, file_stem, tuning_path
+from mtlora.plan.tuning import FIRST_SEED, choice_of, file_stem, tuning_path
 
 LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # sweeps with a list of values
 # The runs of tuning, data.split=tune: factors of the recipe's learning rate, and seeds that no final run uses.
@@ -31,6 +31,14 @@ class Plan:
     profile: str
     axes: dict[str, list[str]]
     cells: list[Cell]
+    confirm: list[Cell] = field(
+        default_factory=list
+    )  # tuned runs at the second best learning rate, where the choice is unsure
+
+    @property
+    def every(self) -> list[Cell]:
+        """The cells of the tables, and those that only confirm a choice."""
+        return [*self.cells, *self.confirm]
 
     @property
     def name(self) -> str:
@@ -87,7 +95,7 @@ class Plan:
     def stages(self) -> list[list[Cell]]:
         """The cells and their parents by depth: the parents of a cell are in an earlier stage."""
         by_sha: dict[str, Cell] = {}
-        for cell in self.cells:
+        for cell in self.every:
             line = [cell]
             while line[-1].parent is not None:
                 line.append(line[-1].parent)
@@ -137,7 +145,14 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
         )
     # Two combinations may be the same run; under two protocols it is a row of each.
     cells = {(cell.sha, cell.config.protocol): cell for cell in composed}
-    return Plan(experiment, profile, axes, list(cells.values()))
+    unsure = [product for product, cell in zip(wanted, composed, strict=True) if is_unsure(cell)]
+    confirm = _compose([product | {"tuned_choice": "second"} for product in unsure], _prefixes(overrides))
+    return Plan(experiment, profile, axes, list(cells.values()), confirm)
+
+
+def is_unsure(cell: Cell) -> bool:
+    """Tell whether a cell's learning rate is a tuned choice that too few resamples make."""
+    return cell.config.protocol == "tuned" and not choice_of(cell.config, cell.basis).is_sure
 
 
 def usual_protocol(experiment: Experiment, profile: str) -> str:

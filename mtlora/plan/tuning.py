@@ -17,6 +17,7 @@ from mtlora.base.files import write_text
 from mtlora.config.schema import RunConfig
 
 FIRST_SEED = 100  # seeds from here on are for tuning only
+SURE = 0.8  # where fewer of the resamples make a choice, the second best factor is confirmed, too
 
 
 @dataclass
@@ -47,6 +48,16 @@ class Choice:
     standard_error: float  # of the difference
     runs: list[str]  # the `Cell.basis` of the runs that this choice is for
     setting: str = ""  # as in `Trial`
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the best factor is sure enough to be the only one in final runs."""
+        return self.share >= SURE or self.second == self.multiplier
+
+    @property
+    def weight(self) -> float:
+        """The weight of the best factor against the second best."""
+        return self.share / (self.share + self.second_share)
 
 
 @dataclass
@@ -108,8 +119,8 @@ def path_for(config: RunConfig) -> Path:
     return tuning_path(Path(config.results), config.tuning or file_stem(config.task.suite, config.profile))
 
 
-def tuned_multiplier(config: RunConfig, basis: str) -> float:
-    """Return the factor of the recipe's learning rate that was chosen for a run.
+def choice_of(config: RunConfig, basis: str) -> Choice:
+    """Return the choice of the factor of the recipe's learning rate for a run.
 
     Args:
         config: its configuration.
@@ -120,14 +131,12 @@ def tuned_multiplier(config: RunConfig, basis: str) -> float:
     """
     path = path_for(config)
     tuning = load_tuning(path)
-    if config.train.lr_multiplier != 1.0:
-        raise UserError("train.lr_multiplier is chosen by protocol=tuned: leave it out, or use protocol=matched")
     check_seed(config)
     method, task = config.adapter.method, config.task.name
     named = [choice for choice in tuning.choices if choice.method == method and task in choice.tasks]
     for choice in named:
         if basis in choice.runs:
-            return choice.multiplier
+            return choice
     if named:
         raise UserError(
             f"{path} is stale for {method} on {task}: it was made with other settings, data, weights or code: "

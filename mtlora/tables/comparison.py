@@ -1,17 +1,14 @@
 """MTLoRA against LoRA in a plan's runs: paired differences by task and suite, and verdicts on the headline figure."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from mtlora.config.metrics import METRICS
-from mtlora.plan.cell import Cell
 from mtlora.plan.grid import Plan
-from mtlora.records.record import RunRecord
-from mtlora.tables.aggregate import Row, above_majority, average_column, column_values, long_frame, row_of
-from mtlora.tables.families import CONTROL, Rival, families
+from mtlora.tables.aggregate import Row
+from mtlora.tables.families import CONTROL
 from mtlora.tables.statistics import (
     ALPHA,
     FEWEST,
@@ -19,7 +16,6 @@ from mtlora.tables.statistics import (
     Seeds,
     Verdict,
     judge,
-    paired_difference,
     seeds_to_equate,
     seeds_to_see,
     visible,
@@ -62,6 +58,9 @@ class Comparison:
     as_published: Difference | None = None  # headline figure: at the epoch that the literature selects
     informative: Difference | None = None  # over the tasks on which both rows are above the majority answer
     dull: tuple[str, ...] = ()  # the other tasks
+    rates: int = (
+        1  # combinations of learning rates over which the difference is weighted; several if a choice is unsure
+    )
     failed: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # runs of the row and of the base that diverged
 
     @property
@@ -139,117 +138,6 @@ def by_task(pairs: Sequence[Pair]) -> dict[str, dict[int, float]]:
 
 def _oriented(difference: Difference, lower_is_better: bool) -> Difference:
     return replace(difference, mean=-difference.mean) if lower_is_better else difference
-
-
-def compare(
-    plan: Plan, records: Mapping[str, RunRecord], diverged: Mapping[str, RunRecord] | None = None
-) -> list[Comparison]:
-    """Compare every row of a plan with LoRA in the same setting, with its control, and along the experiment's contrasts.
-
-    Args:
-        plan: the experiment's cells.
-        records: their usable records, by config_sha.
-        diverged: the records of runs without a score, by config_sha; they block a verdict.
-    """
-    return _Comparer(plan, records, diverged or {}).comparisons()
-
-
-class _Comparer:
-    def __init__(self, plan: Plan, records: Mapping[str, RunRecord], diverged: Mapping[str, RunRecord]) -> None:
-        self.plan = plan
-        self.table: dict[tuple[Row, str, int], dict[int, tuple[float, str]]] = {}
-        for item in column_values(plan, long_frame(plan, records)).to_dict("records"):
-            key = (Row.of(item), item["selection"], item["column"])
-            self.table.setdefault(key, {})[item["seed"]] = (item["value"], item["run_id"])
-        self.above = above_majority(plan, records)
-        self.items = _item_sizes(plan, records)
-        self.failed: dict[tuple[Row, str], dict[int, str]] = {}
-        self.roots: dict[tuple[Row, str], str] = {}
-        for cell in plan.cells:
-            key_of_row = (row_of(plan, cell), cell.config.task.name)
-            self.roots[key_of_row] = _root(cell)
-            if cell.sha in diverged:
-                self.failed.setdefault(key_of_row, {})[cell.config.seed] = diverged[cell.sha].run_id
-
-    def comparisons(self) -> list[Comparison]:
-        columns = self.plan.columns
-        return [
-            self.compare(rival, number, size)
-            for rivals, size in families(self.plan)
-            for number in [*range(len(columns)), *([None] if self.plan.experiment.average else [])]
-            for rival in rivals
-        ]
-
-    def compare(self, rival: Rival, number: int | None, family: int) -> Comparison:
-        """Compare two rows in a column, or in the average (number None)."""
-        columns = self.plan.columns
-        column = columns[number] if number is not None else average_column(self.plan)
-        members = list(range(len(columns))) if number is None else [number]
-        tasks = [columns[m].task for m in members]
-        headline, rule = self.plan.experiment.headline, self.plan.experiment.convention
-        pairs = self.pairs(rival, members, self.plan.experiment.selection)
-        found = Comparison(
-            *(rival.row, rival.base, rival.contrast, column.task, column.split, column.metric, column.label),
-            digits=column.digits,
-            pairs=tuple(pairs),
-            difference=self.estimate(rival.row, pairs, members),
-            family=family,
-        )
-        if (column.task, column.split, column.metric) != (headline.task, headline.split, headline.metric):
-            return found
-        dull = tuple(
-            t for t in tasks if not (self.above.get((rival.row, t), True) and self.above.get((rival.base, t), True))
-        )
-        useful = [m for m in members if columns[m].task not in dull]
-        return replace(
-            found,
-            margin=headline.margin,
-            as_published=self.estimate(rival.row, self.pairs(rival, members, rule.selection), members)
-            if rule
-            else None,
-            informative=self.estimate(rival.row, [p for p in pairs if p.task not in dull], useful),
-            dull=dull,
-            failed=tuple(  # type: ignore[arg-type]
-                tuple(run for task in tasks for run in self.failed.get((row, task), {}).values())
-                for row in (rival.row, rival.base)
-            ),
-        )
-
-    def pairs(self, rival: Rival, members: Sequence[int], selection: str) -> list[Pair]:
-        """Return the pairs of each task, at the seeds that both rows have there."""
-        found = []
-        for m in members:
-            ours, theirs = (self.table.get((row, selection, m), {}) for row in (rival.row, rival.base))
-            for seed in sorted(set(ours) & set(theirs)):
-                (value, run), (other, its_run) = ours[seed], theirs[seed]
-                found.append(Pair(self.plan.columns[m].task, seed, (value, other), (run, its_run)))
-        return found
-
-    def estimate(self, row: Row, pairs: Sequence[Pair], members: Sequence[int]) -> Difference | None:
-        """Estimate the mean over tasks; None if a task has no pair."""
-        tasks = by_task(pairs)
-        if not members or len(tasks) < len(members):
-            return None
-        floors = [self.items.get(self.plan.columns[m].task, 0.0) for m in members]
-        return paired_difference(list(tasks.values()), [self.roots[row, task] for task in tasks], floors)
-
-
-def _root(cell: Cell) -> str:
-    return cell.config.task.name if cell.parent is None else _root(cell.parent)
-
-
-def _item_sizes(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, float]:
-    """Return what one test item is worth in each task's column, on the table's scale; nothing for a score without a bound."""
-    sizes = {}
-    for cell in plan.cells:
-        column = next(c for c in plan.columns if c.task == cell.config.task.name)
-        rows = records[cell.sha].provenance.get("rows", {}) if cell.sha in records else {}
-        count = rows.get(column.split) or rows.get(column.split.partition("_")[0])
-        info = METRICS[column.metric]
-        if count and math.isfinite(info.highest):
-            scale = column.scale or (100.0 if info.percent else 1.0)
-            sizes[column.task] = scale * info.highest / count
-    return sizes
 
 
 def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -54,6 +54,11 @@ def _remarks(c: Comparison) -> list[str]:
     lines = []
     if c.verdict in (Verdict.UNDECIDED, Verdict.TOO_FEW):
         lines.append(needed(c))
+    if c.rates > 1:
+        lines.append(
+            f"its choice of a learning rate, or that of {against(c)}, is unsure: the difference is over {c.rates} combinations "
+            "of the two best ones of each, weighted by how often resamples choose them"
+        )
     if c.verdict is Verdict.FAILS and c.difference is not None:
         lines.append(f"{c.verdict_text}; where both train {estimate(c.difference.mean, c.interval)}")
     if c.dull:

@@ -98,7 +98,7 @@ def usable(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
 
 
 def _finished(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
-    found = ((cell, evidence.records.get(cell.sha)) for cell in plan.cells)
+    found = ((cell, evidence.records.get(cell.sha)) for cell in plan.every)
     return {
         cell.sha: record
         for cell, record in found
@@ -108,7 +108,7 @@ def _finished(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
 
 def diverged(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
     """Return the records of a plan's cells whose run diverged, by config_sha; the same run would diverge again."""
-    found = ((cell, evidence.records.get(cell.sha)) for cell in plan.cells)
+    found = ((cell, evidence.records.get(cell.sha)) for cell in plan.every)
     return {
         cell.sha: record
         for cell, record in found
@@ -172,7 +172,7 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
     """Return a line for each run that a plan's tables lack: failed, killed, missing, or left out for the given reason."""
     lines = []
     missing: Counter[tuple[str, str]] = Counter()
-    for cell in plan.cells:
+    for cell in plan.every:
         record = evidence.records.get(cell.sha)
         if record is None and cell.folder.resolve() in evidence.unreadable:
             continue  # `load_evidence` reported it

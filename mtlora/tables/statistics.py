@@ -125,6 +125,25 @@ def paired_difference(
     return Difference(mean, math.sqrt(total), dof, sizes)
 
 
+def mixture(weights: Sequence[float], found: Sequence[Difference]) -> Difference:
+    """Return the difference of which it is unsure which of several estimates applies, such as of two learning rates.
+
+    mean = sum w_k mean_k; SE^2 = sum w_k SE_k^2 + sum w_k (mean_k - mean)^2, with the fewest degrees of freedom.
+
+    Args:
+        weights: of the estimates, in sum 1.
+        found: the estimates.
+    """
+    mean = math.fsum(w * d.mean for w, d in zip(weights, found, strict=True))
+    sizes = tuple(map(min, zip(*(d.sizes for d in found), strict=True)))
+    known = [(d.error, d.dof) for d in found if d.error is not None and d.dof is not None]
+    if len(known) < len(found):
+        return Difference(mean, None, None, sizes)
+    within = math.fsum(w * error**2 for w, (error, _) in zip(weights, known, strict=True))
+    between = math.fsum(w * (d.mean - mean) ** 2 for w, d in zip(weights, found, strict=True))
+    return Difference(mean, math.sqrt(within + between), min(dof for _, dof in known), sizes)
+
+
 def judge(difference: Difference, family: int, margin: float) -> tuple[Verdict, str]:
     """Return the verdict on a difference (higher is better), and how its size relates to the margin: more, less or neither.
 

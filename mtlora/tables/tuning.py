@@ -13,8 +13,6 @@ from mtlora.plan.tuning import Choice, Trial, Tuning, load_tuning
 from mtlora.tables.captions import method_label
 from mtlora.tables.layout import MISSING, TableCell, TextTable, number
 
-SURE = 0.8  # a choice that fewer of the resamples make is named below the table
-
 
 @dataclass(frozen=True)
 class TaskGroup:
@@ -114,7 +112,7 @@ def choices_table(plan: Plan, tuning: Tuning) -> TextTable:
         if diverged:
             counts.append(TableCell(f"{len(bad)} of {len(own)}", len(bad), bad))
         rows.append([*map(TableCell, names), *cells, share, *counts])
-        if choice.share < SURE:
+        if not choice.is_sure:
             notes.append(
                 f"{named}: only {choice.share:.1%} of the resamples choose x {choice.multiplier:g}, "
                 f"{choice.second_share:.1%} choose x {choice.second:g}."

@@ -9,7 +9,8 @@ from mtlora.plan.grid import Plan
 from mtlora.plan.tuning import Tuning
 from mtlora.records.record import RunRecord
 from mtlora.tables.aggregate import Row, cost_frame, row_of, summary
-from mtlora.tables.comparison import Comparison, compare, headlines
+from mtlora.tables.compare import compare
+from mtlora.tables.comparison import Comparison, headlines
 from mtlora.tables.evidence import Evidence, diverged, majority_answers, problems, touched, usable
 from mtlora.tables.geometry import read_geometry
 from mtlora.tables.items import ItemResult, compare_items

@@ -16,7 +16,8 @@ from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.records.record import RunRecord
 from mtlora.tables.claims import claim_verdicts
-from mtlora.tables.comparison import Comparison, against, compare, comparison_frame, headlines, reach
+from mtlora.tables.compare import compare
+from mtlora.tables.comparison import Comparison, against, comparison_frame, headlines, reach
 from mtlora.tables.differences import differences, protocols, spread
 from mtlora.tables.evidence import Evidence
 from mtlora.tables.view import View

@@ -1,6 +1,7 @@
 """The choice of a learning rate for each method, on hand-made scores: no run is trained here."""
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,11 @@ from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.plan.scores import Scores
 from mtlora.plan.tuning import Tuning, load_tuning, save_tuning
+from mtlora.tables.compare import compare
+from mtlora.tables.comparison import headlines
+from mtlora.tables.differences import differences
+from mtlora.tables.evidence import Evidence
+from mtlora.tables.view import View
 from mtlora.tune import check_seeds, options, tune
 
 Score = Callable[[Cell], float | None]  # the raw score of a run; None: it diverges
@@ -295,3 +301,43 @@ def test_seeds_that_are_refused(tmp_path: Path) -> None:
         check_seeds(experiment, tuning_plan(tmp_path, *BOTH, "seed=1,100"))
     with pytest.raises(UserError, match="at least two seeds"):
         check_seeds(experiment, tuning_plan(tmp_path, *BOTH, "seed=100"))
+
+
+def test_an_unsure_choice_is_confirmed_at_both_rates_and_the_difference_weighted(tmp_path: Path) -> None:
+    run(tmp_path, peak({"lora": 1, "shim": 2}), *BOTH)
+    path = tmp_path / "tuned" / "glue.yaml"
+    tuning = load_tuning(path)
+    for choice in tuning.choices:
+        choice.second = 1.0 if choice.method == "shim" else 2.0
+        choice.share, choice.second_share = (0.6, 0.3) if choice.method == "shim" else (0.9, 0.1)
+    save_tuning(tuning, path)
+    given = ["model=tiny", "rank=r2", *BOTH, f"results={tmp_path}", "protocol=tuned", "seed=range(0,6)"]
+    plan = make_plan(load_experiment("glue"), given)
+    assert {c.config.adapter.method for c in plan.confirm} == {"shim"}, "LoRA's choice is sure"
+    assert {c.config.train.lr_multiplier for c in plan.confirm} == {1.0}
+    assert len(plan.confirm) == sum(c.config.adapter.method == "shim" for c in plan.cells)
+    assert {c.sha for c in plan.every} <= {c.sha for stage in plan.stages for c in stage}
+    assert compose_cell(plan.confirm[0].overrides).sha == plan.confirm[0].sha
+    records, gains = {}, {2.0: 0.010, 1.0: 0.004}
+    for cell in plan.every:
+        c = cell.config
+        value = 0.6 + (c.adapter.method == "shim") * (gains.get(c.train.lr_multiplier, 0) + 0.001 * (c.seed % 3))
+        columns = [column for column in plan.experiment.columns if column.task == c.task.name]
+        records[cell.sha] = make_record(cell, {(column.metric, column.split): (value, value) for column in columns})
+    (c,) = headlines(compare(plan, records))
+    steps = [0.1 * (s % 3) for s in range(6)]
+    error = statistics.stdev(steps) / (6 * len(plan.columns)) ** 0.5
+    mean = (2 * (1.0 + 0.1) + (0.4 + 0.1)) / 3
+    assert c.difference is not None
+    assert c.difference.mean == pytest.approx(mean)
+    between = (2 * (1.1 - mean) ** 2 + (0.5 - mean) ** 2) / 3
+    assert c.difference.error == pytest.approx((error**2 + between) ** 0.5)
+    assert c.rates == 2
+    table = differences(View(plan, Evidence(records)), contrasts=False)
+    assert table is not None
+    assert any("over 2 combinations of the two best ones" in note for note in table.notes)
+    (c,) = headlines(compare(plan, {sha: r for sha, r in records.items() if sha in {x.sha for x in plan.cells}}))
+    assert c.difference is not None
+    assert (c.difference.mean, c.rates) == (pytest.approx(1.1), 1), (
+        "without the runs at the second rate: given the choice"
+    )
