@@ -6,7 +6,7 @@ import pandas as pd
 
 from mtlora.plan.experiment import Convention
 from mtlora.tables.aggregate import Row, entries_of, published_rows
-from mtlora.tables.captions import row_labels, table_columns
+from mtlora.tables.captions import method_label, row_labels, table_columns
 from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.tables.scores import score_columns
 from mtlora.tables.view import View
@@ -36,6 +36,8 @@ def convention(view: View) -> TextTable | None:
     for _, group in published.groupby(["model", "method", "rank", "targets"], sort=False):
         for line in _published_lines(view, group.fillna({"split": ""}), len(labels)):
             table.rows.append(line + [TableCell("")] * (len(table.header) - len(line)))
+        first = group.iloc[0]
+        table.notes.append(f"{published_name(first)}: {first['remark']}.")
     if published.empty:
         table.notes.append("No published number has the model, data and recipe of these runs.")
     return table
@@ -73,14 +75,18 @@ def _less(one: dict[Any, Any] | None, other: dict[Any, Any] | None, rule: Conven
     )
 
 
+def published_name(row: "pd.Series[Any]") -> str:
+    """Name a published row by its method and source."""
+    return f"{method_label(row['method'])}, {row['source']}"
+
+
 def _published_lines(view: View, group: pd.DataFrame, labels: int) -> list[list[TableCell]]:
     """Return the line of a published row, and below it our figures less the published ones, if we have any."""
     plan, first = view.plan, group.iloc[0]
     columns = table_columns(plan)
     keys = ["model", "method", "rank", "targets", "selection"]
     ours = view.summary.merge(pd.DataFrame([first[keys]]), on=keys)
-    name = "LoRA" if first["method"] == "lora" else str(first["method"])
-    published = [TableCell(f"{name}, {first['source']}")] + [TableCell("")] * (labels - 1)
+    published = [TableCell(published_name(first))] + [TableCell("")] * (labels - 1)
     difference = [TableCell("ours − published")] + [TableCell("")] * (labels - 1)
     for column in columns:
         wanted = [(column.task, entry.split, entry.metric) for entry in entries_of(column)]

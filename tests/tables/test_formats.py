@@ -101,6 +101,7 @@ def test_published_numbers_and_pairs_of_figures(tmp_path: Path) -> None:
     difference = rows["ours − published"]
     assert difference["RTE"] == f"{100 * rte - 85.2:+.2f}".replace("-", "−")
     assert difference["QQP acc/F1"] == f"{100 * pair[0] - 91.99:+.2f} / {100 * pair[1] - 89.38:+.2f}".replace("-", "−")
+    assert "LoRA, AdaLoRA arXiv 2303.10512 table 1: a baseline, run by the authors of AdaLoRA." in table.notes
     assert rows["MTLoRA SHIM"]["Δ to LoRA"].startswith("+1.00")
 
 
