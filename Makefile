@@ -65,7 +65,7 @@ lint: $(STAMP) ## ruff, import-linter and mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
-reproduce-glue: ## train LoRA and MTLoRA on the eight GLUE tasks and print the table (PROFILE=mini or paper)
+reproduce-glue: ## train LoRA and MTLoRA on the eight GLUE tasks and print the table (PROFILE=mini, study or paper)
 reproduce-dart: ## train, decode and score LoRA and MTLoRA on DART
 reproduce-webnlg: ## train, decode and score LoRA and MTLoRA on WebNLG 2017
 reproduce-e2e: ## train, decode and score LoRA and MTLoRA on the E2E challenge
