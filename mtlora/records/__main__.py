@@ -1,11 +1,18 @@
-"""Print the schema of `record.json`: `python -m mtlora.records schema` as JSON Schema, with `--markdown` as `docs/records.md`."""
+"""Print the schema of `record.json`, or all records of a folder.
+
+`python -m mtlora.records schema` prints the JSON Schema, with `--markdown` the page `docs/records.md`;
+`python -m mtlora.records collect RUNS` prints one record a line, as a study keeps them and `make tables RUNS=FILE` reads them.
+"""
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from mtlora.base import cli
-from mtlora.records.record import RunRecord
+from mtlora.base.errors import UserError
+from mtlora.records.record import RunRecord, find_records
 
 INTRODUCTION = """\
 # Records
@@ -44,14 +51,35 @@ def _type(value: dict[str, Any]) -> str:
     return f"list of {_type(value['items'])}s" if kind == "array" else kind
 
 
+def collect(runs: Path) -> Iterator[str]:
+    """Yield each finished record below a runs folder as one line of JSON, in the order of their run_ids.
+
+    Raises:
+        UserError: the folder holds no record, or one that cannot be read.
+    """
+    records = [RunRecord.load(path) for path in find_records(runs)]
+    if not records:
+        raise UserError(f"{runs} holds no record: name a folder such as results/runs")
+    for record in sorted(records, key=lambda record: record.run_id):
+        if record.status == "success" or record.diverged:
+            yield json.dumps(asdict(record), allow_nan=False)
+
+
 def main() -> None:
-    """Print the schema."""
-    parser = cli.Parser(prog="python -m mtlora.records", description="Print the schema of record.json.")
-    parser.add_argument("command", choices=["schema"])
-    parser.add_argument("--markdown", action="store_true", help="print a table of the keys instead of the JSON Schema")
+    """Print the schema or the records."""
+    parser = cli.Parser(prog="python -m mtlora.records", description="Print the schema of record.json, or all records.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    schema = commands.add_parser("schema", help="print the JSON Schema of a record")
+    schema.add_argument("--markdown", action="store_true", help="print a table of the keys instead of the JSON Schema")
+    collector = commands.add_parser("collect", help="print the finished records of a folder, one a line")
+    collector.add_argument("runs", type=Path, help="a runs folder, such as results/runs")
     arguments = parser.parse_args()
-    schema = RunRecord.json_schema()
-    print(markdown(schema) if arguments.markdown else json.dumps(schema, indent=1))
+    if arguments.command == "collect":
+        for line in collect(arguments.runs):
+            print(line)
+        return
+    content = RunRecord.json_schema()
+    print(markdown(content) if arguments.markdown else json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":

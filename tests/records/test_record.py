@@ -15,6 +15,7 @@ from mtlora.data.sources import load_split
 from mtlora.plan.cell import compose_cell
 from mtlora.records.__main__ import main, markdown
 from mtlora.records.record import RunRecord, record_status
+from mtlora.tables.evidence import load_evidence
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +243,21 @@ def test_identity_follows_the_content_of_a_snapshot(tmp_path: Path) -> None:
     assert sha(f"model.path={tmp_path / 'moved'}") == first
     (snapshot / "model.safetensors").write_bytes(b"weights, trained longer")
     assert sha(f"model.path={snapshot}") not in (first, sha())
+
+
+def test_records_are_collected_one_a_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = RunRecord.load(finished / "record.json")
+    for number, status in enumerate(("success", "running", "success")):
+        record.run_id, record.config_sha, record.status = f"run-{9 - number}", f"{number:064x}", status
+        record.save(tmp_path / "runs" / f"{number}")
+    monkeypatch.setattr("sys.argv", ["records", "collect", str(tmp_path / "runs")])
+    main()
+    (tmp_path / "records.jsonl").write_text(capsys.readouterr().out)
+    found = load_evidence(tmp_path / "records.jsonl")
+    assert [record.run_id for record in found.records.values()] == ["run-7", "run-9"], "finished ones, by run_id"
+    assert found.problems == []
+    monkeypatch.setattr("sys.argv", ["records", "collect", str(tmp_path / "nothing")])
+    with pytest.raises(UserError, match="holds no record"):
+        main()
