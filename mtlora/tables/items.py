@@ -5,7 +5,7 @@ answers of every run, its `predictions.jsonl`, and a metric that is a function o
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from mtlora.plan.grid import Plan
 from mtlora.records.predictions import read_predictions
 from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import in_part
-from mtlora.score.text import bleu_metric, reference_streams, treat
+from mtlora.score.sums import SCORES, Score, bleu_counts, item_counts
+from mtlora.score.text import treat
 from mtlora.tables.aggregate import Row, entries_of
 from mtlora.tables.comparison import Comparison
 from mtlora.tables.evidence import Evidence
@@ -30,8 +31,6 @@ DRAWS = 2000
 CHUNK = 100  # draws at a time, because the weights of 40,000 items take 0.3 MB a draw
 
 PREDICTIONS = "predictions.jsonl"
-
-Score = Callable[[np.ndarray, int], np.ndarray]  # sums over items (..., k) and the number of items -> scores (...)
 
 
 @dataclass(frozen=True)
@@ -163,15 +162,6 @@ def _answers(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, 
     return str(labels), item_counts(entry.metric, x, y)
 
 
-def item_counts(metric: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return what each of n answers x with the label y adds to a metric's sums, (n, k)."""
-    if metric == "accuracy":
-        return (x == y).astype(float)[:, None]
-    if metric == "pearson":
-        return np.stack([x, y, x * x, y * y, x * y], axis=1)
-    return np.stack([x * y, x * (1 - y), (1 - x) * y, (1 - x) * (1 - y)], axis=1)  # positives, then negatives
-
-
 def _texts(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, np.ndarray]:
     if entry.metric != "bleu":
         raise UserError(f"{entry.metric} is not a function of sums over items")
@@ -184,12 +174,6 @@ def _texts(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, np
     return str([context.facts for context, _ in pairs]), bleu_counts([clean(text) for _, text in pairs], references)
 
 
-def bleu_counts(texts: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """Return sacrebleu's sufficient statistics of each text, (n, 10)."""
-    metric = bleu_metric()
-    return np.array(metric._extract_corpus_statistics(list(texts), reference_streams(references)), dtype=float)
-
-
 def _has_answers(folder: Path | None) -> bool:
     return folder is not None and (folder / PREDICTIONS).exists()
 
@@ -198,35 +182,3 @@ def _predictions(folder: Path | None) -> Path:
     if folder is None or not _has_answers(folder):
         raise UserError(f"the answers ({PREDICTIONS}) are not beside each record")
     return folder / PREDICTIONS
-
-
-def _matthews(sums: np.ndarray, n: int) -> np.ndarray:
-    tp, fp, fn, tn = np.moveaxis(sums, -1, 0)
-    square = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    return np.where(square > 0, (tp * tn - fp * fn) / np.sqrt(np.where(square > 0, square, 1)), 0.0)
-
-
-def _f1(sums: np.ndarray, n: int) -> np.ndarray:
-    tp, fp, fn, _ = np.moveaxis(sums, -1, 0)
-    return 2 * tp / np.maximum(2 * tp + fp + fn, 1)
-
-
-def _pearson(sums: np.ndarray, n: int) -> np.ndarray:
-    x, y, xx, yy, xy = np.moveaxis(sums / n, -1, 0)
-    square = (xx - x * x) * (yy - y * y)
-    return np.where(square > 0, (xy - x * y) / np.sqrt(np.where(square > 0, square, 1)), 0.0)
-
-
-def _bleu(sums: np.ndarray, n: int) -> np.ndarray:
-    metric = bleu_metric()
-    flat = sums.reshape(-1, sums.shape[-1]).tolist()
-    return np.array([metric._compute_score_from_stats(counts).score for counts in flat]).reshape(sums.shape[:-1])
-
-
-SCORES: dict[str, Score] = {
-    "accuracy": lambda sums, n: sums[..., 0] / n,
-    "matthews": _matthews,
-    "f1": _f1,
-    "pearson": _pearson,
-    "bleu": _bleu,
-}

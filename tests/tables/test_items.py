@@ -15,8 +15,9 @@ from sklearn import metrics
 
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
+from mtlora.score.sums import SCORES, bleu_counts, item_counts
 from mtlora.tables.evidence import load_evidence
-from mtlora.tables.items import SCORES, Counted, bleu_counts, crossed_interval, exchange_p, item_counts
+from mtlora.tables.items import Counted, crossed_interval, exchange_p
 from mtlora.tables.view import View
 from mtlora.tables.write import all_tables
 

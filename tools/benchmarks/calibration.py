@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import track
 
 from mtlora.base.paths import REPOSITORY
-from mtlora.tables.items import SCORES, Counted, bleu_counts, exchange_p
+from mtlora.score.sums import SCORES, bleu_counts
+from mtlora.tables.items import Counted, exchange_p
 from mtlora.tables.statistics import ALPHA, ClaimVerdict, Difference, Verdict, judge, judge_claim, paired_difference
 
 STUDY = REPOSITORY / "results" / "studies" / "mini_glue_seeds.csv"
