@@ -51,7 +51,7 @@ def share(default: float = MISSING) -> Any:
 def _structures() -> dict[str, str]:
     """Return the structure of T of each method that has one, from the files in `conf/transform/`."""
     texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((CONF / "transform").glob("*.yaml"))}
-    found = {method: re.search(r"^structure: *(\w+)", text, re.MULTILINE) for method, text in texts.items()}
+    found = {method: re.search(r"^ *structure: *(\w+)", text, re.MULTILINE) for method, text in texts.items()}
     return {method: match[1] for method, match in found.items() if match}
 
 

@@ -236,7 +236,7 @@ def _tuning_metrics(task: TaskConfig) -> dict[str, list[str]]:
 def _parent_overrides(config: RunConfig, overrides: Sequence[str]) -> tuple[str, ...]:
     if config.init_from == config.task.name:
         raise UserError(f"init_from={config.init_from} is the task itself: name another task, or none")
-    other = {"task", "init_from", "recipe", "train.parent_lr_multiplier"}
+    other = {"task", "init_from", "recipe", "train.parent_lr_multiplier", "tuned_choice"}
     own = []
     if config.train.parent_lr_multiplier is not None:
         other.add("train.lr_multiplier")

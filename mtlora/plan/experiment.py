@@ -8,6 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.base.errors import UserError
 from mtlora.base.paths import EXPERIMENTS
+from mtlora.config.metrics import METRICS
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Column:
 
 @dataclass
 class Headline:
-    """The figure that verdicts compare, on the table's scale; higher is better."""
+    """The figure that verdicts compare, on the table's scale."""
 
     task: str
     split: str
@@ -76,7 +77,7 @@ class Experiment:
     ablation: bool = False  # it varies one setting of another table: the report gives no verdict
     exclude: list[dict[str, Any]] = field(default_factory=list)  # combinations of axis values that are left out
     contrasts: list[str] = field(default_factory=list)  # swept keys: each value is also compared with the first one
-    controls: dict[str, str] = field(default_factory=dict)  # method -> its control, which it is also compared with
+    controls: dict[str, list[str]] = field(default_factory=dict)  # method -> methods that it is also compared with
     convention: Convention | None = None
     claims: list[Claim] = field(default_factory=list)
 
@@ -104,4 +105,7 @@ def load_experiment(name: str) -> Experiment:
     for key, allowed in (("selection", ("last", "best")), ("failures", ("block", "majority"))):
         if (value := getattr(experiment, key)) not in allowed:
             raise UserError(f"{path}: {key}: {value} is not known: choose one of {', '.join(allowed)}")
+    metric = METRICS.get(experiment.headline.metric)  # none for an average
+    if metric is not None and not metric.higher_is_better:
+        raise UserError(f"{path}: headline: lower is better for {experiment.headline.metric}: name another metric")
     return experiment

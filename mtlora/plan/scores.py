@@ -31,9 +31,10 @@ class Scores:
 
     @property
     def second(self) -> int:
-        """The index of the second best factor."""
-        rest = np.array([-math.inf if i == self.best else mean for i, mean in enumerate(self.means)])
-        return int(rest.argmax()) if np.isfinite(rest).any() else int(self.best == 0 and len(self.factors) > 1)
+        """The index of the second best factor: the one that most of the other resamples choose, else that of the next mean."""
+        shares, means = self.shares(), self.means
+        rest = [i for i in range(len(self.factors)) if i != self.best]
+        return max(rest, key=lambda i: (shares[i], means[i])) if rest else self.best
 
     def difference(self, i: int, j: int) -> tuple[float, float]:
         """Return the mean difference of two factors, and its standard error over the seeds: the tasks are given."""

@@ -4,45 +4,63 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mtlora.config.schema import STRUCTURES
 from mtlora.tables.captions import method_label, row_labels
 from mtlora.tables.claims import JudgedClaim
 from mtlora.tables.comparison import Comparison, headlines, needed
 from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number
-from mtlora.tables.statistics import Verdict
+from mtlora.tables.statistics import Difference, Verdict
 from mtlora.tables.view import View
 
+DECIDED = (Verdict.BETTER, Verdict.WORSE, Verdict.EQUAL)
 CLASSES = {Verdict.BETTER: "good", Verdict.WORSE: "bad"}  # classes of cards in style.css; other verdicts have "open"
 
 
 def answer(views: Sequence[View]) -> tuple[str, str]:
     """Answer whether MTLoRA beats LoRA in these runs, and how sure that is."""
     main = [view for view in views if not view.plan.experiment.ablation] or views
-    found = [(v, c) for v in main for c in headlines(v.comparisons) if c.verdict not in (None, Verdict.NO_DATA)]
+    heads = [(view, c) for view in main for c in headlines(view.comparisons)]
+    found = [c for _, c in heads if c.verdict is not Verdict.NO_DATA]
     if not found:
         return "Nothing can be said yet.", "No method has a finished pair of runs with LoRA on every task."
-    protocols = list(dict.fromkeys(c.row.protocol for _, c in found))
-    parts = [_counted([c for _, c in found if c.row.protocol == protocol]) for protocol in protocols]
+    protocols = list(dict.fromkeys(c.row.protocol for c in found))
+    parts = [_counted([c for c in found if c.row.protocol == protocol]) for protocol in protocols]
     text = parts[0] if len(parts) == 1 else "; ".join(f"{p}: {part}" for p, part in zip(protocols, parts, strict=True))
-    titles = ", ".join(dict.fromkeys(view.plan.experiment.title for view, _ in found))
-    seeds = sorted({c.seeds for _, c in found})
-    return f"{_first_word([c for _, c in found], protocols)} Compared with LoRA on {titles}: {text}.", (
+    titles = ", ".join(dict.fromkeys(view.plan.experiment.title for view, c in heads if c in found))
+    seeds = sorted({c.seeds for c in found})
+    structures = [c for _, c in heads if STRUCTURES.get(c.row.method, "none") != "none"]
+    return f"{_first_word(structures)} Compared with LoRA on {titles}: {text}.", (
         "Each verdict is the position of one interval, whose level accounts for all methods that the experiment declares. "
         f"Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}."
     )
 
 
-def _first_word(found: Sequence[Comparison], protocols: Sequence[str]) -> str:
-    """Return yes or no only where every comparison, under every protocol, allows it; a small gain is not a plain yes."""
-    verdicts = [c.judged() for c in found]
+def _first_word(structures: Sequence[Comparison]) -> str:
+    """Return yes or no only where every structure, under every protocol, has such a verdict; a small gain is not a plain yes."""
+    verdicts = [c.judged for c in structures]
     kinds = {verdict for verdict, _ in verdicts}
-    if kinds == {Verdict.TOO_FEW}:
+    if kinds and kinds <= {Verdict.TOO_FEW, Verdict.NO_DATA}:
         return "Too few seeds for a verdict."
     if kinds == {Verdict.BETTER}:
         return "Yes, but by little." if all(size == "less" for _, size in verdicts) else "Yes."
-    if Verdict.BETTER in kinds:
-        by_protocol = [any(c.verdict is Verdict.BETTER for c in found if c.row.protocol == p) for p in protocols]
-        return "In part." if all(by_protocol) else "It depends on the protocol."
-    return "No." if kinds <= {Verdict.WORSE, Verdict.EQUAL} else "Not shown."
+    if kinds and kinds <= {Verdict.WORSE, Verdict.EQUAL}:
+        return "No."
+    if any(differ(c, other) for c in structures for other in structures if _same_method(c, other)):
+        return "It depends on the protocol."
+    return "In part." if Verdict.BETTER in kinds else "Not shown."
+
+
+def _same_method(c: Comparison, other: Comparison) -> bool:
+    return c.row._replace(protocol="") == other.row._replace(protocol="")
+
+
+def differ(c: Comparison, other: Comparison) -> bool:
+    """Tell whether two verdicts contradict each other: one is better and the other is worse, or there is no difference."""
+    return {c.verdict, other.verdict} in (
+        {Verdict.BETTER, Verdict.WORSE},
+        {Verdict.BETTER, Verdict.EQUAL},
+        {Verdict.WORSE, Verdict.EQUAL},
+    )
 
 
 def _counted(found: Sequence[Comparison]) -> str:
@@ -57,20 +75,19 @@ def claims_answer(verdicts: Sequence[JudgedClaim]) -> str:
     """Sum up the verdicts on the paper's claims in one sentence."""
     if not any(v.comparison for v in verdicts):
         return "The paper's claims are not tested here: they are about other models, data and recipes than these runs."
-    text = ", ".join(f"{count} {verdict}" for verdict, count in Counter(v.verdict for v in verdicts).items())
-    return f"The paper's claims, each for every method, under the published protocol: {text}. {_agreement(verdicts)}"
+    text = "; ".join(f"{count} x {verdict}" for verdict, count in Counter(v.verdict for v in verdicts).items())
+    return f"The paper's claims, each for every structure, under the published protocol: {text}. {_agreement(verdicts)}"
 
 
 def _agreement(verdicts: Sequence[JudgedClaim]) -> str:
     """Say whether the other protocols agree, without which a claim says nothing about the method."""
-    tested = [v for v in verdicts if v.comparison is not None]
-    if not any(v.others for v in tested):
+    pairs = [(v.comparison, other) for v in verdicts if v.comparison for other in v.others]
+    if not pairs:
         return "These runs are of one protocol, so they cannot tell the method's effect from that of its step or learning rate."
-    differing = [v for v in tested if any(o.verdict != v.comparison.verdict for o in v.others if v.comparison)]
-    if differing:
-        return (
-            "Under the other protocols the verdict differs for some: there the effect is one of step or learning rate."
-        )
+    if any(differ(c, other) for c, other in pairs):
+        return "Under another protocol the verdict is another one: then the effect is one of the step or the learning rate."
+    if any(c.verdict not in DECIDED or other.verdict not in DECIDED for c, other in pairs):
+        return "Whether the other protocols agree is not settled."
     return "The other protocols agree."
 
 
@@ -93,7 +110,7 @@ def _card(view: View, c: Comparison) -> Card:
     others = [values[0] for name, values in row_labels([c.row], view.rows).items() if name != "Method"]
     h = view.plan.experiment.headline
     title = f"{view.plan.experiment.title}, {', '.join([method_label(c.row.method), *others])}"
-    verdict, _ = c.judged()
+    verdict, _ = c.judged
     if c.difference is None:
         text = "a task has no seed with both methods"
     else:
@@ -102,8 +119,8 @@ def _card(view: View, c: Comparison) -> Card:
         text += f" at {c.level:.2%}, {c.seeds} seed{'s' if c.seeds > 1 else ''}"
         if verdict is Verdict.FAILS:
             text = f"where both train: {text}"
-        if verdict in (Verdict.UNDECIDED, Verdict.TOO_FEW):
-            text += f"; {needed(c)}"
+        if verdict in (Verdict.UNDECIDED, Verdict.TOO_FEW) and (seeds := needed(c)):
+            text += f"; {seeds}"
     return Card(title, c.verdict_text, CLASSES.get(verdict, "open"), text)
 
 
@@ -114,39 +131,50 @@ def claims_table(verdicts: Sequence[JudgedClaim]) -> TextTable:
         claimed = TableCell(number(v.claim.difference, 2, True), v.claim.difference)
         name = TableCell(f"{v.claim.source}, {v.claim.model}")
         if v.comparison is None:
-            rows.append([name, TableCell("all"), TableCell(v.verdict), claimed, MISSING, MISSING, TableCell(v.why)])
+            rows.append([name, TableCell("all"), TableCell(v.verdict), claimed, *[MISSING] * 3, TableCell(v.why)])
             continue
         c = v.comparison
-        others = "; ".join(f"{o.row.protocol}: {_measured(o, o.level)}, {o.verdict_text}" for o in v.others)
+        published = c.head.as_published if c.head else None
+        others = "; ".join(f"{o.row.protocol}: {_measured(o.difference, o.level)}, {o.verdict_text}" for o in v.others)
         rows.append(
             [
                 name,
                 TableCell(f"{method_label(c.row.method)}, targets {c.row.targets}"),
                 TableCell(v.verdict),
                 claimed,
-                TableCell(_measured(c, v.level), c.difference.mean if c.difference else None, c.runs),
-                TableCell(_share(c, v)),
+                TableCell(_measured(c.difference, v.level), c.difference.mean if c.difference else None, c.runs),
+                TableCell(_measured(published, v.level), published.mean if published else None, c.runs),
+                TableCell(_share(c.difference, v)),
                 TableCell(v.why or others or "–"),
             ]
         )
-    header = ["Claim", "Method", "Verdict", "Claimed", "Measured", "Measured / claimed", "Other protocols"]
-    level = f"{min((v.level for v in verdicts), default=0.95):.2%}"
+    header = [
+        "Claim",
+        "Method",
+        "Verdict",
+        "Claimed",
+        "Last epoch",
+        "Best epoch",
+        "Last epoch / claimed",
+        "Other protocols",
+    ]
+    levels = " or ".join(sorted({f"{v.level:.2%}" for v in verdicts if v.comparison})) or "no"
     text = (
-        f"protocol published; {level} t interval [low, high] of the last epoch, and of the epoch that the literature selects. At "
-        "least half: low is at least half of the claim; a gain: low is above 0, smaller than claimed if high is below the claim; "
-        "practically none: within half of the claim; a loss: high is below 0; claimed size excluded: high is below the claim."
+        f"protocol published; {levels} t interval [low, high] of the last epoch, and of the epoch that the literature selects. "
+        "At least half: low is at least half of the claim; a gain: low is above 0, smaller than claimed if high is below the "
+        "claim; practically none: within half of the claim; a loss: high is below 0; claimed size excluded: high is below the claim."
     )
     return TextTable("claims", "The paper's claims", text, header, rows, labels=3)
 
 
-def _measured(c: Comparison, level: float) -> str:
-    return "–" if c.difference is None else estimate(c.difference.mean, c.difference.interval(level))
+def _measured(difference: Difference | None, level: float) -> str:
+    return "–" if difference is None else estimate(difference.mean, difference.interval(level))
 
 
-def _share(c: Comparison, v: JudgedClaim) -> str:
+def _share(difference: Difference | None, v: JudgedClaim) -> str:
     """Return the measured share of the claim with its interval."""
-    interval = c.difference.interval(v.level) if c.difference else None
-    if c.difference is None or interval is None:
+    interval = difference.interval(v.level) if difference else None
+    if difference is None or interval is None:
         return "–"
     low, high = (bound / v.claim.difference for bound in interval)
-    return f"{number(c.difference.mean / v.claim.difference, 2)} [{number(low, 2)}, {number(high, 2)}]"
+    return f"{number(difference.mean / v.claim.difference, 2)} [{number(low, 2)}, {number(high, 2)}]"

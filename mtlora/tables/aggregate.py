@@ -1,6 +1,6 @@
 """One long table of means, medians and deviations over seeds from records, with published figures beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import nan
 from typing import Any, NamedTuple
 
@@ -42,11 +42,22 @@ class Row(NamedTuple):
         return cls(*(item[name] for name in cls._fields))
 
 
-def long_frame(plan: Plan, records: Mapping[str, RunRecord]) -> pd.DataFrame:
-    """Return one row per measured value: the row keys, task, seed, split, metric, selection, value on the table's scale."""
+def scale_of(column: Column) -> float:
+    """Return the factor of a column's raw values."""
+    return column.scale or (100.0 if METRICS[column.metric].percent else 1.0)
+
+
+def long_frame(plan: Plan, records: Mapping[str, RunRecord], cells: Sequence[Cell] | None = None) -> pd.DataFrame:
+    """Return one row per measured value: the row keys, task, seed, split, metric, selection, value on the table's scale.
+
+    Args:
+        plan: the plan.
+        records: its records, by config_sha.
+        cells: some of its cells (default: all cells of the tables).
+    """
     rows = []
     own = {(c.task, c.split, c.metric): c.scale for c in plan.experiment.columns if c.scale is not None}
-    for cell in plan.cells:
+    for cell in plan.cells if cells is None else cells:
         if (record := records.get(cell.sha)) is None:
             continue
         task = cell.config.task.name

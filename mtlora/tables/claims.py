@@ -11,6 +11,8 @@ from mtlora.tables.comparable import comparable
 from mtlora.tables.comparison import Comparison, headlines
 from mtlora.tables.statistics import ALPHA, ClaimVerdict, Difference, judge_claim
 
+BOUNDED_ABOVE = (ClaimVerdict.SMALLER, ClaimVerdict.NONE, ClaimVerdict.EXCLUDED)  # they say that a gain is small
+
 
 @dataclass(frozen=True)
 class JudgedClaim:
@@ -29,35 +31,48 @@ class JudgedClaim:
         """The verdict if both epochs agree, else both."""
         if self.last == self.as_published:
             return str(self.last)
-        return f"last epoch: {self.last}; best epoch: {self.as_published}"
+        return f"{self.last} (best epoch: {self.as_published})"
 
 
 def claim_verdicts(
     plan: Plan, records: Mapping[str, RunRecord], comparisons: Sequence[Comparison]
 ) -> list[JudgedClaim]:
-    """Judge every claim for every method and set of target modules; the level accounts for all methods and claims."""
+    """Judge every claim for every structure of the experiment; the level accounts for all structures and claims."""
     verdicts = []
     heads = headlines(comparisons)
-    claims = plan.experiment.claims
-    for claim in claims:
-        fitting = [c for c in heads if c.row.model == claim.model and _fits(plan, records, c)]
+    methods = {str(method) for method in plan.experiment.axes["transform"]}  # the paper's, not other rows of the table
+    for claim in plan.experiment.claims:
+        fitting = [
+            c for c in heads if c.row.model == claim.model and c.row.method in methods and _fits(plan, records, c)
+        ]
         if not fitting:
             missing = ClaimVerdict.NOT_TESTED
             verdicts.append(JudgedClaim(claim, missing, missing, _unfit(plan, claim)))
         for c in fitting:
             same = [other for other in heads if other.row._replace(protocol=c.row.protocol) == c.row and other is not c]
-            verdicts.append(_judge(claim, c, tuple(same), c.family * len(claims)))
+            verdicts.append(_judge(claim, c, tuple(same), c.family * len(plan.experiment.claims)))
     return verdicts
 
 
 def _judge(claim: Claim, c: Comparison, others: tuple[Comparison, ...], family: int) -> JudgedClaim:
-    def judged(difference: Difference | None) -> ClaimVerdict:
-        if any(c.failed):
-            return ClaimVerdict.FAILS
-        return ClaimVerdict.NOT_TESTED if difference is None else judge_claim(difference, claim.difference, family)
+    assert c.head is not None
+    informative = c.head.informative
 
-    last, published = judged(c.difference), judged(c.as_published or c.difference)
-    why = "runs are missing" if last is ClaimVerdict.NOT_TESTED else ""
+    def judged(difference: Difference | None) -> ClaimVerdict:
+        if c.head and any(c.head.failed):
+            return ClaimVerdict.FAILS
+        if difference is None:
+            return ClaimVerdict.NOT_TESTED
+        verdict = judge_claim(difference, claim.difference, family)
+        if verdict not in BOUNDED_ABOVE or not (c.head and c.head.dull):
+            return verdict
+        # Tasks that a method has not learned say nothing about how small its gain is.
+        if informative is not None and judge_claim(informative, claim.difference, family) in BOUNDED_ABOVE:
+            return verdict
+        return ClaimVerdict.GAIN if verdict is ClaimVerdict.SMALLER else ClaimVerdict.INCONCLUSIVE
+
+    last, published = judged(c.difference), judged(c.head.as_published)
+    why = "runs are missing" if ClaimVerdict.NOT_TESTED in (last, published) else ""
     return JudgedClaim(claim, last, published, why, c, others, 1 - ALPHA / family)
 
 

@@ -1,11 +1,10 @@
 """MTLoRA against LoRA in a plan's runs: paired differences by task and suite, and verdicts on the headline figure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
-from mtlora.config.metrics import METRICS
 from mtlora.plan.grid import Plan
 from mtlora.tables.aggregate import Row
 from mtlora.tables.families import CONTROL
@@ -38,30 +37,38 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """What a comparison in the headline figure has besides its difference: everything that its verdict needs."""
+
+    margin: float  # of equality
+    as_published: Difference | None  # at the epoch that the literature selects
+    informative: Difference | None  # over the tasks on which both rows are above the majority answer
+    dull: tuple[str, ...]  # the other tasks
+    failed: tuple[tuple[str, ...], tuple[str, ...]]  # runs of the row and of the base that diverged
+    finished: tuple[int, int]  # the number of their runs, with those that diverged
+    rates: int  # combinations of learning rates over which the difference is weighted; several if a choice is unsure
+    unconfirmed: bool  # a choice is unsure, and runs at the second best learning rate are missing
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A row of a table against its base row in one column, or in the suite's average."""
 
     row: Row
     base: Row
     contrast: (
-        str  # empty: the base is LoRA; `control`: the method's control; else the swept key in which the rows differ
+        str  # empty: the base is LoRA; `control`: a control of the method; else the swept key in which the rows differ
     )
     task: str
     split: str
     metric: str
     label: str
     digits: int  # with which the difference is printed
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Pair, ...]  # at the best learning rate
     difference: Difference | None  # None: a task has no pair
     family: int  # number of comparisons that the level of a verdict's interval accounts for
-    margin: float | None = None  # of equality; only the headline figure has one, and a verdict
-    as_published: Difference | None = None  # headline figure: at the epoch that the literature selects
-    informative: Difference | None = None  # over the tasks on which both rows are above the majority answer
-    dull: tuple[str, ...] = ()  # the other tasks
-    rates: int = (
-        1  # combinations of learning rates over which the difference is weighted; several if a choice is unsure
-    )
-    failed: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # runs of the row and of the base that diverged
+    head: Headline | None  # only the headline figure has one, and a verdict
+    floors: tuple[float, ...]  # what one test item is worth in each task
 
     @property
     def seeds(self) -> int:
@@ -71,61 +78,53 @@ class Comparison:
     @property
     def level(self) -> float:
         """The confidence level: simultaneous for the headline figure, 95% for others, which have no verdict."""
-        return 1 - ALPHA / (self.family if self.margin is not None else 1)
+        return 1 - ALPHA / (self.family if self.head else 1)
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The interval of the difference at this level."""
         return self.difference.interval(self.level) if self.difference else None
 
+    @property
     def judged(self) -> tuple[Verdict, str]:
-        """Return the verdict on the two methods, independent of the paper's claims, and how its size relates to the margin."""
-        assert self.margin is not None
-        if any(self.failed):
+        """The verdict on the two methods, independent of the paper's claims, and how its size relates to the margin."""
+        assert self.head is not None
+        if any(self.head.failed):
             return Verdict.FAILS, ""
         if self.difference is None:
             return Verdict.NO_DATA, ""
-        lower_is_better = self.metric in METRICS and not METRICS[self.metric].higher_is_better
-        verdict, size = judge(_oriented(self.difference, lower_is_better), self.family, self.margin)
-        if verdict is Verdict.EQUAL and self.dull:  # no method differs from another on tasks that none has learned
-            others = self.informative
-            if others is None or judge(others, self.family, self.margin)[0] is not Verdict.EQUAL:
-                return Verdict.UNDECIDED, ""
+        verdict, size = judge(self.difference, self.family, self.head.margin)
+        if self.head.dull and (verdict is Verdict.EQUAL or size == "less"):
+            # Tasks that a method has not learned say nothing about how small a difference is.
+            others = self.head.informative
+            if others is None or not others.is_within(self.head.margin, ALPHA / self.family):
+                return (Verdict.UNDECIDED if verdict is Verdict.EQUAL else verdict), ""
         return verdict, size
 
     @property
     def verdict(self) -> Verdict | None:
         """The verdict, or None for a figure that has none."""
-        return None if self.margin is None else self.judged()[0]
+        return self.judged[0] if self.head else None
 
     @property
     def verdict_text(self) -> str:
         """The printed verdict."""
-        if self.margin is None:
+        if self.head is None:
             return ""
-        verdict, size = self.judged()
+        verdict, size = self.judged
         if verdict is Verdict.EQUAL:
-            return f"{verdict} larger than {self.margin:g}"
+            return f"{verdict} larger than {self.head.margin:g}"
         if verdict is Verdict.TOO_FEW:
             return f"{verdict} ({self.seeds} of at least {FEWEST})"
         if verdict is Verdict.FAILS:
-            pairs = len(self.pairs)
-            texts = [
-                f"{name} in {len(runs)} of {pairs + len(set().union(*self.failed))} runs"
-                for name, runs in zip(("fails", f"{against(self)} fails"), self.failed, strict=True)
-                if runs
-            ]
-            return ", ".join(texts)
-        return f"{verdict}, by {size} than {self.margin:g}" if size else str(verdict)
+            sides = zip(("fails", f"{against(self)} fails"), self.head.failed, self.head.finished, strict=True)
+            return ", ".join(f"{name} in {len(runs)} of {total} runs" for name, runs, total in sides if runs)
+        return f"{verdict}, by {size} than {self.head.margin:g}" if size else str(verdict)
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """The ids of the runs behind the comparison."""
+        """The ids of the runs behind the comparison, at the best learning rate."""
         return tuple(dict.fromkeys(run for pair in self.pairs for run in pair.runs))
-
-    def by_task(self) -> dict[str, dict[int, float]]:
-        """Return the differences by task and seed."""
-        return by_task(self.pairs)
 
 
 def by_task(pairs: Sequence[Pair]) -> dict[str, dict[int, float]]:
@@ -136,24 +135,23 @@ def by_task(pairs: Sequence[Pair]) -> dict[str, dict[int, float]]:
     return found
 
 
-def _oriented(difference: Difference, lower_is_better: bool) -> Difference:
-    return replace(difference, mean=-difference.mean) if lower_is_better else difference
-
-
 def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Return the comparisons with LoRA in the headline figure."""
-    return [c for c in comparisons if not c.contrast and c.margin is not None]
+    return [c for c in comparisons if not c.contrast and c.head]
 
 
 def needed(c: Comparison) -> str:
-    """Return a text about the numbers of seeds that would decide."""
-    if c.difference is None or c.margin is None:
+    """Return a text about the numbers of seeds that would decide; empty where no number of seeds would."""
+    if c.difference is None or c.head is None or c.head.dull or c.head.rates > 1:
         return ""
     if c.difference.error is None:
         return f"at least {FEWEST} seeds are needed"
-    see = seeds_to_see(c.difference, c.margin, c.family)
-    equate = seeds_to_equate(c.difference, c.margin, c.family)
-    return f"to see a difference of {c.margin:g}: {_seeds_text(see)}; to show that there is none so large: {_seeds_text(equate)}"
+    margin = c.head.margin
+    found = [count(c.difference, margin, c.family) for count in (seeds_to_see, seeds_to_equate)]
+    if all(one is not None and one.seeds is not None and one.seeds <= c.seeds for one in found):
+        return f"the difference seems to lie between 0 and {margin:g}, which only more than {c.seeds} seeds can tell from both"
+    see, equate = map(_seeds_text, found)
+    return f"to see a difference of {margin:g}: {see}; to show that there is none so large: {equate}"
 
 
 def reach(plan: Plan, comparisons: Sequence[Comparison]) -> str | None:
@@ -188,15 +186,16 @@ def comparison_frame(plan: Plan, comparisons: Sequence[Comparison]) -> pd.DataFr
     """Return a row per comparison: the difference, its interval and level, the p of the t test, the verdict and the runs."""
     rows = []
     for c in comparisons:
-        if c.difference is None:
+        if not c.pairs and c.verdict is not Verdict.FAILS:
             continue
         low, high = c.interval or (None, None)
+        d = c.difference
         rows.append(
             c.row._asdict()
             | {"table": plan.name, "against": against(c), "task": c.task, "split": c.split, "metric": c.metric}
             | {"selection": plan.experiment.selection, "pairs": len(c.pairs), "seeds": c.seeds}
-            | {"difference": c.difference.mean, "low": low, "high": high, "level": c.level, "dof": c.difference.dof}
-            | {"p": c.difference.p, "family": c.family, "verdict": c.verdict_text, "run_ids": " ".join(c.runs)}
+            | {"difference": d and d.mean, "low": low, "high": high, "level": c.level, "dof": d and d.dof}
+            | {"p": d and d.p, "family": c.family, "verdict": c.verdict_text, "run_ids": " ".join(c.runs)}
         )
     return pd.DataFrame(rows, columns=COLUMNS)
 

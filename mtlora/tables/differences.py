@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from mtlora.tables.captions import PROTOCOLS, method_label, row_labels
-from mtlora.tables.comparison import Comparison, against, needed
+from mtlora.tables.comparison import Comparison, against, by_task, headlines, needed
 from mtlora.tables.families import CONTROL
 from mtlora.tables.items import DRAWS
 from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number, text_table
-from mtlora.tables.statistics import OUTLIER, Verdict, heterogeneity_p, outliers, paired_difference
+from mtlora.tables.statistics import FEWEST, OUTLIER, Verdict, heterogeneity_p, outliers, paired_difference
 from mtlora.tables.view import View
 
 
@@ -17,7 +17,7 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     """Return the paired differences: to LoRA in the same setting, or (contrasts) to a control or another setting."""
     plan = view.plan
     chosen = [c for c in view.comparisons if bool(c.contrast) == contrasts]
-    heads = [c for c in chosen if c.margin is not None]
+    heads = [c for c in chosen if c.head]
     if not heads:  # nothing to compare, or the headline's task is not among these runs
         return None
     labels = row_labels([c.row for c in heads], view.rows)
@@ -28,7 +28,7 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
         columns.setdefault(c.label, []).append(_difference_cell(c))
     first = heads[0].label  # the figure of the verdict comes first
     body = {first: columns.pop(first), "Verdict": [TableCell(c.verdict_text, runs=c.runs) for c in heads]}
-    if any(c.dull for c in heads):
+    if any(c.head and c.head.dull for c in heads):
         body["Informative tasks"] = [_informative_cell(c) for c in heads]
     base = "LoRA"
     if contrasts:
@@ -51,32 +51,34 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
 
 def _remarks(c: Comparison) -> list[str]:
     """Return what a reader must know beside the verdict: the seeds that would decide, failures, and outliers."""
+    assert c.head is not None
     lines = []
     if c.verdict in (Verdict.UNDECIDED, Verdict.TOO_FEW):
         lines.append(needed(c))
-    if c.rates > 1:
-        lines.append(
-            f"its choice of a learning rate, or that of {against(c)}, is unsure: the difference is over {c.rates} combinations "
-            "of the two best ones of each, weighted by how often resamples choose them"
-        )
+    if c.head.rates > 1:
+        lines.append("a choice of a learning rate is unsure: the difference is over the two best rates, weighted")
+    if c.head.unconfirmed:
+        lines.append("a choice of a learning rate is unsure, and the runs at the second best rate are missing")
     if c.verdict is Verdict.FAILS and c.difference is not None:
         lines.append(f"{c.verdict_text}; where both train {estimate(c.difference.mean, c.interval)}")
-    if c.dull:
-        lines.append(f"not both above the majority answer on {', '.join(c.dull)}, which says nothing about equality")
-    for task in dict.fromkeys(pair.task for pair in c.pairs):
+    if c.head.dull:
+        lines.append(
+            f"not both above the majority answer on {', '.join(c.head.dull)}, which says nothing about equality"
+        )
+    for task, floor in zip(by_task(c.pairs), c.floors, strict=False):
         pairs = [pair for pair in c.pairs if pair.task == task]
-        for i in outliers([pair.difference for pair in pairs]):
+        for i in outliers([pair.difference for pair in pairs], floor) if len(pairs) >= FEWEST else []:
             lines.append(
                 f"on {task} at seed {pairs[i].seed} the difference {number(pairs[i].difference, 2, True)} is more than "
                 f"{OUTLIER:g} deviations from the median"
             )
-    return lines
+    return [line for line in lines if line]
 
 
 def protocols(view: View) -> TextTable | None:
     """Return the difference to LoRA in the headline figure, a column for each protocol; None if there is only one."""
     names = view.plan.protocols
-    heads = {c.row: c for c in view.comparisons if not c.contrast and c.margin is not None}
+    heads = {c.row: c for c in view.comparisons if not c.contrast and c.head}
     rows = list(dict.fromkeys(row._replace(protocol="") for row in heads))
     if len(names) < 2 or not rows:
         return None
@@ -96,14 +98,14 @@ def protocols(view: View) -> TextTable | None:
 
 def spread(view: View) -> TextTable | None:
     """Return how the difference to LoRA varies over tasks and pairs; None unless the headline is an average over tasks."""
-    heads = [c for c in view.comparisons if not c.contrast and c.margin is not None and len(c.by_task()) > 1]
+    heads = [c for c in headlines(view.comparisons) if len(by_task(c.pairs)) > 1 and c.verdict is not Verdict.FAILS]
     if not heads:
         return None
     body: dict[str, list[TableCell]] = {
         name: [] for name in ("Smallest", "Largest", "p, tasks alike", "Pairs won", "Correlation")
     }
     for c in heads:
-        tasks = c.by_task()
+        tasks = by_task(c.pairs)
         means = {task: paired_difference([values]) for task, values in tasks.items()}
         for name, choose in (("Smallest", min), ("Largest", max)):
             task = choose(means, key=lambda task: means[task].mean)
@@ -116,8 +118,8 @@ def spread(view: View) -> TextTable | None:
         body["Correlation"].append(_correlation_cell(c))
     text = (
         "the tasks with the smallest and the largest mean difference (95% t interval of that task alone); p of Welch's F test "
-        "that the difference is the same on all tasks; pairs in which the method scores higher (a tie is half a pair); "
-        "correlation of the method's and LoRA's scores over seeds, within tasks. No verdict rests on this table."
+        "that the difference is the same on all tasks that have a spread; pairs in which the method scores higher (a tie is "
+        "half a pair); correlation of the method's and LoRA's scores over seeds, within tasks. No verdict rests on this table."
     )
     title = f"{view.plan.experiment.title}: how the difference varies"
     return text_table(f"{view.plan.name}-spread", title, text, row_labels([c.row for c in heads], view.rows), body)
@@ -125,7 +127,7 @@ def spread(view: View) -> TextTable | None:
 
 def _correlation_cell(c: Comparison) -> TableCell:
     centred = []
-    for task in c.by_task():
+    for task in by_task(c.pairs):
         values = np.array([pair.values for pair in c.pairs if pair.task == task])
         centred.append(values - values.mean(0))
     x, y = np.concatenate(centred).T
@@ -139,9 +141,8 @@ def _verdict_cell(c: Comparison) -> TableCell:
 
 
 def _informative_cell(c: Comparison) -> TableCell:
-    if c.informative is None:
-        return MISSING
-    return TableCell(estimate(c.informative.mean, c.informative.interval(c.level)), c.informative.mean, c.runs)
+    found = c.head.informative if c.head else None
+    return MISSING if found is None else TableCell(estimate(found.mean, found.interval(c.level)), found.mean, c.runs)
 
 
 def _difference_cell(c: Comparison) -> TableCell:
@@ -164,15 +165,16 @@ def items(view: View) -> TextTable | None:
     rows = [item.row for item in found]
     body = {
         "Difference": [TableCell(number(item.difference, 2, True), item.difference, item.runs) for item in found],
-        "95%, seeds and items": [
+        "95%, other items": [
             TableCell(f"[{number(item.low, 2)}, {number(item.high, 2)}]", None, item.runs) for item in found
         ],
         "p, items": [TableCell(p_text(item.p), item.p, item.runs) for item in found],
     }
     text = (
-        f"{found[0].subject}. Interval: bootstrap over seeds and test items, crossed, {DRAWS:,} draws: what other seeds on other "
-        "items like these would give. p: the two methods' answers to an item exchanged at random, at all seeds together, "
-        f"{DRAWS:,} times: do these trained models differ on such items? Not corrected for the number of comparisons."
+        f"{found[0].subject}, at the best learning rate. Interval: t, with the variance over seeds and, by a bootstrap, over "
+        "test items: what other seeds on other items like these would give. p: the two methods' answers to an item exchanged at "
+        f"random, at all seeds together, {DRAWS:,} times: do these trained models differ on such items? Not corrected for the "
+        "number of comparisons."
     )
     title = f"{view.plan.experiment.title}: other test items"
     return text_table(f"{view.plan.name}-items", title, text, row_labels(rows, view.rows), body)

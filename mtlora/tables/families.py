@@ -30,7 +30,8 @@ def families(plan: Plan) -> Iterator[tuple[list[Rival], int]]:
     cells = {row_of(plan, cell): cell for cell in plan.cells}
     for (contrast, _), rivals in found.items():
         methods = _declared_methods(plan, cells[rivals[0].row]) | {rival.row.method for rival in rivals}
-        sizes = {"": len(methods - {"lora"}), CONTROL: len(plan.experiment.controls)}
+        pairs = sum(m in methods and c in methods for m, controls in plan.experiment.controls.items() for c in controls)
+        sizes = {"": len(methods - {"lora"}), CONTROL: pairs}
         yield rivals, sizes.get(contrast, len(methods))
 
 
@@ -45,9 +46,9 @@ def _rivals_of_lora(plan: Plan) -> Iterator[Rival]:
 def _rivals_of_controls(plan: Plan) -> Iterator[Rival]:
     rows = dict.fromkeys(row_of(plan, cell) for cell in plan.cells)
     for row in rows:
-        control = plan.experiment.controls.get(row.method)
-        if control is not None and row._replace(method=control) in rows:
-            yield Rival(row, row._replace(method=control), CONTROL)
+        for control in plan.experiment.controls.get(row.method, []):
+            if (base := row._replace(method=control)) in rows:
+                yield Rival(row, base, CONTROL)
 
 
 def _rivals_along_contrasts(plan: Plan) -> Iterator[Rival]:
@@ -69,5 +70,5 @@ def _rivals_along_contrasts(plan: Plan) -> Iterator[Rival]:
 def _declared_methods(plan: Plan, cell: Cell) -> set[str]:
     """Return all methods that the experiment has at a cell's other values, whatever the command line leaves out."""
     product = {override_key(override): override.partition("=")[2] for override in cell.overrides}
-    methods = {str(method) for method in plan.experiment.axes.get("transform", [])}
+    methods = {str(method) for method in plan.experiment.axes_of(plan.profile).get("transform", [])}
     return {m for m in methods if not is_excluded(product | {"transform": m}, plan.experiment)}

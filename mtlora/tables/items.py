@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import numbered_lines, read_text
 from mtlora.base.streams import numpy_stream
-from mtlora.config.metrics import METRICS
 from mtlora.config.schema import TaskConfig
 from mtlora.plan.experiment import Column, Entry
 from mtlora.plan.grid import Plan
@@ -23,9 +23,10 @@ from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import in_part
 from mtlora.score.sums import SCORES, Score, bleu_counts, item_counts
 from mtlora.score.text import treat
-from mtlora.tables.aggregate import Row, entries_of
-from mtlora.tables.comparison import Comparison
+from mtlora.tables.aggregate import Row, scale_of
+from mtlora.tables.comparison import Comparison, by_task
 from mtlora.tables.evidence import Evidence
+from mtlora.tables.statistics import Difference, Verdict, paired_difference
 
 DRAWS = 2000
 CHUNK = 100  # draws at a time, because the weights of 40,000 items take 0.3 MB a draw
@@ -67,16 +68,22 @@ def compare_items(
     results, problems = [], []
     folders = {record.run_id: evidence.folders.get(sha) for sha, record in evidence.records.items()}
     for c in comparisons:
-        if c.difference is None or not any(_has_answers(folders.get(run)) for run in c.runs):
+        # A run that diverged has no answers.
+        if (
+            c.difference is None
+            or c.verdict is Verdict.FAILS
+            or not any(_has_answers(folders.get(run)) for run in c.runs)
+        ):
             continue
         try:
             tasks = [_counted(plan, c, column, folders) for column in plan.columns if _counts(c, column)]
         except (UserError, RecursionError) as error:
             problems.append(f"{c.row.method} and {c.base.method} are not compared over test items: {error}")
             continue
-        low, high = crossed_interval(tasks)
+        seeds = paired_difference(list(by_task(c.pairs).values()))
+        low, high = interval(seeds, tasks)
         subject = c.label if c.task == "average" else f"{c.metric} on {c.split}"
-        results.append(ItemResult(c.row, subject, c.difference.mean, low, high, exchange_p(tasks), c.runs))
+        results.append(ItemResult(c.row, subject, seeds.mean, low, high, exchange_p(tasks), c.runs))
     return results, problems
 
 
@@ -84,27 +91,25 @@ def _counts(c: Comparison, column: Column) -> bool:
     return c.task == "average" or (column.task, column.split, column.metric) == (c.task, c.split, c.metric)
 
 
-def crossed_interval(tasks: Sequence[Counted], level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of a bootstrap that draws seeds and, independently, weights of items anew in each task.
+def interval(seeds: Difference, tasks: Sequence[Counted], level: float = 0.95) -> tuple[float, float]:
+    """Return an interval for other seeds and other items: that of the seeds, widened by the variance over items.
 
-    Owen (2007, doi 10.1214/07-AOAS122) calls this the pigeonhole bootstrap. The weights are exponential (Rubin 1981): as good as
-    multinomial ones, and much faster to draw. Few seeds make any bootstrap of them too narrow, by sqrt((n - 1) / n).
+    The latter is that of the mean over the given seeds, in a bootstrap of the items with exponential weights (Rubin 1981), which
+    are as good as multinomial ones and much faster to draw. A single seed has no variance of its own: then the interval is
+    the normal one of the items alone.
     """
     random = numpy_stream(0, "", "items")
-    total = np.zeros(DRAWS)
+    drawn = np.zeros(DRAWS)
     for task in tasks:
-        seeds, items, _ = task.ours.shape
+        items = task.ours.shape[1]
         for start in range(0, DRAWS, CHUNK):
             weights = random.standard_exponential((CHUNK, items))
             weights *= items / weights.sum(1, keepdims=True)
             ours, theirs = (np.einsum("bn,snk->bsk", weights, x, optimize=True) for x in (task.ours, task.theirs))
-            drawn = np.take_along_axis(
-                task.differences(ours, theirs), random.integers(0, seeds, (CHUNK, seeds)), axis=1
-            )
-            total[start : start + CHUNK] += drawn.mean(1) / len(tasks)
-    tail = (1 - level) / 2
-    low, high = np.quantile(total, (tail, 1 - tail))
-    return float(low), float(high)
+            drawn[start : start + CHUNK] += task.differences(ours, theirs).mean(1) / len(tasks)
+    error = float(np.hypot(seeds.error or 0.0, drawn.std(ddof=1)))
+    half = float(stats.t.ppf((1 + level) / 2, seeds.dof or np.inf)) * error
+    return seeds.mean - half, seeds.mean + half
 
 
 def exchange_p(tasks: Sequence[Counted]) -> float:
@@ -127,19 +132,16 @@ def exchange_p(tasks: Sequence[Counted]) -> float:
 
 def _counted(plan: Plan, c: Comparison, column: Column, folders: Mapping[str, Path | None]) -> Counted:
     config = next(cell.config.task for cell in plan.cells if cell.config.task.name == column.task)
+    if column.beside is not None:
+        raise UserError(f"the column {column.label} holds two metrics")
     runs = [pair.runs for pair in c.pairs if pair.task == column.task]
-    parts = []
-    for entry in entries_of(column):
-        read = _texts if config.kind == "generation" else _answers
-        found = [[read(folders.get(run), config, entry) for run in side] for side in zip(*runs, strict=True)]
-        if len({keys for side in found for keys, _ in side}) > 1:
-            raise UserError(f"the runs on {column.task} answered other items")
-        parts.append([np.stack([counts for _, counts in side]) for side in found])
-    if len(parts) > 1:
-        raise UserError(f"the column {column.label} is a mean of two metrics")
-    metric = column.metric
-    scale = column.scale or (100.0 if METRICS[metric].percent else 1.0)
-    return Counted(parts[0][0], parts[0][1], lambda sums, n: scale * SCORES[metric](sums, n))
+    entry = Entry(column.split, column.metric)
+    read = _texts if config.kind == "generation" else _answers
+    found = [[read(folders.get(run), config, entry) for run in side] for side in zip(*runs, strict=True)]
+    if len({keys for side in found for keys, _ in side}) > 1:
+        raise UserError(f"the runs on {column.task} answered other items")
+    ours, theirs = (np.stack([counts for _, counts in side]) for side in found)
+    return Counted(ours, theirs, lambda sums, n: scale_of(column) * SCORES[column.metric](sums, n))
 
 
 def _answers(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, np.ndarray]:

@@ -244,9 +244,9 @@ def _needed(difference: Difference, quantiles, size: float) -> Seeds | None:  # 
 
 
 def heterogeneity_p(tasks: Sequence[Mapping[int, float]]) -> float | None:
-    """Return the p of Welch's F test that the true difference is the same on all tasks; None where it cannot be computed."""
-    values = [np.array(list(task.values()), dtype=float) for task in tasks]
-    if len(values) < 2 or min(map(len, values)) < 2 or min(float(v.var()) for v in values) == 0:
+    """Return the p of Welch's F test that the true difference is the same on all tasks with a spread; None for fewer than 2."""
+    values = [v for task in tasks if len(v := np.array(list(task.values()), dtype=float)) > 1 and v.std() > 1e-9]
+    if len(values) < 2:
         return None
     return float(stats.f_oneway(*values, equal_var=False).pvalue)
 

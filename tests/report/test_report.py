@@ -175,7 +175,8 @@ def test_nothing_is_said_where_a_task_is_missing(tmp_path: Path) -> None:
     ("gains", "answer"),
     [
         ({"matched": (2.0, 2.0), "published": (2.0, 2.0)}, "Yes."),
-        ({"matched": (2.0, -2.0), "published": (2.0, 2.0)}, "In part."),
+        ({"matched": (2.0, -2.0), "published": (2.0, -2.0)}, "In part."),
+        ({"matched": (2.0, -2.0), "published": (2.0, 2.0)}, "It depends on the protocol."),
         ({"matched": (0.0, 0.0), "published": (2.0, 2.0)}, "It depends on the protocol."),
         ({"matched": (0.0, -2.0), "published": (0.0, 0.0)}, "No."),
         ({"matched": (0.1, 0.1), "published": (0.1, 0.1)}, "Yes, but by little."),

@@ -153,13 +153,17 @@ def test_four_seeds_give_an_estimate_and_five_a_verdict() -> None:
             assert c.verdict_text == verdict
 
 
-def test_lower_is_better_for_ter() -> None:
-    experiment = load_experiment("dart")
-    experiment = dataclasses.replace(experiment, headline=dataclasses.replace(experiment.headline, metric="ter"))
-    plan = make_plan(experiment, ["model=tiny_gpt2", "transform=lora,shim", "seed=range(0,8)"])
-    records = records_of(plan, lambda t, m, s: 0.5 + s / 100 - (0.1 + 0.01 * (s % 2)) * (m == "shim"))
-    (c,) = headlines(compare(plan, records))
-    assert (c.metric, c.verdict) == ("ter", "better")
+def test_metrics_of_one_task_have_their_own_scale_of_an_item() -> None:
+    plan = plan_of("dart", "model=tiny_gpt2", "transform=lora,shim", "seed=range(0,6)")
+    records = records_of(plan, lambda t, m, s: 0.4 + 0.001 * (m == "shim") + 0.0005 * (s % 2) * (m == "shim"))
+    for record in records.values():
+        record.provenance["rows"] = {"test": 100}
+    found = {c.metric: c.difference for c in compare(plan, records)}
+    spread = statistics.stdev([0.0005 * (s % 2) for s in range(6)])
+    for metric, floor in (("bleu", 100 / 100), ("meteor", 1 / 100), ("ter", 0.0)):
+        difference = found[metric]
+        assert difference is not None
+        assert difference.error == pytest.approx(max(spread, floor) / 6**0.5)
 
 
 def test_contrasts_compare_a_method_with_itself() -> None:
@@ -260,7 +264,7 @@ def test_a_claim_is_judged_at_both_epochs_and_beside_the_other_protocols() -> No
                 metric["value"] += 0.012
     (found,) = claim_verdicts(plan, records, compare(plan, records))
     assert (found.last, found.as_published) == ("practically none", "at least half of the claim")
-    assert found.verdict == "last epoch: practically none; best epoch: at least half of the claim"
+    assert found.verdict == "practically none (best epoch: at least half of the claim)"
     assert [other.row.protocol for other in found.others] == ["matched"]
     assert found.others[0].verdict == "no difference"
 
@@ -372,17 +376,17 @@ def test_each_structure_is_compared_with_its_frozen_control(methods: str | None)
     plan = plan_of("controls", "model=tiny", "task=cola", "seed=range(0,3)", *more)
     found = [c for c in compare(plan, records_of(plan, by_name)) if c.contrast and c.task == "cola"]
     names = {"shim"} if methods else {"shim", "icfm", "ctcm", "dtsm"}
-    assert {(c.row.method, c.base.method, against(c)) for c in found} == {
-        (m, f"{m}_frozen", f"{m}_frozen") for m in names
-    }
-    assert {c.family for c in found} == {4}, "all controls of the experiment count"
+    controls = [(m, f"{m}_frozen") for m in names]
+    controls += [] if methods else [("ctcm", "lora_scaled"), ("dtsm", "shim_fast_t")]
+    assert {(c.row.method, c.base.method, against(c)) for c in found} == {(m, base, base) for m, base in controls}
+    assert {c.family for c in found} == {6}, "all controls of the experiment count"
     for c in found:
         values = [100 * (by_name("cola", c.row.method, s) - by_name("cola", c.base.method, s)) for s in range(3)]
         assert c.difference is not None
         assert c.difference.mean == pytest.approx(statistics.mean(values))
     to_lora = [c for c in compare(plan, records_of(plan, by_name)) if not c.contrast and c.task == "cola"]
-    assert len(to_lora) == (2 if methods else 9)
-    assert {c.family for c in to_lora} == {9}
+    assert len(to_lora) == (2 if methods else 10)
+    assert {c.family for c in to_lora} == {10}
 
 
 def test_protocols_are_compared_each_with_its_own_lora_and_stand_side_by_side() -> None:
@@ -515,14 +519,15 @@ def test_tasks_that_no_method_has_learned_do_not_make_methods_equal() -> None:
     plan = seeds(6)
     records = records_of(plan, score, baseline=0.5)
     (c,) = headlines(compare(plan, records))
-    assert c.dull == tuple(column.task for column in plan.columns if column.task in half)
+    assert c.head is not None
+    assert c.head.dull == tuple(column.task for column in plan.columns if column.task in half)
     assert c.difference is not None
     assert c.difference.is_within(0.5, 0.05 / 4)
     assert c.verdict == "undecided", "half of the tasks are ties of two methods that have learned nothing"
     values = [0.3 + 1.2 * (-1) ** s for s in range(6)]
-    assert c.informative is not None
-    assert c.informative.mean == pytest.approx(statistics.mean(values))
-    assert c.informative.error == pytest.approx(statistics.stdev(values) / 6**0.5 / 4**0.5)
+    assert c.head.informative is not None
+    assert c.head.informative.mean == pytest.approx(statistics.mean(values))
+    assert c.head.informative.error == pytest.approx(statistics.stdev(values) / 6**0.5 / 4**0.5)
     assert verdict_of(plan, score, baseline=0.0) == "no difference larger than 0.5"
     assert verdict_of(plan, lambda t, m, s: 0.5, baseline=0.5) == "undecided"
 
@@ -532,7 +537,8 @@ def test_a_method_below_the_majority_on_one_task_is_judged_and_named() -> None:
     records = records_of(plan, lambda t, m, s: 0.45 + s / 1000 if (t, m) == ("rte", "shim") else 0.7, baseline=0.5)
     view = View(plan, Evidence(records))
     (c,) = headlines(view.comparisons)
-    assert (c.dull, c.verdict) == (("rte",), "worse")
+    assert c.head is not None
+    assert (c.head.dull, c.verdict) == (("rte",), "worse")
     table = differences(view, contrasts=False)
     assert table is not None
     assert any("not both above the majority answer on rte" in note for note in table.notes)

@@ -17,7 +17,8 @@ from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
 from mtlora.score.sums import SCORES, bleu_counts, item_counts
 from mtlora.tables.evidence import load_evidence
-from mtlora.tables.items import Counted, crossed_interval, exchange_p
+from mtlora.tables.items import Counted, exchange_p, interval
+from mtlora.tables.statistics import paired_difference
 from mtlora.tables.view import View
 from mtlora.tables.write import all_tables
 
@@ -77,21 +78,22 @@ def test_the_interval_has_the_width_of_items_and_seeds() -> None:
     labels = np.ones(400)
     theirs = [(random.random(400) < 0.6).astype(float)]
     ours = [np.where(random.random(400) < 0.2, 1 - theirs[0], theirs[0])]
-    low, high = crossed_interval([counted("accuracy", ours, theirs, labels)])  # one seed: only the items vary
+    task = counted("accuracy", ours, theirs, labels)
     d = ours[0] - theirs[0]
-    error = d.std() / 20
+    error = d.std() / 20  # the standard error of a mean over items
+    one = paired_difference([{0: float(d.mean())}])
+    low, high = interval(one, [task])  # one seed: only the items vary
     assert (low, high) == pytest.approx((d.mean() - 1.96 * error, d.mean() + 1.96 * error), abs=0.15 * error)
-    # identical items within a seed, so only the seeds vary: those of the bootstrap of the mean of eight values
-    shift = random.normal(size=8)
-    same = Counted(
-        np.stack([np.full((400, 1), 0.5 + 0.1 * s) for s in shift]), np.full((8, 400, 1), 0.5), SCORES["accuracy"]
-    )
-    low, high = crossed_interval([same])
-    expected = stats.bootstrap((0.1 * shift,), np.mean, method="percentile", rng=random).confidence_interval
-    assert (low, high) == pytest.approx(tuple(expected), abs=0.01)
-    # two tasks: the mean of both, whose errors add as squares
-    both = crossed_interval([counted("accuracy", ours, theirs, labels)] * 2)
-    assert both[1] - both[0] == pytest.approx(2 * 1.96 * error / 2**0.5, rel=0.1)
+    low, high = interval(one, [task] * 2)  # the mean of two tasks, whose errors add as squares
+    assert high - low == pytest.approx(2 * 1.96 * error / 2**0.5, rel=0.1)
+    # all items alike within a seed, so only the seeds vary: the t interval
+    shift = 0.1 * random.normal(size=8)
+    same = Counted(np.stack([np.full((400, 1), 0.5 + s) for s in shift]), np.full((8, 400, 1), 0.5), SCORES["accuracy"])
+    seeds = paired_difference([dict(enumerate(shift))])
+    assert interval(seeds, [same]) == pytest.approx(stats.t.interval(0.95, 7, shift.mean(), stats.sem(shift)))
+    low, high = interval(seeds, [task])  # both: never narrower than either
+    half = stats.t.ppf(0.975, 7) * (stats.sem(shift) ** 2 + error**2) ** 0.5
+    assert high - low == pytest.approx(2 * half, rel=0.05)
 
 
 def test_texts_are_compared_as_by_sacrebleu(tmp_path: Path) -> None:

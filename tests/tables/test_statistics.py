@@ -192,7 +192,6 @@ GAINS = {ClaimVerdict.HALF, ClaimVerdict.SMALLER, ClaimVerdict.GAIN}
 OPPOSITES = [
     (GAINS, {ClaimVerdict.LOSS}),
     ({ClaimVerdict.HALF}, {ClaimVerdict.NONE, ClaimVerdict.LOSS}),
-    ({ClaimVerdict.SMALLER, ClaimVerdict.EXCLUDED}, set()),
 ]
 bounds = st.floats(-3, 3).map(lambda x: round(x, 3))
 
@@ -319,6 +318,7 @@ def test_heterogeneity_is_welchs_f_test() -> None:
     assert heterogeneity_p([by_seed(task) for task in tasks[:2]]) == pytest.approx(two)
     assert heterogeneity_p([by_seed(tasks[0])]) is None
     assert heterogeneity_p([by_seed(tasks[0]), by_seed([1.0, 1.0])]) is None
+    assert heterogeneity_p([*map(by_seed, tasks), by_seed([0.0] * 5)]) == pytest.approx(expected), "a ceiling"
 
 
 def test_outliers_are_beyond_five_deviations() -> None:

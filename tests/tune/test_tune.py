@@ -332,12 +332,12 @@ def test_an_unsure_choice_is_confirmed_at_both_rates_and_the_difference_weighted
     assert c.difference.mean == pytest.approx(mean)
     between = (2 * (1.1 - mean) ** 2 + (0.5 - mean) ** 2) / 3
     assert c.difference.error == pytest.approx((error**2 + between) ** 0.5)
-    assert c.rates == 2
+    assert c.head is not None
+    assert (c.head.rates, c.head.unconfirmed) == (2, False)
     table = differences(View(plan, Evidence(records)), contrasts=False)
     assert table is not None
-    assert any("over 2 combinations of the two best ones" in note for note in table.notes)
+    assert any("the difference is over the two best rates, weighted" in note for note in table.notes)
     (c,) = headlines(compare(plan, {sha: r for sha, r in records.items() if sha in {x.sha for x in plan.cells}}))
     assert c.difference is not None
-    assert (c.difference.mean, c.rates) == (pytest.approx(1.1), 1), (
-        "without the runs at the second rate: given the choice"
-    )
+    assert c.head is not None
+    assert (c.difference.mean, c.head.rates, c.head.unconfirmed) == (pytest.approx(1.1), 1, True)

@@ -26,7 +26,9 @@ def forest(view: View) -> tuple[Figure, str] | None:
         for c in found:
             if c.row not in rows or c.label not in chosen or c.difference is None:
                 continue
-            y = chosen.index(c.label) + (methods.index(c.row.method) - (len(methods) - 1) / 2) * 0.17
+            y = chosen.index(c.label) + (methods.index(c.row.method) - (len(methods) - 1) / 2) * min(
+                0.17, 0.8 / len(methods)
+            )
             interval = c.interval or (c.difference.mean, c.difference.mean)
             look = style(c.row.method)
             axis.plot(interval, (y, y), color=look["color"], linestyle=look["linestyle"], linewidth=1.2)
@@ -47,7 +49,7 @@ def forest(view: View) -> tuple[Figure, str] | None:
 
 def _levels(comparisons: Sequence[Comparison]) -> str:
     """Say at which level the intervals are: simultaneous for the figure with verdicts, 95% for the others."""
-    heads = sorted({c.level for c in comparisons if c.margin is not None})
+    heads = sorted({c.level for c in comparisons if c.head})
     return " and ".join([*(f"{level:.2%} for the figure with verdicts" for level in heads), "95% for each other one"])
 
 

@@ -27,6 +27,7 @@ STYLES = {
     "pissa": ("#56B4E9", (0, (4, 1, 1, 1)), "p"),
     "vera": ("#7A1040", (0, (2, 1)), "*"),
     "miss": ("#6BBF59", (0, (10, 3, 2, 3)), "h"),
+    "shim_fast_t": ("#B8860B", (0, (5, 1)), "X"),
     "full": ("#4A2A10", (0, (3, 1, 1, 1)), "d"),
 }
 OTHER = ("#A0A0A0", "-", "8")  # never x, which marks a run that diverged
