@@ -162,7 +162,8 @@ def claims_table(verdicts: Sequence[JudgedClaim]) -> TextTable:
     text = (
         f"protocol published; {levels} t interval [low, high] of the last epoch, and of the epoch that the literature selects. "
         "At least half: low is at least half of the claim; a gain: low is above 0, smaller than claimed if high is below the "
-        "claim; practically none: within half of the claim; a loss: high is below 0; claimed size excluded: high is below the claim."
+        "claim; practically none: within half of the claim; a loss: high is below 0; claimed size excluded: high is below the "
+        "claim."
     )
     return TextTable("claims", "The paper's claims", text, header, rows, labels=3)
 
