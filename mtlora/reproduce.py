@@ -63,7 +63,10 @@ def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -
     todo = [cell for stage in stages for cell in stage]
     every = [cell for stage in plan.stages for cell in stage]
     if not todo:
-        console.print(f"{plan.name}: all {len(plan.cells)} cells are done already")
+        bad = sum(state[cell.sha] is State.DIVERGED for cell in every)
+        console.print(
+            f"{plan.name}: all {len(every)} cells are done already" + (f", {bad} of them diverged" if bad else "")
+        )
         return report_failures(every, console)
     require_writable(plan.results)
     show(plan, console, jobs)
@@ -276,8 +279,12 @@ def main() -> None:
     tables = plan.results / "tables"
     print(write_tables(View(plan, load_evidence(plan.runs)), tables)[0])
     console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
-    if left:
+    if any(state is not State.DIVERGED for state in left.values()):
         raise UserError("some cells are not done (listed above): the same command tries them again")
+    if left:
+        raise UserError(
+            "some runs diverged (listed above): the tables say so, and the same command would not try them again"
+        )
 
 
 if __name__ == "__main__":

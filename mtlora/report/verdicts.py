@@ -119,7 +119,7 @@ def _card(view: View, c: Comparison) -> Card:
         text += f" at {c.level:.2%}, {c.seeds} seed{'s' if c.seeds > 1 else ''}"
         if verdict is Verdict.FAILS:
             text = f"where both train: {text}"
-        if verdict in (Verdict.UNDECIDED, Verdict.TOO_FEW) and (seeds := needed(c)):
+        if verdict is Verdict.UNDECIDED and (seeds := needed(c)):
             text += f"; {seeds}"
     return Card(title, c.verdict_text, CLASSES.get(verdict, "open"), text)
 

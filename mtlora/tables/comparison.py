@@ -11,6 +11,7 @@ from mtlora.tables.families import CONTROL
 from mtlora.tables.statistics import (
     ALPHA,
     FEWEST,
+    MOST_SEEDS,
     Difference,
     Seeds,
     Verdict,
@@ -140,18 +141,31 @@ def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [c for c in comparisons if not c.contrast and c.head]
 
 
+def seeds_needed(c: Comparison) -> tuple[Seeds, Seeds] | None:
+    """Return the seeds to see a difference as large as the margin, and to show that there is none; None if none would decide."""
+    if c.difference is None or c.head is None or c.head.dull or c.head.rates > 1:
+        return None
+    see = seeds_to_see(c.difference, c.head.margin, c.family)
+    equate = seeds_to_equate(c.difference, c.head.margin, c.family)
+    return (see, equate) if see and equate else None
+
+
+def is_between(c: Comparison) -> bool:
+    """Tell whether there are seeds enough to see the margin or to show equality, so that the difference seems to be neither."""
+    found = seeds_needed(c)
+    return found is not None and all(one.seeds is not None and one.seeds <= c.seeds for one in found)
+
+
 def needed(c: Comparison) -> str:
     """Return a text about the numbers of seeds that would decide; empty where no number of seeds would."""
-    if c.difference is None or c.head is None or c.head.dull or c.head.rates > 1:
+    found = seeds_needed(c)
+    if c.head is None or found is None:
         return ""
-    if c.difference.error is None:
-        return f"at least {FEWEST} seeds are needed"
     margin = c.head.margin
-    found = [count(c.difference, margin, c.family) for count in (seeds_to_see, seeds_to_equate)]
-    if all(one is not None and one.seeds is not None and one.seeds <= c.seeds for one in found):
+    if is_between(c):
         return f"the difference seems to lie between 0 and {margin:g}, which only more than {c.seeds} seeds can tell from both"
-    see, equate = map(_seeds_text, found)
-    return f"to see a difference of {margin:g}: {see}; to show that there is none so large: {equate}"
+    see, equate = map(seeds_text, found)
+    return f"to see a difference of {margin:g}: {see} seeds; to show that there is none so large: {equate} seeds"
 
 
 def reach(plan: Plan, comparisons: Sequence[Comparison]) -> str | None:
@@ -170,10 +184,11 @@ def reach(plan: Plan, comparisons: Sequence[Comparison]) -> str | None:
     return f"{seeds} seeds can see a difference to LoRA of {size} (in 4 of 5 experiments; from the spread of the runs so far)"
 
 
-def _seeds_text(found: Seeds | None) -> str:
-    if found is None or found.seeds is None:
-        return "no feasible number of seeds"
-    return f"about {found.seeds} seeds ({found.low} to {found.high or 'no feasible number'})"
+def seeds_text(found: Seeds) -> str:
+    """Write a number of seeds with its 80% range."""
+    if found.seeds is None:
+        return f"over {MOST_SEEDS:,}"
+    return f"{found.seeds:,} ({found.low:,} to {f'{found.high:,}' if found.high else f'over {MOST_SEEDS:,}'})"
 
 
 COLUMNS = [

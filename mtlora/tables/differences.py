@@ -5,7 +5,16 @@ from dataclasses import replace
 import numpy as np
 
 from mtlora.tables.captions import PROTOCOLS, method_label, row_labels
-from mtlora.tables.comparison import Comparison, against, by_task, headlines, needed
+from mtlora.tables.comparison import (
+    Comparison,
+    against,
+    by_task,
+    headlines,
+    is_between,
+    needed,
+    seeds_needed,
+    seeds_text,
+)
 from mtlora.tables.families import CONTROL
 from mtlora.tables.items import DRAWS
 from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number, text_table
@@ -30,6 +39,13 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     body = {first: columns.pop(first), "Verdict": [TableCell(c.verdict_text, runs=c.runs) for c in heads]}
     if any(c.head and c.head.dull for c in heads):
         body["Informative tasks"] = [_informative_cell(c) for c in heads]
+    if any(c.verdict is Verdict.UNDECIDED for c in heads):
+        counts = [seeds_needed(c) if c.verdict is Verdict.UNDECIDED and not is_between(c) else None for c in heads]
+        for i, name in enumerate(("see", "exclude")):
+            body[f"Seeds to {name} {plan.experiment.headline.margin:g}"] = [
+                TableCell(seeds_text(found[i]), found[i].seeds, c.runs) if found else MISSING
+                for c, found in zip(heads, counts, strict=True)
+            ]
     base = "LoRA"
     if contrasts:
         base = "its control" if heads[0].contrast == CONTROL else "the same method in the first setting"
@@ -50,10 +66,10 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
 
 
 def _remarks(c: Comparison) -> list[str]:
-    """Return what a reader must know beside the verdict: the seeds that would decide, failures, and outliers."""
+    """Return what a reader must know beside the verdict: unsure learning rates, failures, and outliers."""
     assert c.head is not None
     lines = []
-    if c.verdict in (Verdict.UNDECIDED, Verdict.TOO_FEW):
+    if c.verdict is Verdict.UNDECIDED and is_between(c):
         lines.append(needed(c))
     if c.head.rates > 1:
         lines.append("a choice of a learning rate is unsure: the difference is over the two best rates, weighted")
@@ -72,7 +88,7 @@ def _remarks(c: Comparison) -> list[str]:
                 f"on {task} at seed {pairs[i].seed} the difference {number(pairs[i].difference, 2, True)} is more than "
                 f"{OUTLIER:g} deviations from the median"
             )
-    return [line for line in lines if line]
+    return lines
 
 
 def protocols(view: View) -> TextTable | None:
