@@ -136,6 +136,13 @@ def choice_of(config: RunConfig, basis: str) -> Choice:
     named = [choice for choice in tuning.choices if choice.method == method and task in choice.tasks]
     for choice in named:
         if basis in choice.runs:
+            tried = {
+                t.multiplier for t in tuning.trials if (t.method, t.task, t.setting) == (method, task, choice.setting)
+            }
+            if not {choice.multiplier, choice.second} <= tried:
+                raise UserError(
+                    f"{path} names a factor for {method} on {task} that no trial has tried: run `make tune` again"
+                )
             return choice
     if named:
         raise UserError(

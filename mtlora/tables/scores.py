@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 from mtlora.config.metrics import METRICS
+from mtlora.config.schema import STRUCTURES
 from mtlora.plan.experiment import Column
 from mtlora.tables.aggregate import Row, entries_of, mean_costs, row_of
-from mtlora.tables.captions import caption, row_labels, table_columns, uninformative
+from mtlora.tables.captions import caption, method_label, row_labels, table_columns, uninformative
 from mtlora.tables.evidence import uncommitted
 from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.tables.view import View
@@ -34,12 +35,16 @@ def scores(view: View) -> TextTable:
     everywhere = sorted(task for task, (_, every) in dull.items() if every)
     if everywhere:
         table.notes.append(
-            f"† No method is above the majority answer on {', '.join(everywhere)}: methods cannot be compared there."
+            f"† No method is above the majority answer on {', '.join(everywhere)}, so these scores count, and tell nothing."
         )
     for task, (rows, every) in dull.items():
         if not every:
             names = [" ".join(values) for values in zip(*row_labels(rows, view.rows).values(), strict=True)]
             table.notes.append(f"{', '.join(names)}: not above the majority answer on {task}.")
+    if others := [method_label(m) for m in dict.fromkeys(row.method for row in view.rows) if m not in STRUCTURES]:
+        table.notes.append(
+            f"{', '.join(others)}: the same head, batches and dropout as LoRA, but neither its A nor a matched step."
+        )
     table.notes += _divergence_notes(view)
     if dirty := uncommitted(view.records.values()):
         table.notes.append(

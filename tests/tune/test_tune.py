@@ -214,6 +214,14 @@ def test_what_makes_a_tuning_file_unusable_is_one_line(tmp_path: Path, monkeypat
     assert "no learning rate for ctcm" in refused(tmp_path, "transform=ctcm")
     assert "no learning rate for shim on mrpc" in refused(tmp_path, "task=mrpc")
     assert "leave it out" in refused(tmp_path, "train.lr_multiplier=2")
+    path = tmp_path / "tuned" / "glue.yaml"
+    written = path.read_text()
+    tuning = load_tuning(path)
+    for choice in tuning.choices:
+        choice.multiplier = 3.0  # of another grid
+    save_tuning(tuning, path)
+    assert "names a factor for shim on rte that no trial has tried" in refused(tmp_path)
+    path.write_text(written)
     with monkeypatch.context() as patch:
         patch.setattr(cells_module, "TRAINING_VERSION", cells_module.TRAINING_VERSION + 1)
         assert "code" in refused(tmp_path)
