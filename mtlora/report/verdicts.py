@@ -158,9 +158,9 @@ def claims_table(verdicts: Sequence[JudgedClaim]) -> TextTable:
         "Last epoch / claimed",
         "Other protocols",
     ]
-    levels = " or ".join(sorted({f"{v.level:.2%}" for v in verdicts if v.comparison})) or "no"
+    levels = "".join(sorted({f"{v.level:.2%} " for v in verdicts if v.comparison}))
     text = (
-        f"protocol published; {levels} t interval [low, high] of the last epoch, and of the epoch that the literature selects. "
+        f"protocol published; {levels}t interval [low, high] of the last epoch, and of the epoch that the literature selects. "
         "At least half: low is at least half of the claim; a gain: low is above 0, smaller than claimed if high is below the "
         "claim; practically none: within half of the claim; a loss: high is below 0; claimed size excluded: high is below the "
         "claim."

@@ -165,7 +165,7 @@ def needed(c: Comparison) -> str:
     if is_between(c):
         return f"the difference seems to lie between 0 and {margin:g}, which only more than {c.seeds} seeds can tell from both"
     see, equate = map(seeds_text, found)
-    return f"to see a difference of {margin:g}: {see} seeds; to show that there is none so large: {equate} seeds"
+    return f"seeds needed: {see} to see a difference of {margin:g}, {equate} to exclude it"
 
 
 def reach(plan: Plan, comparisons: Sequence[Comparison]) -> str | None:
