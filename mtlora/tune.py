@@ -23,7 +23,7 @@ from mtlora.plan.experiment import Experiment, load_experiment
 from mtlora.plan.grid import TUNING_GRID, Plan, parse_overrides
 from mtlora.plan.scores import Scores
 from mtlora.plan.status import State
-from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, save_tuning
+from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, save_tuning, with_earlier
 from mtlora.records.record import RECORD, RunRecord
 from mtlora.reproduce import jobs_of, run_missing, start
 from mtlora.tables.formats import markdown
@@ -251,8 +251,8 @@ def main() -> None:
     sweep = Sweep(plan, arguments.launcher, jobs_of(arguments, plan), console)
     tuning = tune(experiment, plan, by, grid, sweep)
     tuning.overrides = arguments.overrides
-    save_tuning(tuning, plan.tuning_path)
     print(markdown(choices_table(plan, tuning)))
+    save_tuning(with_earlier(tuning, plan.tuning_path), plan.tuning_path)
     console.print(f"written to {plan.tuning_path}; PROTOCOL=tuned trains with these learning rates", soft_wrap=True)
 
 

@@ -4,7 +4,7 @@
 the run's settings, training data, weights and training code are those of the trials: `Cell.basis` is their hash.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -73,6 +73,25 @@ class Tuning:
     trials: list[Trial] = field(default_factory=list)
     seconds: float = 0.0  # training and evaluation of all trials
     overrides: list[str] = field(default_factory=list)  # further arguments of the command
+
+
+def with_earlier(tuning: Tuning, path: Path) -> Tuning:
+    """Return a tuning with the choices of an earlier file, and their trials, for methods and tasks that it has not tuned anew."""
+    if not path.exists():
+        return tuning
+    old = load_tuning(path)
+    tuned = {(c.method, task, c.setting) for c in tuning.choices for task in c.tasks}
+    kept = [c for c in old.choices if not tuned & {(c.method, task, c.setting) for task in c.tasks}]
+    own = {(c.method, task, c.setting) for c in kept for task in c.tasks}
+    trials = [trial for trial in old.trials if (trial.method, trial.task, trial.setting) in own]
+    return replace(
+        tuning,
+        grid=sorted({*tuning.grid, *old.grid}) if kept else tuning.grid,
+        seeds=sorted({*tuning.seeds, *old.seeds}) if kept else tuning.seeds,
+        choices=[*tuning.choices, *kept],
+        trials=[*tuning.trials, *trials],
+        seconds=tuning.seconds + (old.seconds if kept else 0.0),
+    )
 
 
 def save_tuning(tuning: Tuning, path: Path) -> None:

@@ -181,7 +181,11 @@ def reach(plan: Plan, comparisons: Sequence[Comparison]) -> str | None:
         return f"the smallest difference that {seeds} seeds can see is known once two seeds of each task are finished"
     low, high = (f"{value:.2g}" for value in (min(found), max(found)))
     size = low if low == high else f"{low} to {high}, depending on the method"
-    return f"{seeds} seeds can see a difference to LoRA of {size} (in 4 of 5 experiments; from the spread of the runs so far)"
+    so_far = min(c.seeds for c in heads if c.difference)
+    return (
+        f"{seeds} seeds can see a difference to LoRA of {size} points, in 4 of 5 experiments; a rough figure, from the spread of "
+        f"{so_far} seeds so far"
+    )
 
 
 def seeds_text(found: Seeds) -> str:

@@ -34,7 +34,8 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
         labels["Against"] = [method_label(c.base.method) if c.contrast == CONTROL else against(c) for c in heads]
     columns: dict[str, list[TableCell]] = {}
     for c in chosen:
-        columns.setdefault(c.label, []).append(_difference_cell(c))
+        if c.head or len(plan.columns) > 1:  # a single task is the average
+            columns.setdefault(c.label, []).append(_difference_cell(c))
     first = heads[0].label  # the figure of the verdict comes first
     body = {first: columns.pop(first), "Verdict": [TableCell(c.verdict_text, runs=c.runs) for c in heads]}
     if any(c.head and c.head.dull for c in heads):
@@ -72,9 +73,11 @@ def _remarks(c: Comparison) -> list[str]:
     if c.verdict is Verdict.UNDECIDED and is_between(c):
         lines.append(needed(c))
     if c.head.rates > 1:
-        lines.append("a choice of a learning rate is unsure: the difference is over the two best rates, weighted")
+        lines.append(
+            "the learning rate of one of the two is unsure: the difference is over the two best rates, weighted"
+        )
     if c.head.unconfirmed:
-        lines.append("a choice of a learning rate is unsure, and the runs at the second best rate are missing")
+        lines.append("the learning rate of one of the two is unsure, and the runs at the second best rate are missing")
     if c.verdict is Verdict.FAILS and c.difference is not None:
         lines.append(f"{c.verdict_text}; where both train {estimate(c.difference.mean, c.interval)}")
     if c.head.dull:
@@ -182,12 +185,16 @@ def items(view: View) -> TextTable | None:
     body = {
         "Difference": [TableCell(number(item.difference, 2, True), item.difference, item.runs) for item in found],
         "95%, other items": [
-            TableCell(f"[{number(item.low, 2)}, {number(item.high, 2)}]", None, item.runs) for item in found
+            TableCell(f"[{number(item.interval[0], 2)}, {number(item.interval[1], 2)}]", None, item.runs)
+            if item.interval
+            else MISSING
+            for item in found
         ],
         "p, items": [TableCell(p_text(item.p), item.p, item.runs) for item in found],
     }
+    rate = ", at the best learning rate" if "tuned" in view.plan.protocols else ""
     text = (
-        f"{found[0].subject}, at the best learning rate. Interval: t, with the variance over seeds and, by a bootstrap, over "
+        f"{found[0].subject}{rate}. Interval: t, with the variance over seeds and, by a bootstrap, over "
         "test items: what other seeds on other items like these would give. p: the two methods' answers to an item exchanged at "
         f"random, at all seeds together, {DRAWS:,} times: do these trained models differ on such items? Not corrected for the "
         "number of comparisons."

@@ -225,7 +225,10 @@ def outside(plans: Sequence[Plan], evidence: Evidence) -> list[str]:
     others = [
         record
         for sha, record in evidence.records.items()
-        if sha not in selected and record.status == "success" and record.profile == plans[0].profile
+        if sha not in selected
+        and record.status == "success"
+        and record.profile == plans[0].profile
+        and "data.split=tune" not in record.overrides  # the trials of mtlora.tune are no runs of a table
     ]
     if others:  # `problems` reports the runs of the same configuration
         twins = {digest(metric_values(asdict(cell.config))) for cell in cells}

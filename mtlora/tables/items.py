@@ -55,8 +55,7 @@ class ItemResult:
     row: Row
     subject: str
     difference: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
     p: float
     runs: tuple[str, ...]
 
@@ -81,9 +80,8 @@ def compare_items(
             problems.append(f"{c.row.method} and {c.base.method} are not compared over test items: {error}")
             continue
         seeds = paired_difference(list(by_task(c.pairs).values()))
-        low, high = interval(seeds, tasks)
         subject = c.label if c.task == "average" else f"{c.metric} on {c.split}"
-        results.append(ItemResult(c.row, subject, seeds.mean, low, high, exchange_p(tasks), c.runs))
+        results.append(ItemResult(c.row, subject, seeds.mean, interval(seeds, tasks), exchange_p(tasks), c.runs))
     return results, problems
 
 
@@ -91,13 +89,15 @@ def _counts(c: Comparison, column: Column) -> bool:
     return c.task == "average" or (column.task, column.split, column.metric) == (c.task, c.split, c.metric)
 
 
-def interval(seeds: Difference, tasks: Sequence[Counted], level: float = 0.95) -> tuple[float, float]:
+def interval(seeds: Difference, tasks: Sequence[Counted], level: float = 0.95) -> tuple[float, float] | None:
     """Return an interval for other seeds and other items: that of the seeds, widened by the variance over items.
 
     The latter is that of the mean over the given seeds, in a bootstrap of the items with exponential weights (Rubin 1981), which
-    are as good as multinomial ones and much faster to draw. A single seed has no variance of its own: then the interval is
-    the normal one of the items alone.
+    are as good as multinomial ones and much faster to draw. None for a single seed, which tells nothing about others.
     """
+    if seeds.error is None or seeds.dof is None:
+        return None
+
     random = numpy_stream(0, "", "items")
     drawn = np.zeros(DRAWS)
     for task in tasks:
@@ -107,8 +107,8 @@ def interval(seeds: Difference, tasks: Sequence[Counted], level: float = 0.95) -
             weights *= items / weights.sum(1, keepdims=True)
             ours, theirs = (np.einsum("bn,snk->bsk", weights, x, optimize=True) for x in (task.ours, task.theirs))
             drawn[start : start + CHUNK] += task.differences(ours, theirs).mean(1) / len(tasks)
-    error = float(np.hypot(seeds.error or 0.0, drawn.std(ddof=1)))
-    half = float(stats.t.ppf((1 + level) / 2, seeds.dof or np.inf)) * error
+    error = float(np.hypot(seeds.error, drawn.std(ddof=1)))
+    half = float(stats.t.ppf((1 + level) / 2, seeds.dof)) * error
     return seeds.mean - half, seeds.mean + half
 
 

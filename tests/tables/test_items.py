@@ -81,19 +81,22 @@ def test_the_interval_has_the_width_of_items_and_seeds() -> None:
     task = counted("accuracy", ours, theirs, labels)
     d = ours[0] - theirs[0]
     error = d.std() / 20  # the standard error of a mean over items
-    one = paired_difference([{0: float(d.mean())}])
-    low, high = interval(one, [task])  # one seed: only the items vary
-    assert (low, high) == pytest.approx((d.mean() - 1.96 * error, d.mean() + 1.96 * error), abs=0.15 * error)
-    low, high = interval(one, [task] * 2)  # the mean of two tasks, whose errors add as squares
-    assert high - low == pytest.approx(2 * 1.96 * error / 2**0.5, rel=0.1)
+    assert interval(paired_difference([{0: float(d.mean())}]), [task]) is None, "one seed says nothing about others"
+    sure = paired_difference([{s: float(d.mean()) for s in range(50)}])  # no spread over seeds: only the items vary
+    half = stats.t.ppf(0.975, 49) * error
+    assert interval(sure, [task]) == pytest.approx((d.mean() - half, d.mean() + half), abs=0.15 * error)
+    both = interval(sure, [task] * 2)  # the mean of two tasks, whose errors add as squares
+    assert both is not None
+    assert both[1] - both[0] == pytest.approx(2 * half / 2**0.5, rel=0.1)
     # all items alike within a seed, so only the seeds vary: the t interval
     shift = 0.1 * random.normal(size=8)
     same = Counted(np.stack([np.full((400, 1), 0.5 + s) for s in shift]), np.full((8, 400, 1), 0.5), SCORES["accuracy"])
     seeds = paired_difference([dict(enumerate(shift))])
     assert interval(seeds, [same]) == pytest.approx(stats.t.interval(0.95, 7, shift.mean(), stats.sem(shift)))
-    low, high = interval(seeds, [task])  # both: never narrower than either
+    both = interval(seeds, [task])  # never narrower than either
     half = stats.t.ppf(0.975, 7) * (stats.sem(shift) ** 2 + error**2) ** 0.5
-    assert high - low == pytest.approx(2 * half, rel=0.05)
+    assert both is not None
+    assert both[1] - both[0] == pytest.approx(2 * half, rel=0.05)
 
 
 def test_texts_are_compared_as_by_sacrebleu(tmp_path: Path) -> None:
@@ -164,6 +167,7 @@ def test_classes_are_compared_over_tasks(damage: str | None, tmp_path: Path) -> 
     means = {key: np.mean(values) for key, values in scores.items()}
     expected = np.mean([means[task, "shim"] - means[task, "lora"] for task in labels])
     assert item.difference == pytest.approx(expected)
-    assert item.low < expected < item.high
+    assert item.interval is not None
+    assert item.interval[0] < expected < item.interval[1]
     assert item.p < 0.01
     assert problems == []

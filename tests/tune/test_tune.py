@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.record_files import make_record
+from helpers.tuning_files import make_tuning
 
 from mtlora.base.errors import UserError
 from mtlora.plan import cell as cells_module
@@ -16,7 +17,7 @@ from mtlora.plan.cell import Cell, compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.plan.scores import Scores
-from mtlora.plan.tuning import Tuning, load_tuning, save_tuning
+from mtlora.plan.tuning import Tuning, load_tuning, save_tuning, with_earlier
 from mtlora.tables.compare import compare
 from mtlora.tables.comparison import headlines
 from mtlora.tables.differences import differences
@@ -349,3 +350,17 @@ def test_an_unsure_choice_is_confirmed_at_both_rates_and_the_difference_weighted
     assert c.difference is not None
     assert c.head is not None
     assert (c.difference.mean, c.head.rates, c.head.unconfirmed) == (pytest.approx(1.1), 1, True)
+
+
+def test_a_later_call_adds_methods_and_keeps_those_of_before(tmp_path: Path) -> None:
+    run(tmp_path, peak({"lora": 1, "shim": 2}), *BOTH)
+    path = tmp_path / "tuned" / "glue.yaml"
+    old = load_tuning(path)
+    tasks = old.choices[0].tasks
+    new = make_tuning(["ctcm", "shim"], [tasks], [0.5, 1.0, 2.0], lambda *a: -abs(a[2] - 1))
+    merged = with_earlier(new, path)
+    assert [(c.method, c.multiplier) for c in merged.choices] == [("ctcm", 1.0), ("shim", 1.0), ("lora", 1.0)]
+    assert {t.run_id for t in merged.trials} == {t.run_id for t in new.trials} | {
+        t.run_id for t in old.trials if t.method == "lora"
+    }
+    assert with_earlier(new, tmp_path / "none.yaml") == new
