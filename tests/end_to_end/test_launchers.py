@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,10 @@ def kill_when_it_trains(cell: Cell, killed: list[int]) -> None:
     """Kill what trains a cell until its record says so; a cohort goes on in halves until the cell is alone."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not (killed and record_status(cell.folder) == "failed"):
-        if (cell.folder / "metrics.jsonl").exists() and (pid := holder(cell.lock)) and pid not in killed:
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
+        with suppress(OSError, ValueError):  # the holder may end, or its lock change hands, while we look
+            if (cell.folder / "metrics.jsonl").exists() and (pid := holder(cell.lock)) and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
         time.sleep(0.05)
 
 
