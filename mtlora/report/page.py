@@ -72,7 +72,9 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
         overrides=shlex.join(item for item in overrides if item != "profile=mini"),
         provenance=provenance(shown),
         profile=views[0].plan.profile,
-        protocols=[PROTOCOLS[name] for name in dict.fromkeys(p for view in shown or views for p in view.plan.protocols)],
+        protocols=[
+            PROTOCOLS[name] for name in dict.fromkeys(p for view in shown or views for p in view.plan.protocols)
+        ],
     )
     write_text(results / name, text)
     return text
