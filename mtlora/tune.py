@@ -20,7 +20,7 @@ from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell, override_key, with_multiplier
 from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import Experiment, load_experiment
-from mtlora.plan.grid import TUNING_GRID, Plan, parse_overrides
+from mtlora.plan.grid import TUNING_GRID, Plan, depth, parse_overrides
 from mtlora.plan.scores import Scores
 from mtlora.plan.status import State
 from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, save_tuning, with_earlier
@@ -102,11 +102,6 @@ def groups(plan: Plan, by: str, grid: Sequence[float]) -> Iterable[Group]:
         cells = list(found)
         setting = " ".join(o for o in cells[0].overrides if override_key(o) in swept)
         yield Group(cells, sorted(grid), setting)
-
-
-def depth(cell: Cell) -> int:
-    """Return the number of runs that a cell starts from, directly or through its parent."""
-    return 0 if cell.parent is None else 1 + depth(cell.parent)
 
 
 def run_group(experiment: Experiment, group: Group, tuning: Tuning, sweep: "Sweep") -> dict[str, Scores]:
@@ -200,7 +195,8 @@ def trial_of(experiment: Experiment, cell: Cell, record: RunRecord) -> Trial:
 
 def choice(group: Group, method: str, scores: Scores) -> Choice:
     """Return the choice for a method, with its stability."""
-    mean, error = scores.difference(scores.best, scores.second)
+    second = scores.second
+    mean, error = scores.difference(scores.best, second)
     shares = scores.shares()
     own = [cell for cell in group.cells if cell.config.adapter.method == method]
     return Choice(
@@ -208,8 +204,8 @@ def choice(group: Group, method: str, scores: Scores) -> Choice:
         tasks=group.tasks,
         multiplier=scores.factors[scores.best],
         share=float(shares[scores.best]),
-        second=scores.factors[scores.second],
-        second_share=float(shares[scores.second]),
+        second=scores.factors[second],
+        second_share=float(shares[second]),
         difference=mean,
         standard_error=error,
         runs=list(dict.fromkeys(cell.basis for cell in own)),

@@ -103,12 +103,13 @@ class Plan:
                 by_sha.setdefault(ancestor.sha, ancestor)
         stages: dict[int, list[Cell]] = {}
         for cell in by_sha.values():
-            stages.setdefault(_depth(cell), []).append(cell)
+            stages.setdefault(depth(cell), []).append(cell)
         return [stages[depth] for depth in sorted(stages)]
 
 
-def _depth(cell: Cell) -> int:
-    return 0 if cell.parent is None else 1 + _depth(cell.parent)
+def depth(cell: Cell) -> int:
+    """Return the number of runs that a cell starts from, directly or through its parent."""
+    return 0 if cell.parent is None else 1 + depth(cell.parent)
 
 
 def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:

@@ -19,16 +19,17 @@ CLASSES = {Verdict.BETTER: "good", Verdict.WORSE: "bad"}  # classes of cards in 
 def answer(views: Sequence[View]) -> tuple[str, str]:
     """Answer whether MTLoRA beats LoRA in these runs, and how sure that is."""
     main = [view for view in views if not view.plan.experiment.ablation] or views
-    heads = [(view, c) for view in main for c in headlines(view.comparisons)]
-    found = [c for _, c in heads if c.verdict is not Verdict.NO_DATA]
+    shown = [view for view in main if any(c.verdict is not Verdict.NO_DATA for c in headlines(view.comparisons))]
+    heads = [c for view in main for c in headlines(view.comparisons)]
+    found = [c for c in heads if c.verdict is not Verdict.NO_DATA]
     if not found:
         return "Nothing can be said yet.", "No method has a finished pair of runs with LoRA on every task."
     protocols = list(dict.fromkeys(c.row.protocol for c in found))
     parts = [_counted([c for c in found if c.row.protocol == protocol]) for protocol in protocols]
     text = parts[0] if len(parts) == 1 else "; ".join(f"{p}: {part}" for p, part in zip(protocols, parts, strict=True))
-    titles = ", ".join(dict.fromkeys(view.plan.experiment.title for view, c in heads if c in found))
+    titles = ", ".join(dict.fromkeys(view.plan.experiment.title for view in shown))
     seeds = sorted({c.seeds for c in found})
-    structures = [c for _, c in heads if STRUCTURES.get(c.row.method, "none") != "none"]
+    structures = [c for c in heads if STRUCTURES.get(c.row.method, "none") != "none"]
     return f"{_first_word(structures)} Compared with LoRA on {titles}: {text}.", (
         "Each verdict is the position of one interval, whose level accounts for all methods that the experiment declares. "
         f"Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}."

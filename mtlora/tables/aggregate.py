@@ -56,7 +56,7 @@ def long_frame(plan: Plan, records: Mapping[str, RunRecord], cells: Sequence[Cel
         cells: some of its cells (default: all cells of the tables).
     """
     rows = []
-    own = {(c.task, c.split, c.metric): c.scale for c in plan.experiment.columns if c.scale is not None}
+    own = {(c.task, c.split, c.metric): scale_of(c) for c in plan.experiment.columns}
     for cell in plan.cells if cells is None else cells:
         if (record := records.get(cell.sha)) is None:
             continue

@@ -4,7 +4,6 @@ from typing import Any
 
 import pandas as pd
 
-from mtlora.plan.experiment import Convention
 from mtlora.tables.aggregate import Row, entries_of, published_rows
 from mtlora.tables.captions import method_label, row_labels, table_columns
 from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
@@ -22,9 +21,14 @@ def convention(view: View) -> TextTable | None:
     if published.empty and (rule.selection, rule.statistic) == (plan.experiment.selection, "mean"):
         return None
     body = {label: cells for (label, _), cells in score_columns(view, rule.selection, rule.statistic).items()}
-    body["Δ to LoRA"] = [_less_lora(view, row, rule) for row in view.rows]
+    best, last = (_headline(view, s, rule.statistic) for s in (rule.selection, plan.experiment.selection))
+    bases = [row._replace(method="lora") for row in view.rows]
+    body["Δ to LoRA"] = [
+        MISSING if row == base else _less(best.get(row), best.get(base))
+        for row, base in zip(view.rows, bases, strict=True)
+    ]
     if rule.selection != plan.experiment.selection:
-        body["best − last"] = [_less_last(view, row, rule) for row in view.rows]
+        body["best − last"] = [_less(best.get(row), last.get(row)) for row in view.rows]
     text = (
         f"{rule.selection} epoch (by the first metric of each task), {rule.statistic} of seeds, as {rule.source}; Δ is the "
         "difference of these numbers, without an interval: the other tables say how sure a difference is."
@@ -43,36 +47,21 @@ def convention(view: View) -> TextTable | None:
     return table
 
 
-def _headline(view: View, row: Row, selection: str) -> dict[Any, Any] | None:
-    """Return a row's line of the long table in the headline figure."""
+def _headline(view: View, selection: str, statistic: str) -> dict[Row, TableCell]:
+    """Return the headline figure of each row, without a text."""
     h = view.plan.experiment.headline
-    key = (row, selection, h.task, h.split, h.metric)
-    for item in view.summary.to_dict("records"):
-        if (Row.of(item), item["selection"], item["task"], item["split"], item["metric"]) == key:
-            return item
-    return None
+    return {
+        Row.of(item): TableCell("", float(item[statistic]), tuple(item["run_ids"].split(" ")))
+        for item in view.summary.to_dict("records")
+        if (item["selection"], item["task"], item["split"], item["metric"]) == (selection, h.task, h.split, h.metric)
+    }
 
 
-def _less_lora(view: View, row: Row, rule: Convention) -> TableCell:
-    lora = row._replace(method="lora")
-    return (
-        MISSING
-        if row == lora
-        else _less(_headline(view, row, rule.selection), _headline(view, lora, rule.selection), rule)
-    )
-
-
-def _less_last(view: View, row: Row, rule: Convention) -> TableCell:
-    return _less(_headline(view, row, rule.selection), _headline(view, row, view.plan.experiment.selection), rule)
-
-
-def _less(one: dict[Any, Any] | None, other: dict[Any, Any] | None, rule: Convention) -> TableCell:
-    if one is None or other is None:
+def _less(one: TableCell | None, other: TableCell | None) -> TableCell:
+    if one is None or other is None or one.value is None or other.value is None:
         return MISSING
-    value = float(one[rule.statistic] - other[rule.statistic])
-    return TableCell(
-        number(value, 2, True), value, tuple(dict.fromkeys(f"{one['run_ids']} {other['run_ids']}".split(" ")))
-    )
+    value = one.value - other.value
+    return TableCell(number(value, 2, True), value, tuple(dict.fromkeys((*one.runs, *other.runs))))
 
 
 def published_name(row: "pd.Series[Any]") -> str:

@@ -131,7 +131,7 @@ def spread(view: View) -> TextTable | None:
             text = f"{task} {estimate(means[task].mean, means[task].interval())}"
             body[name].append(TableCell(text, means[task].mean, c.runs))
         p = heterogeneity_p(list(tasks.values()))
-        body["p, tasks alike"].append(MISSING if p is None else TableCell(p_text(p), p, c.runs))
+        body["p, tasks alike"].append(MISSING if p is None else TableCell(_p_text(p), p, c.runs))
         won = sum(pair.difference > 0 for pair in c.pairs) + sum(pair.difference == 0 for pair in c.pairs) / 2
         body["Pairs won"].append(TableCell(f"{won:g} of {len(c.pairs)}", won / len(c.pairs), c.runs))
         body["Correlation"].append(_correlation_cell(c))
@@ -171,8 +171,7 @@ def _difference_cell(c: Comparison) -> TableCell:
     return TableCell(estimate(c.difference.mean, c.interval, c.digits, without=seeds), c.difference.mean, c.runs)
 
 
-def p_text(p: float) -> str:
-    """Write a p value."""
+def _p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -190,7 +189,7 @@ def items(view: View) -> TextTable | None:
             else MISSING
             for item in found
         ],
-        "p, items": [TableCell(p_text(item.p), item.p, item.runs) for item in found],
+        "p, items": [TableCell(_p_text(item.p), item.p, item.runs) for item in found],
     }
     rate = ", at the best learning rate" if "tuned" in view.plan.protocols else ""
     text = (

@@ -23,12 +23,11 @@ def forest(view: View) -> tuple[Figure, str] | None:
     figure, axes = grid(len(settings) * len(scales), 4.2, 1.2 + 0.42 * max(map(len, scales)))
     for axis, (name, rows, chosen) in zip(axes, ((n, r, s) for n, r in settings.items() for s in scales), strict=True):
         methods = [row.method for row in rows if row.method != "lora"]
+        gap = min(0.17, 0.8 / max(1, len(methods)))  # many methods must not reach the next label
         for c in found:
             if c.row not in rows or c.label not in chosen or c.difference is None:
                 continue
-            y = chosen.index(c.label) + (methods.index(c.row.method) - (len(methods) - 1) / 2) * min(
-                0.17, 0.8 / len(methods)
-            )
+            y = chosen.index(c.label) + (methods.index(c.row.method) - (len(methods) - 1) / 2) * gap
             interval = c.interval or (c.difference.mean, c.difference.mean)
             look = style(c.row.method)
             axis.plot(interval, (y, y), color=look["color"], linestyle=look["linestyle"], linewidth=1.2)
