@@ -64,8 +64,8 @@ class HubSource:
     """The data of a task on the Hugging Face hub."""
 
     path: str = ""  # repository id; empty: the task is not on the hub
-    name: str = ""  # configuration ("subset") inside the repository
-    revision: str = ""  # pinned commit, or the branch of the parquet export
+    name: str = ""  # the configuration's folder, which holds SPLIT-00000-of-00001.parquet or SPLIT/0000.parquet
+    revision: str = ""  # a commit; or a branch, such as refs/convert/parquet, whose commit `make download` settles
     format: str = "table"  # table, or a key of mtlora.data.text_files.HUB_FORMATS
     splits: dict[str, str] = field(
         default_factory=dict

@@ -1,18 +1,23 @@
-"""Rows from the Hugging Face hub, and the identity of their content."""
+"""Rows from the Hugging Face hub: the parquet files of one configuration and split at one commit.
+
+`datasets.load_dataset` does not find the files: where the hub cannot be asked it takes another cached revision in silence, and on
+a branch of exports it knows no configuration by its name. `datasets` decodes the features that the files carry.
+"""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mtlora.base.errors import UserError
+from mtlora.base.hub import COMMIT, Choice, Repository, Snapshot, is_damaged
 from mtlora.config.schema import TaskConfig
-from mtlora.data.cache import cache_key
 from mtlora.data.contexts import Sentence
-from mtlora.data.files import content_digest
 from mtlora.data.table_files import parse_label
 from mtlora.data.text_files import HUB_FORMATS
+
+CARD = "README.md"  # names the classes where the files do not
 
 
 class NotDownloaded(UserError):
@@ -28,122 +33,180 @@ class NotDownloaded(UserError):
 
 
 def content_of(task: TaskConfig, split: str) -> str:
-    """Return the identity of a split's content: the pinned commit, or for a parquet export a hash of its files.
+    """Return the identity of a split's content, `repository/configuration@commit`; it asks no hub.
 
     Raises:
-        NotDownloaded: the revision is a branch, and its files are not in the hub's cache on this machine.
-        UserError: the task is not on the hub, or a table is read from a branch.
+        NotDownloaded: the revision is a branch, and its files are not on this machine.
+        UserError: the task is not on the hub.
     """
-    if "" in (task.hub.path, task.hub.name, task.hub.revision):
-        raise UserError(f"task {task.name} is not on the hub: use data.source=local or data.source=builtin")
-    if re.fullmatch("[0-9a-f]{40}", task.hub.revision):
-        return f"{task.hub.path}/{task.hub.name}@{task.hub.revision}"
-    if task.hub.format == "table":
-        raise UserError(
-            f"task.hub.revision={task.hub.revision} of {task.name} can move: name a commit, 40 hexadecimal digits"
-        )
-    files = _cached_files(task, split)
-    if not files:
+    repository = _repository(task)
+    if COMMIT.fullmatch(task.hub.revision):
+        commit = task.hub.revision
+    elif (snapshot := repository.local(_wanted(task, [split]))) is not None:
+        commit = snapshot.commit
+    else:
         raise NotDownloaded(task)
-    return cache_key(*map(content_digest, files))
+    return f"{task.hub.path}/{task.hub.name}@{commit}"
 
 
-def read_columns(task: TaskConfig, split: str) -> dict[str, list[Any]]:
+def fetch(task: TaskConfig, splits: Sequence[str]) -> None:
+    """Fetch the files of splits, at the commit that a branch has now.
+
+    Raises:
+        UserError: the hub or the disk refuses, or the repository has no such configuration or split.
+    """
+    _fetched(task, splits)
+
+
+def read_columns(task: TaskConfig, split: str, subset: bool = False) -> dict[str, list[Any]]:
     """Return the text columns and `label` of a classification or regression task, as `table_files.read_columns` does.
 
+    Args:
+        task: its `hub` names the repository.
+        split: the split's name.
+        subset: accept fewer rows than the task declares.
+
     Raises:
-        UserError: the hub cannot be reached, or has other columns, classes or labels than the task; the message names the
-            place.
+        UserError: the split cannot be fetched, or has other columns, classes, labels or another number of rows than the task, or
+            a row without a text; the message names the place.
     """
-    where, rows = _where(task, split), _rows(task, split)
+    where, snapshot = _where(task, split), _snapshot(task, split)
+    rows = _rows(task, split, snapshot)
     names = [*task.text_columns, "label"]
     if missing := [name for name in names if name not in rows.column_names]:
         raise UserError(f"{where} has no column {missing[0]}: found {', '.join(rows.column_names)}")
-    classes = getattr(rows.features["label"], "names", task.labels)
-    if classes != task.labels:
+    classes = getattr(rows.features["label"], "names", None) or _classes_of_card(task, snapshot.folder)
+    if classes not in (None, task.labels):
         raise UserError(
             f"{where} has the classes {', '.join(classes)}, but conf/task/{task.name}.yaml has {', '.join(task.labels)}"
         )
     columns = {name: list(rows[name]) for name in names}
+    for name in task.text_columns:
+        for row, text in enumerate(columns[name]):
+            _check_text(text, name, f"{where}, row {row}")
     columns["label"] = [parse_label(task, value, f"{where}, row {row}") for row, value in enumerate(columns["label"])]
+    _check_size(task, split, len(columns["label"]), subset)
     return columns
 
 
-def read_sentences(task: TaskConfig, split: str) -> list[Sentence]:
+def read_sentences(task: TaskConfig, split: str, subset: bool = False) -> list[Sentence]:
     """Return the sentences of a data-to-text split.
 
+    Args:
+        task: its `hub` names the repository.
+        split: the split's name.
+        subset: accept fewer texts (of the test split, contexts) than the task declares.
+
     Raises:
-        UserError: the hub cannot be reached, or has other columns than expected; the message names the place.
+        UserError: the split cannot be fetched, or has other columns or another number of texts than expected, or a row without a
+            text; the message names the place.
     """
-    parse, rows = HUB_FORMATS[task.hub.format], _rows(task, split)
-    try:
-        return [sentence for row in rows for sentence in parse(row, task.lower_relation)]
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{_where(task, split)} has other columns than expected ({error}): use data.source=local"
-        ) from None
+    where, parse, sentences = _where(task, split), HUB_FORMATS[task.hub.format], list[Sentence]()
+    for number, row in enumerate(_rows(task, split, _snapshot(task, split))):
+        try:
+            found = list(parse(row, task.lower_relation))
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            raise UserError(
+                f"{where}, row {number}, is not {task.hub.format} data ({type(error).__name__}: {error}): use data.source=local"
+            ) from None
+        for sentence in found:
+            _check_text(sentence.text, "the text", f"{where}, row {number}")
+        sentences += found
+    _check_size(task, split, len({s.context for s in sentences}) if split == "test" else len(sentences), subset)
+    return sentences
+
+
+def _repository(task: TaskConfig) -> Repository:
+    hub = task.hub
+    if "" in (hub.path, hub.name, hub.revision):
+        raise UserError(f"task {task.name} is not on the hub: use data.source=local or data.source=builtin")
+    return Repository("dataset", hub.path, hub.revision, "task.hub.revision", "data.source=local data.root=DIR")
 
 
 def _where(task: TaskConfig, split: str) -> str:
     return f"{task.hub.path}, {task.hub.name}, split {split}, revision {task.hub.revision}"
 
 
-def _rows(task: TaskConfig, split: str) -> Any:
-    """Return a split as a `datasets.Dataset`."""
-    import datasets
+def _parquet(task: TaskConfig, split: str, names: Sequence[str]) -> list[str]:
+    """Return the files of a split: `CONFIGURATION/SPLIT-00000-of-00001.parquet`, or `CONFIGURATION/SPLIT/0000.parquet`."""
+    stem = re.escape(f"{task.hub.name}/{task.hub.splits.get(split, split)}")
+    return sorted(name for name in names if re.fullmatch(rf"{stem}(-\d+-of-\d+(-\w+)?|/\d+)\.parquet", name))
 
-    hub = task.hub
-    try:
-        with _quiet():
-            if hub.format == "table":
-                theirs = hub.splits.get(split, split)
-                return datasets.load_dataset(hub.path, hub.name, revision=hub.revision, split=theirs)
-            files = _cached_files(task, split) or _parquet_files(task, split)
-    except Exception as error:  # network, repository, configuration and split errors share no base class
+
+def _wanted(task: TaskConfig, splits: Sequence[str]) -> Choice:
+    """Return the choice of the files of all these splits, and of the card."""
+
+    def choose(names: Sequence[str]) -> list[str]:
+        files = [_parquet(task, split, names) for split in splits]
+        return [*chain(*files), *(name for name in names if name == CARD)] if all(files) else []
+
+    return choose
+
+
+def _snapshot(task: TaskConfig, split: str) -> Snapshot:
+    """Return the snapshot with a split's files, fetched if they are not here."""
+    return _repository(task).local(_wanted(task, [split])) or _fetched(task, [split])
+
+
+def _fetched(task: TaskConfig, splits: Sequence[str]) -> Snapshot:
+    snapshot = _repository(task).fetch(_wanted(task, splits))
+    if not snapshot.files:
+        split = next(split for split in splits if not _parquet(task, split, snapshot.names))
+        folders = sorted({name.split("/")[0] for name in snapshot.names if name.endswith(".parquet")})
+        theirs = sorted(name for name in snapshot.names if name.startswith(f"{task.hub.name}/"))
+        found = f"of {task.hub.name} it has {', '.join(theirs)}" if theirs else f"it has {', '.join(folders) or 'none'}"
         raise UserError(
-            f"cannot load {_where(task, split)} from the hub ({type(error).__name__}): check the network, or use "
-            "data.source=local data.root=DIR"
-        ) from error
-    if not files:
-        raise UserError(f"{_where(task, split)} has no parquet files: use data.source=local")
+            f"{_where(task, split)} has no parquet files: {found[:300]}: correct task.hub.name, .splits or .revision"
+        )
+    return snapshot
+
+
+def _rows(task: TaskConfig, split: str, snapshot: Snapshot) -> Any:
+    """Return a split as a `datasets.Dataset` in memory, with the features that its files name."""
+    import datasets
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Only the files that `content_of` hashes, even if the branch has others by now.
-    return datasets.Dataset(datasets.table.InMemoryTable(pq.read_table(files)))
+    tables = []
+    for name in _parquet(task, split, snapshot.files):
+        try:
+            tables.append(pq.read_table(snapshot.folder / name))
+        except (OSError, pa.ArrowException) as error:
+            path = snapshot.folder / name
+            remedy = (
+                "`make download` repairs it" if is_damaged(path) else "it is so on the hub: correct task.hub.revision"
+            )
+            reason = str(error).splitlines()[0][:100]
+            raise UserError(f"{path} is damaged ({reason}): {remedy}, or use data.source=local data.root=DIR") from None
+    return datasets.Dataset(datasets.table.InMemoryTable(pa.concat_tables(tables)))
 
 
-def _cached_files(task: TaskConfig, split: str) -> list[Path]:
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def _classes_of_card(task: TaskConfig, folder: Path) -> list[str] | None:
+    """Return the names of the classes that the card gives, in the order of their numbers; None if it gives none."""
+    from datasets.info import DatasetInfosDict
 
-    try:
-        return _parquet_files(task, split, local_files_only=True)
-    except LocalEntryNotFoundError:
-        return []
+    if task.kind != "classification" or not (folder / CARD).is_file():
+        return None
+    info = DatasetInfosDict.from_directory(str(folder)).get(task.hub.name)
+    label = None if info is None else (info.features or {}).get("label")
+    return getattr(label, "names", None)
 
 
-def _parquet_files(task: TaskConfig, split: str, local_files_only: bool = False) -> list[Path]:
-    """Return the files of a split; the hub's parquet export puts them below `CONFIGURATION/SPLIT/`."""
-    import huggingface_hub
+def _check_text(text: Any, column: str, where: str) -> None:
+    if not isinstance(text, str):
+        raise UserError(
+            f"{where}: {column} is {text!r}, not a text: correct task.hub.revision, or use data.source=local"
+        )
 
-    pattern = f"{task.hub.name}/{task.hub.splits.get(split, split)}/*.parquet"
-    folder = huggingface_hub.snapshot_download(
-        task.hub.path,
-        repo_type="dataset",
-        revision=task.hub.revision,
-        allow_patterns=[pattern],
-        local_files_only=local_files_only,
+
+def _check_size(task: TaskConfig, split: str, found: int, subset: bool) -> None:
+    """Compare the number of rows with the declared one: a cut or another release must not pass for the official data."""
+    declared = task.sizes.get(split, found)
+    if found == declared or (subset and 0 < found < declared):
+        return
+    unit = ("contexts" if split == "test" else "texts") if task.kind == "generation" else "rows"
+    part = "; data.subset=true accepts a part, as low-resource" if 0 < found < declared and not subset else ""
+    raise UserError(
+        f"{_where(task, split)} has {found} {unit}, but `sizes` of conf/task/{task.name}.yaml has {declared}: `make download` "
+        f"fetches what is missing, else correct task.hub.revision{part}"
     )
-    return sorted(Path(folder).glob(pattern))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the hub's client, which would print a dozen lines about retries before our error of one line."""
-    import huggingface_hub
-
-    verbosity = huggingface_hub.logging.get_verbosity()
-    huggingface_hub.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        huggingface_hub.logging.set_verbosity(verbosity)

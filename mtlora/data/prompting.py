@@ -45,4 +45,9 @@ def end_tokens(tokenizer: Any) -> list[int]:
 
 def pad_token(tokenizer: Any) -> int:
     """Return the token that fills batches; a decoder without one uses its end token, which the mask hides."""
-    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+    found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if found is None:
+        raise UserError(
+            "the tokenizer has neither a padding token nor an end token: choose a model whose tokenizer names one"
+        )
+    return int(found)

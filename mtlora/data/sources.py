@@ -42,7 +42,7 @@ def load_split(task: TaskConfig, data: DataConfig, split: str) -> dict[str, list
 
 def _columns(task: TaskConfig, data: DataConfig, split: str) -> dict[str, list[Any]]:
     if data.source == "hub":
-        return hub.read_columns(task, split)
+        return hub.read_columns(task, split, data.subset)
     return read_columns(task, *find_file(task, data, split))
 
 
@@ -71,7 +71,7 @@ def load_contexts(task: TaskConfig, data: DataConfig) -> list[Context]:
 
 def _sentences(task: TaskConfig, data: DataConfig, split: str) -> Iterable[Sentence]:
     if data.source == "hub":
-        return hub.read_sentences(task, split)
+        return hub.read_sentences(task, split, data.subset)
     file, path = find_file(task, data, split)
     return read_sentences(path, file.format, task.lower_relation)
 
@@ -94,14 +94,21 @@ def evaluation_splits(task: TaskConfig, data: DataConfig) -> list[str]:
 def low_resource(task: TaskConfig, data: DataConfig) -> bool:
     """Return whether any split of the run is read from a file that holds only a part of the official split.
 
+    With `source=hub` the answer is whether such a part is accepted.
+
     Raises:
         UserError: the training file or the first evaluation file is missing.
     """
     if data.source == "hub":
-        return False
+        return data.subset
     return any(
         find_file(task, data, _file_split(split))[0].subset for split in ["train", *_available_splits(task, data)]
     )
+
+
+def data_commit(task: TaskConfig, data: DataConfig) -> str | None:
+    """Return the `repository/configuration@commit` that a run reads; None if its source is not the hub."""
+    return hub.content_of(task, "train") if data.source == "hub" else None
 
 
 def fingerprint(task: TaskConfig, data: DataConfig) -> str:

@@ -126,7 +126,9 @@ class Provenance(TypedDict, total=False):
     """The code, the software, the machine and the content that a run computed with."""
 
     data_content: str
-    """The content of the data: a hash, or the revision on the hub."""
+    """A hash of the content of the data: of the files, or of the commit on the hub."""
+    data_commit: str | None
+    """The repository, the configuration and the commit of the hub that the rows were read from; null for other sources."""
     model_content: str
     """The content of the pretrained weights: a hash, or the revision on the hub."""
     parent: str | None

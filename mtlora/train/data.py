@@ -5,12 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
 from mtlora.config.schema import RunConfig
 from mtlora.data.batches import sample_rows
 from mtlora.data.encoding import Encoded, encode
 from mtlora.data.prompting import pad_token
-from mtlora.data.sources import evaluation_splits, load_split
+from mtlora.data.sources import evaluation_splits, fingerprint, load_split
 from mtlora.plan.cell import Cell
 from mtlora.train.evaluation import RunData
 from mtlora.train.model.backbones import load_tokenizer
@@ -35,6 +36,8 @@ def load_data(cell: Cell) -> tuple[Any, RunData]:
 
 def _load_data(config: RunConfig, content: str) -> tuple[Any, RunData]:
     task, data, cache = config.task, config.data, Path(config.results) / "cache"
+    if fingerprint(task, data) != content:  # a branch of the hub has moved, or files were edited
+        raise UserError(f"the data of {task.name} have changed since this run was planned: give the command again")
     tokenizer = load_tokenizer(config.model)
 
     def encoded(split: str) -> Encoded:

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from peft import PeftModel
 
 from mtlora.base.errors import RunFailed, UserError
 from mtlora.base.files import sync, write_jsonl
 from mtlora.base.processes import is_first, world_size
 from mtlora.base.progress import show_progress
-from mtlora.data.sources import low_resource
+from mtlora.data.sources import data_commit, low_resource
 from mtlora.plan.cell import Cell
 from mtlora.plan.status import lacking_metrics
 from mtlora.records.predictions import read_predictions, text_rows
@@ -82,6 +83,7 @@ def new_record(cell: Cell) -> RunRecord:
         low_resource=low_resource(c.task, c.data),
         provenance={
             "data_content": identity["data_content"],
+            "data_commit": data_commit(c.task, c.data),
             "model_content": identity["model_content"],
             "parent": identity["parent"],
             "versions": identity["versions"],
@@ -150,7 +152,11 @@ def complete(run: Run, accelerator: Accelerator) -> None:
         run.evaluate(accelerator)
     run.note_time()
     if is_first():
-        run.model.save_pretrained(str(folder))
+        if isinstance(run.model, PeftModel):
+            # PEFT would ask the hub whether the vocabulary was resized, which no run does.
+            run.model.save_pretrained(str(folder), save_embedding_layers=False)
+        else:
+            run.model.save_pretrained(str(folder))
         sync(folder / weights_file(run.config))  # a record with the status success promises this file
         (folder / "README.md").unlink(missing_ok=True)  # PEFT writes a model card with empty fields
     if run.state.cohort is not None:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,13 +23,15 @@ from transformers import (
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import file_sha256
 from mtlora.config.schema import ModelConfig, RunConfig
+from mtlora.plan.model_files import has_tokenizer, model_folder
 from mtlora.train.model.attention import use_own_attention
 
 # The dropout rates of the frozen backbone are 0 in generation tasks, as in the GPT-2 code of LoRA (arXiv 2106.09685).
 DECODER_DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop", "attention_dropout")
 # Encoders whose classification heads in transformers read only the first token.
 FIRST_TOKEN_HEADS = ("bert", "roberta", "deberta-v2")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "*.gguf")
+# What transformers raises for files that it cannot use; for a configuration that lacks values, the last three.
+UNREADABLE = (OSError, ValueError, EOFError, SafetensorError, KeyError, TypeError, AttributeError)
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -37,13 +41,16 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         UserError: there is no tokenizer, or it cannot be loaded.
     """
     location, options = _location(model)
-    if model.path is not None and not any(file for name in TOKENIZER_FILES for file in Path(location).glob(name)):
-        # transformers would silently make an empty tokenizer.
-        raise UserError(f"model.path={location} holds no tokenizer: save it there with tokenizer.save_pretrained")
-    try:
-        return AutoTokenizer.from_pretrained(location, use_fast=True, **options)
-    except (OSError, ValueError) as error:
-        raise _cannot_load(model, error) from None
+    with _reading(model, location):
+        if (Path(location) / "config.json").is_file():  # without its model_type, the tokenizer would be another one
+            AutoConfig.from_pretrained(location, **options)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, use_fast=True, **options)
+    # Where the files are absent or only a part of them is there, transformers makes an empty tokenizer in silence.
+    names = [file.name for file in Path(location).iterdir()]
+    if not has_tokenizer(names) or not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        remedy = "save it there with tokenizer.save_pretrained" if model.path else "fetch it again (`make download`)"
+        raise UserError(f"model {model.name}: {location} holds no tokenizer, or only a part of one: {remedy}")
+    return tokenizer
 
 
 def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
@@ -70,7 +77,7 @@ def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
 def _random_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> PreTrainedModel:
     values = {**config.model.architecture, **head}
     values |= dict.fromkeys(DECODER_DROPOUT, 0.0) if config.task.kind == "generation" else {}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _reading(config.model, "model.architecture"):
         torch.manual_seed(0)
         backbone: PreTrainedModel = kind.from_config(AutoConfig.for_model(**values))
     return backbone
@@ -79,9 +86,10 @@ def _random_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> PreT
 def _pretrained_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> PreTrainedModel:
     model = config.model
     location, options = _location(model)
-    try:
+    with _reading(model, location):
         settings = AutoConfig.from_pretrained(location, **head, **options)
-        _set_dropout(settings, config)
+    _set_dropout(settings, config)
+    with _reading(model, location):
         backbone, found = kind.from_pretrained(
             location,
             config=settings,
@@ -90,18 +98,15 @@ def _pretrained_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> 
             output_loading_info=True,
             **options,
         )
-    except (UnpicklingError, SafetensorError, EOFError) as error:
-        raise UserError(
-            f"model {model.name}: the weights in {location} are damaged, or hold more than tensors, which could run code: "
-            "save them with save_pretrained, as safetensors"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise _cannot_load(model, error) from None
     # Only the head may start fresh; transformers would silently initialise any other missing tensor at random.
     absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if stray := [name for name in absent if not set(name.split(".")) & set(model.head)]:
         raise UserError(f"model {model.name}: the weights in {location} lack {stray[0]}, or it has another shape there")
     loaded: PreTrainedModel = backbone
+    if (
+        model.source == "hub" and model.path is None
+    ):  # adapters name their base model by its repository, not by a folder
+        loaded.name_or_path = loaded.config.name_or_path = str(model.hub)
     return loaded
 
 
@@ -135,7 +140,8 @@ def _location(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     if model.path is not None:
         return model.path, safe | {"local_files_only": True}
     if model.source == "hub":
-        return str(model.hub), safe | {"revision": model.revision}
+        # By its folder, because from a repository's name transformers would ask the hub for files that it has not.
+        return str(model_folder(model)), safe | {"local_files_only": True}
     spec = importlib.util.find_spec(str(model.package))
     if spec is None or spec.origin is None:
         install = model.install or f"run `make setup`, or pip install {model.package}"
@@ -155,8 +161,19 @@ def _check_sha256(path: Path, expected: str) -> None:
         raise UserError(f"{path} has sha256 {found}, expected {expected}: install the package again")
 
 
-def _cannot_load(model: ModelConfig, error: Exception) -> UserError:
-    reason = re.sub(r"\s+", " ", str(error))[:200]
-    return UserError(
-        f"model {model.name} cannot be loaded ({reason}): check the network, or name a snapshot with model.path=DIR"
-    )
+@contextmanager
+def _reading(model: ModelConfig, location: str) -> Iterator[None]:
+    """Raise a UserError instead of an error of transformers, which cannot use the files of a model."""
+    remedy = "name another snapshot with model.path=DIR"
+    if model.source == "hub" and model.path is None:
+        remedy = f"`make download` repairs damaged files; else {remedy}"
+    try:
+        yield
+    except UnpicklingError as error:
+        raise UserError(
+            f"model {model.name}: the weights in {location} are damaged, or hold more than tensors, which could run code: "
+            f"{remedy}, as safetensors"
+        ) from error
+    except UNREADABLE as error:
+        reason = re.sub(r"\s+", " ", str(error))[:200]
+        raise UserError(f"model {model.name} cannot be loaded from {location} ({reason}): {remedy}") from error

@@ -44,7 +44,7 @@ def add_method(backbone: PreTrainedModel, config: RunConfig) -> MethodModel:
         # For methods of PEFT, whose starts come from the global generator; ours is drawn again below.
         with torch.random.fork_rng():
             torch.manual_seed(stream_seed(config.seed, config.task.name, "adapter"))
-            model = get_peft_model(backbone, made)
+            model = get_peft_model(backbone, made, revision=_revision(config))
     except REFUSALS as error:
         if not (config.adapter.peft or isinstance(error, ValueError)):
             raise  # a mistake in our own code
@@ -65,6 +65,11 @@ def add_method(backbone: PreTrainedModel, config: RunConfig) -> MethodModel:
             for factors in (layer.mtlora_C, layer.mtlora_D):
                 factors.requires_grad_(config.adapter.train_t)
     return model
+
+
+def _revision(config: RunConfig) -> str | None:
+    """Return the pinned revision of a base model from the hub, which an adapter's configuration names."""
+    return config.model.revision if config.model.source == "hub" and config.model.path is None else None
 
 
 def _matrix_stream(config: RunConfig, module: str, letter: str) -> torch.Generator:

@@ -1,0 +1,190 @@
+"""Snapshots of the Hugging Face hub: read from this machine where they are here, else fetched; every failure is one line.
+
+A snapshot is the folder of one commit in the cache of the hub's client (HF_HOME). `huggingface_hub.snapshot_download` writes the
+commit's list of files beside it, so a download that was broken off is told from a whole one, without asking the hub.
+"""
+
+import errno
+import hashlib
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Literal
+
+from mtlora.base.errors import UserError
+from mtlora.base.hashing import file_sha256
+
+# Returns those of a commit's files that are needed; an empty list if the commit lacks any of them.
+Choice = Callable[[Sequence[str]], list[str]]
+
+COMMIT = re.compile("[0-9a-f]{40}")
+SECONDS_TO_ANSWER = 20.0  # the client's own requests about a repository would wait for ever
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The needed files of one commit, below `folder`; `names` lists all files of the commit that are known."""
+
+    folder: Path
+    files: list[str]
+    names: list[str]
+
+    @property
+    def commit(self) -> str:
+        """The commit, 40 hexadecimal digits."""
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository on the hub at a commit or a branch."""
+
+    kind: Literal["dataset", "model"]
+    name: str
+    revision: str
+    key: str  # the configuration key of the revision
+    instead: str  # what works without the hub
+
+    def local(self, choose: Choice) -> Snapshot | None:
+        """Return the snapshot that is on this machine; None if there is none, or it is not whole. Never asks the hub."""
+        from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+
+        try:
+            folder = self._listed(self.revision, local_files_only=True)
+            names = self._names(folder.name)
+        except LocalEntryNotFoundError:
+            return None
+        except CachedRepoTreeNotFoundError:  # another program fetched the files
+            names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+        files = choose(names)
+        whole = bool(files) and all((folder / file).is_file() for file in files)
+        return Snapshot(folder, files, names) if whole else None
+
+    def fetch(self, choose: Choice) -> Snapshot:
+        """Ask the hub for the revision, and fetch the needed files that are absent or damaged here.
+
+        The files are fetched one after another by the main thread: Ctrl-C would wait for the threads of `snapshot_download`.
+
+        Raises:
+            UserError: the hub or the disk refuses; the message has the innermost cause and what to do.
+        """
+        from huggingface_hub import HfApi, hf_hub_download
+
+        try:
+            with _quiet():
+                # `snapshot_download` takes an older commit of a branch, without a word, where the hub cannot be asked.
+                info = HfApi().repo_info(
+                    self.name, repo_type=self.kind, revision=self.revision, timeout=SECONDS_TO_ANSWER
+                )
+                commit = str(info.sha)
+                if commit != self.revision:
+                    self._listed(self.revision)  # notes the commit of the branch
+                folder, names = self._listed(commit), self._names(commit)
+                files = choose(names)
+                for file in files:
+                    fetch = partial(hf_hub_download, self.name, file, repo_type=self.kind, revision=commit)
+                    if is_damaged(Path(fetch())):
+                        fetch(force_download=True)
+        except Exception as error:  # network, repository and file errors share no base class
+            raise self.unavailable(error) from None
+        return Snapshot(folder, files, names)
+
+    def _listed(self, revision: str, local_files_only: bool = False) -> Path:
+        """Return the folder of a revision, and keep the list of its files and the commit of a branch; fetch no file."""
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(
+                self.name,
+                repo_type=self.kind,
+                revision=revision,
+                allow_patterns=[],
+                local_files_only=local_files_only,
+            )
+        )
+
+    def _names(self, commit: str) -> list[str]:
+        """Return the names of all files of a commit whose list is on this machine."""
+        from huggingface_hub import get_cached_repo_tree
+
+        return [file.path for file in get_cached_repo_tree(self.name, repo_type=self.kind, revision=commit)]
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.revision}"
+
+    def unavailable(self, error: BaseException) -> UserError:
+        """Describe why the repository cannot be fetched: the innermost cause, and advice for its kind."""
+        chain = [error]
+        while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+            chain.append(inner)
+        text = str(chain[-1]).partition(" for url ")[0]  # of an answer, its status
+        cause = " ".join(text.split())[:200] or type(chain[-1]).__name__
+        known = (found for link in chain if (found := self._advice(link)))
+        advice = next(known, f"check the network, or use {self.instead}")
+        return UserError(f"cannot fetch {self} ({cause}): {advice}")
+
+    def _advice(self, error: BaseException) -> str | None:
+        """Return what to do about an exception; None if its cause or its kind is unknown."""
+        from huggingface_hub import errors
+
+        page = f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        match error:
+            case errors.GatedRepoError():
+                return f"it is gated: accept its terms at {page}, and set HF_TOKEN to your access token"
+            case errors.RevisionNotFoundError():
+                return f"there is no such revision: correct {self.key}"
+            case errors.RepositoryNotFoundError():
+                return "there is no such repository, or it is private: correct its name, or set HF_TOKEN"
+            case errors.OfflineModeIsEnabled():
+                return f"HF_HUB_OFFLINE=1 forbids the network: run `make download` without it, or use {self.instead}"
+            case errors.FileMetadataError() | JSONDecodeError():
+                return "the answer is not one of the hub: check HF_ENDPOINT, and whether this network wants a login"
+            case OSError() if error.errno in FULL_DISK:
+                return "the disk is full: free space, or set HF_HOME to a folder on another disk"
+            case OSError() if error.errno in UNWRITABLE:
+                return "set HF_HOME to a folder that can be written"
+        if status == 429:
+            return "too many requests: wait some minutes, or set HF_TOKEN, and give the same command again"
+        if status is not None and status >= 500:
+            return f"the hub has an error of its own: give the same command again later, or use {self.instead}"
+        return None
+
+
+def is_damaged(file: Path) -> bool:
+    """Tell whether the content of a cached file differs from the hash that is its name in the cache: git's, or sha256."""
+    blob = file.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        return file_sha256(blob) != blob.name
+    if COMMIT.fullmatch(blob.name):
+        content = blob.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob.name
+    return False  # a cache without links
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the hub's client, which would print a dozen lines about retries; progress bars are for terminals only."""
+    import huggingface_hub
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    verbosity, bars = huggingface_hub.logging.get_verbosity(), not are_progress_bars_disabled()
+    huggingface_hub.logging.set_verbosity_error()
+    if bars and not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a full disk, before the error
+            yield
+    finally:
+        huggingface_hub.logging.set_verbosity(verbosity)
+        if bars:
+            enable_progress_bars()
