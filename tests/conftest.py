@@ -1,10 +1,20 @@
 """What all tests share."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
+from helpers.hub_server import HubServer, serve
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """One thread: tests run beside each other, and the order of sums must not depend on the machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A stand-in of the Hugging Face hub, and an empty cache in `tmp_path / "hub"`."""
+    yield from serve(tmp_path / "hub", monkeypatch)

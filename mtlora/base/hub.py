@@ -6,6 +6,7 @@ commit's list of files beside it, so a download that was broken off is told from
 
 import errno
 import hashlib
+import os
 import re
 import sys
 import warnings
@@ -80,6 +81,7 @@ class Repository:
 
         try:
             with _quiet():
+                _require_writable_cache()
                 # `snapshot_download` takes an older commit of a branch, without a word, where the hub cannot be asked.
                 info = HfApi().repo_info(
                     self.name, repo_type=self.kind, revision=self.revision, timeout=SECONDS_TO_ANSWER
@@ -124,6 +126,8 @@ class Repository:
         """Describe why the repository cannot be fetched: the innermost cause, and advice for its kind."""
         chain = [error]
         while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+            if isinstance(inner, StopIteration):  # says nothing, inside a parser
+                break
             chain.append(inner)
         text = str(chain[-1]).partition(" for url ")[0]  # of an answer, its status
         cause = " ".join(text.split())[:200] or type(chain[-1]).__name__
@@ -168,6 +172,15 @@ def is_damaged(file: Path) -> bool:
         content = blob.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob.name
     return False  # a cache without links
+
+
+def _require_writable_cache() -> None:
+    """Raise OSError if the cache of the hub's client cannot be written, which the client would ignore at first."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    os.makedirs(HF_HUB_CACHE, exist_ok=True)
+    if not os.access(HF_HUB_CACHE, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), HF_HUB_CACHE)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Rows from the Hugging Face hub: the parquet files of one configuration and split at one commit.
 
 `datasets.load_dataset` does not find the files: where the hub cannot be asked it takes another cached revision in silence, and on
-a branch of exports it knows no configuration by its name. `datasets` decodes the features that the files carry.
+a branch of exports it knows no configuration by its name. `datasets` decodes the features that the files or the card carry.
 """
 
 import re
@@ -70,17 +70,20 @@ def read_columns(task: TaskConfig, split: str, subset: bool = False) -> dict[str
         UserError: the split cannot be fetched, or has other columns, classes, labels or another number of rows than the task, or
             a row without a text; the message names the place.
     """
+    import datasets
+
     where, snapshot = _where(task, split), _snapshot(task, split)
     rows = _rows(task, split, snapshot)
     names = [*task.text_columns, "label"]
     if missing := [name for name in names if name not in rows.column_names]:
         raise UserError(f"{where} has no column {missing[0]}: found {', '.join(rows.column_names)}")
-    classes = getattr(rows.features["label"], "names", None) or _classes_of_card(task, snapshot.folder)
+    label = datasets.Features.from_arrow_schema(rows.schema)["label"]
+    classes = getattr(label, "names", None) or _classes_of_card(task, snapshot.folder)
     if classes not in (None, task.labels):
         raise UserError(
             f"{where} has the classes {', '.join(classes)}, but conf/task/{task.name}.yaml has {', '.join(task.labels)}"
         )
-    columns = {name: list(rows[name]) for name in names}
+    columns = {name: rows[name].to_pylist() for name in names}
     for name in task.text_columns:
         for row, text in enumerate(columns[name]):
             _check_text(text, name, f"{where}, row {row}")
@@ -102,7 +105,7 @@ def read_sentences(task: TaskConfig, split: str, subset: bool = False) -> list[S
             text; the message names the place.
     """
     where, parse, sentences = _where(task, split), HUB_FORMATS[task.hub.format], list[Sentence]()
-    for number, row in enumerate(_rows(task, split, _snapshot(task, split))):
+    for number, row in enumerate(_rows(task, split, _snapshot(task, split)).to_pylist()):
         try:
             found = list(parse(row, task.lower_relation))
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
@@ -162,8 +165,7 @@ def _fetched(task: TaskConfig, splits: Sequence[str]) -> Snapshot:
 
 
 def _rows(task: TaskConfig, split: str, snapshot: Snapshot) -> Any:
-    """Return a split as a `datasets.Dataset` in memory, with the features that its files name."""
-    import datasets
+    """Return a split as a pyarrow table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -178,7 +180,7 @@ def _rows(task: TaskConfig, split: str, snapshot: Snapshot) -> Any:
             )
             reason = str(error).splitlines()[0][:100]
             raise UserError(f"{path} is damaged ({reason}): {remedy}, or use data.source=local data.root=DIR") from None
-    return datasets.Dataset(datasets.table.InMemoryTable(pa.concat_tables(tables)))
+    return pa.concat_tables(tables)
 
 
 def _classes_of_card(task: TaskConfig, folder: Path) -> list[str] | None:

@@ -41,16 +41,21 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         UserError: there is no tokenizer, or it cannot be loaded.
     """
     location, options = _location(model)
+    # Where files are absent, or only a part of them is there, transformers makes an empty tokenizer in silence.
+    if not has_tokenizer([file.name for file in Path(location).glob("*")]):
+        raise _no_tokenizer(model, location)
     with _reading(model, location):
         if (Path(location) / "config.json").is_file():  # without its model_type, the tokenizer would be another one
             AutoConfig.from_pretrained(location, **options)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(location, use_fast=True, **options)
-    # Where the files are absent or only a part of them is there, transformers makes an empty tokenizer in silence.
-    names = [file.name for file in Path(location).iterdir()]
-    if not has_tokenizer(names) or not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-        remedy = "save it there with tokenizer.save_pretrained" if model.path else "fetch it again (`make download`)"
-        raise UserError(f"model {model.name}: {location} holds no tokenizer, or only a part of one: {remedy}")
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise _no_tokenizer(model, location)
     return tokenizer
+
+
+def _no_tokenizer(model: ModelConfig, location: str) -> UserError:
+    remedy = "save it there with tokenizer.save_pretrained" if model.path else "fetch it again (`make download`)"
+    return UserError(f"model {model.name}: {location} holds no tokenizer: {remedy}")
 
 
 def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
@@ -77,7 +82,7 @@ def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
 def _random_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> PreTrainedModel:
     values = {**config.model.architecture, **head}
     values |= dict.fromkeys(DECODER_DROPOUT, 0.0) if config.task.kind == "generation" else {}
-    with torch.random.fork_rng(devices=[]), _reading(config.model, "model.architecture"):
+    with torch.random.fork_rng(devices=[]), _reading(config.model, "conf/model/"):
         torch.manual_seed(0)
         backbone: PreTrainedModel = kind.from_config(AutoConfig.for_model(**values))
     return backbone
@@ -165,7 +170,9 @@ def _check_sha256(path: Path, expected: str) -> None:
 def _reading(model: ModelConfig, location: str) -> Iterator[None]:
     """Raise a UserError instead of an error of transformers, which cannot use the files of a model."""
     remedy = "name another snapshot with model.path=DIR"
-    if model.source == "hub" and model.path is None:
+    if model.source == "random" and model.path is None:
+        remedy = "correct model.architecture"
+    elif model.source == "hub" and model.path is None:
         remedy = f"`make download` repairs damaged files; else {remedy}"
     try:
         yield
@@ -175,5 +182,5 @@ def _reading(model: ModelConfig, location: str) -> Iterator[None]:
             f"{remedy}, as safetensors"
         ) from error
     except UNREADABLE as error:
-        reason = re.sub(r"\s+", " ", str(error))[:200]
+        reason = re.sub(r"\s+", " ", str(error)).partition(". ")[0][:200]
         raise UserError(f"model {model.name} cannot be loaded from {location} ({reason}): {remedy}") from error
