@@ -2,6 +2,9 @@
 
 import errno
 import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -140,3 +143,15 @@ def test_a_damaged_file_is_fetched_again(hub: HubServer) -> None:
         assert [path for path in hub.asked if "resolve" in path] == [
             f"/datasets/someone/some/resolve/{COMMIT}/{name}"
         ] * 2
+
+
+def test_ctrl_c_ends_a_download_at_once(hub: HubServer) -> None:
+    hub.add("dataset", "someone/some", FILES)
+    hub.faults = [("resolve", "hang")]
+    started = time.monotonic()
+    timer = threading.Timer(1.0, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        repository().fetch(parquet_files)
+    assert any("resolve" in path for path in hub.asked)
+    assert time.monotonic() - started < 4.0

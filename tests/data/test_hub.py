@@ -8,7 +8,7 @@ import datasets
 import huggingface_hub
 import pytest
 from helpers.glue_files import one_line, option
-from helpers.hub_server import COMMIT, OLDER, HubServer, parquet, rte_files, rte_rows
+from helpers.hub_server import COMMIT, OLDER, HubServer, export_files, parquet, rte_files, rte_rows
 
 from mtlora.base.errors import UserError
 from mtlora.config.schema import DataConfig, TaskConfig
@@ -128,7 +128,7 @@ def test_a_branch_that_moves_is_another_identity(hub: HubServer) -> None:
     found = []
     for commit, text in ((OLDER, "Old."), (COMMIT, "New.")):
         content = parquet([{"meaning_representation": "name[A]", "human_reference": text}])
-        hub.add("dataset", task.hub.path, {f"default/{s}/0000.parquet": content for s in task.sizes}, commit, EXPORT)
+        hub.add("dataset", task.hub.path, export_files(task, content), commit, EXPORT)
         if found:
             assert fingerprint(task, HUB) == found[0], "only a download moves the branch"
         rows_of_hub.fetch(task, list(task.sizes))

@@ -1,6 +1,7 @@
 """Sources of task data: layouts, counts, and every way in which a file can be wrong."""
 
 import logging
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -8,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 from builtin_text.tokenizers import word_tokenizer
@@ -25,6 +25,7 @@ from helpers.glue_files import (
     write_mixed,
     write_official,
 )
+from helpers.hub_server import COMMIT, HubServer, rte_files
 
 from mtlora.base.errors import UserError
 from mtlora.config.schema import DataConfig, LocalFile, TaskConfig
@@ -188,14 +189,14 @@ def test_fingerprint_follows_the_meaning_of_columns(tmp_path: Path) -> None:
     assert sources.fingerprint(task, data) != first
 
 
-def test_fingerprint_of_the_hub_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("loaded"))
+def test_fingerprint_of_the_hub_asks_nothing(hub: HubServer) -> None:
     task, data = option("cola"), DataConfig(source="hub")
     first = sources.fingerprint(task, data)
     assert sources.evaluation_splits(task, data) == ["validation"]
     assert not sources.low_resource(task, data)
     task.hub.revision = "0" * 40
     assert sources.fingerprint(task, data) != first
+    assert hub.asked == []
 
 
 def test_fingerprints_need_nothing_heavy() -> None:
@@ -207,44 +208,26 @@ def test_fingerprints_need_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_hub_is_fetched_only_where_the_tokens_are_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, calls = option("rte"), []
-    rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1, 0], "idx": [0, 1]}
-    features = datasets.Features(
-        {name: datasets.Value("string") for name in ("sentence1", "sentence2")}
-        | {"label": datasets.ClassLabel(names=task.labels), "idx": datasets.Value("int32")}
-    )
-
-    def load_dataset(path: str, name: str, *, revision: str, split: str) -> datasets.Dataset:
-        calls.append((path, name, revision, split))
-        return datasets.Dataset.from_dict(rows, features=features)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert sources.load_split(task, DataConfig(source="hub"), "train") == {
-        "sentence1": ["a", "b"],
-        "sentence2": ["c", "d"],
-        "label": [1, 0],
-    }
-    calls.clear()
-    for _ in range(2):
-        assert encoded(task, DataConfig(source="hub"), tmp_path).labels.tolist() == [1, 0]
-    assert calls == [("nyu-mll/glue", "rte", task.hub.revision, "train")]
+def test_hub_is_read_only_where_the_tokens_are_not_cached(hub: HubServer, tmp_path: Path) -> None:
+    task, data = option("rte"), DataConfig(source="hub")
+    task.hub.revision, task.sizes = COMMIT, {"train": 6, "validation": 4}
+    hub.add("dataset", task.hub.path, rte_files(task))
+    assert encoded(task, data, tmp_path).labels.tolist() == [0, 1, 0, 1, 0, 1]
+    shutil.rmtree(tmp_path / "hub")
+    hub.asked.clear()
+    assert encoded(task, data, tmp_path).labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert hub.asked == []
     task.labels = task.labels[::-1]
     with pytest.raises(UserError, match="has the classes entailment, not_entailment, but"):
-        sources.load_split(task, DataConfig(source="hub"), "train")
+        sources.load_split(task, data, "train")
 
 
-def test_hub_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(*_: object, **__: object) -> None:
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(
-        UserError, match=r"nyu-mll/glue, rte, split train.*check the network.*data\.source=local"
-    ) as error:
+def test_hub_without_network(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"cannot fetch nyu-mll/glue.*check the network.*data\.source=local") as error:
         encoded(option("rte"), DataConfig(source="hub"), tmp_path)
     one_line(error)
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "tokens").exists()
     task = option("rte")
     task.hub.path = ""
     with pytest.raises(UserError, match="rte is not on the hub"):

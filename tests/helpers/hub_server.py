@@ -35,9 +35,10 @@ class HubServer:
     )  # (repository, commit) -> content by name
     refs: dict[tuple[str, str], str] = field(default_factory=dict)  # (repository, branch) -> commit
     gated: set[str] = field(default_factory=set)
-    # (pattern of the path, what happens): a status, or "truncate", "html"; the first that matches counts
+    # (pattern of the path, what happens): a status, or "truncate", "html", "hang"; the first that matches counts
     faults: list[tuple[str, int | str]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def add(self, kind: str, name: str, files: dict[str, bytes], commit: str = COMMIT, branch: str = "main") -> None:
         """Add a commit; its branch moves there."""
@@ -71,6 +72,8 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.hub.fault(path)
         if isinstance(fault, int):
             return self.reply(fault, b"{}")
+        if fault == "hang":
+            self.hub.ended.wait(60.0)
         if fault == "html":
             return self.reply(200, b"<html>log in</html>")
         if api := re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)/(revision|tree)/(.+)", path):
@@ -160,6 +163,11 @@ def rte_files(task: TaskConfig, train: int = 6, flipped: bool = False) -> dict[s
     }
 
 
+def export_files(task: TaskConfig, content: bytes) -> dict[str, bytes]:
+    """Return one file of this content for each split of a task, as the branches of exports have them."""
+    return {f"{task.hub.name}/{task.hub.splits.get(split, split)}/0000.parquet": content for split in task.sizes}
+
+
 def serve(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """Serve on a free port, and make the hub's client of this process use it and `cache`; its pauses become short."""
     hub = HubServer()
@@ -175,5 +183,6 @@ def serve(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     pause = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: pause(seconds * OTHER_SHARE))
     yield hub
+    hub.ended.set()
     server.shutdown()
     server.server_close()
