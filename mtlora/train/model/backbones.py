@@ -31,7 +31,7 @@ DECODER_DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop", "attention_dropout
 # Encoders whose classification heads in transformers read only the first token.
 FIRST_TOKEN_HEADS = ("bert", "roberta", "deberta-v2")
 # What transformers raises for files that it cannot use; for a configuration that lacks values, the last three.
-UNREADABLE = (OSError, ValueError, EOFError, SafetensorError, KeyError, TypeError, AttributeError)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -176,7 +176,7 @@ def _reading(model: ModelConfig, location: str) -> Iterator[None]:
         remedy = f"`make download` repairs damaged files; else {remedy}"
     try:
         yield
-    except UnpicklingError as error:
+    except (UnpicklingError, SafetensorError, EOFError) as error:
         raise UserError(
             f"model {model.name}: the weights in {location} are damaged, or hold more than tensors, which could run code: "
             f"{remedy}, as safetensors"
