@@ -6,7 +6,6 @@ STAMP := $(VENV)/.installed
 EXTRAS := mini,metrics,joblib,dev
 SUITES := $(basename $(notdir $(wildcard experiments/*.yaml)))
 
-PROFILE ?= mini
 # To narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=local
 VARIABLES := PYTHON EXTRAS PROFILE PROTOCOL SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS
 # Keys of a configuration are passed on as they are: make reproduce-glue PROFILE=paper model.path=DIR results=DIR
@@ -24,7 +23,7 @@ ifneq ($(UNKNOWN),)
 $(error $(firstword $(UNKNOWN)) is not a variable of this Makefile: use $(VARIABLES) $(KEYS), or a key with a dot such as train.epochs)
 endif
 
-OVERRIDES := 'profile=$(PROFILE)'
+OVERRIDES := $(if $(PROFILE),'profile=$(PROFILE)')
 OVERRIDES += $(if $(PROTOCOL),'protocol=$(PROTOCOL)')
 OVERRIDES += $(if $(TASKS),'task=$(TASKS)')
 OVERRIDES += $(if $(METHODS),'transform=$(METHODS)')
@@ -102,7 +101,7 @@ endif
 plan: $(STAMP) ## show the runs that reproduce-SUITE still has to make, and how long they take (SUITE=glue, dart, ...)
 	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES) $(if $(JOBS),--jobs $(JOBS))
 
-tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=a runs folder or a records.jsonl)
+tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=a runs folder, a records.jsonl, or the folder of a study)
 	@$(BIN)/python -m mtlora.tables $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
 
 report: $(STAMP) ## write results/report.html (verdicts, tables, figures) from the records; SUITE and RUNS as for tables

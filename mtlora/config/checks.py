@@ -63,8 +63,6 @@ def validate(config: RunConfig) -> None:
         )
     _check_adapter(config.adapter)
     _check_ratios(config)
-    if config.data.source == "local" and config.data.root is None:
-        raise UserError("data.source=local needs data.root=DIR, the folder that holds the suite's files")
     if config.data.source != "local" and config.data.root is not None:
         raise UserError(
             f"data.root={config.data.root} is not read with data.source={config.data.source}: add data.source=local"

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
-from mtlora.plan.cell import Cell, metric_values
+from mtlora.plan.cell import Archive, Cell, metric_values
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord, find_records
 from mtlora.records.schema import Git, Metric, Selection
@@ -84,6 +84,24 @@ def _record_contents(runs: Path) -> Iterator[tuple[str, Path | None, Callable[[]
             yield str(path), path.parent, path.read_bytes
 
 
+def archive(evidence: Evidence, runs: Path) -> Archive:
+    """Return the runs of a records file, by their configuration.
+
+    Raises:
+        UserError: two finished runs have the same configuration, but other data, weights or code.
+    """
+    found = {}
+    for configuration, shas in evidence.configurations.items():
+        done = [sha for sha in shas if evidence.records[sha].status == "success"] or shas
+        if len(done) > 1:
+            first, second = (evidence.records[sha].run_id for sha in done[:2])
+            raise UserError(
+                f"{runs}: {first} and {second} have the same configuration with other data, weights or code: keep one"
+            )
+        found[configuration] = done[0]
+    return Archive(found)
+
+
 def _configuration(record: RunRecord) -> str | None:
     try:
         return digest(metric_values(record.config))
@@ -131,7 +149,9 @@ def majority_answers(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
 
 
 def _changed(cell: Cell, record: RunRecord) -> list[str]:
-    """List the contents in which a record's provenance differs from a cell's identity."""
+    """List the contents in which a record's provenance differs from a cell's identity; an archive is taken as it is."""
+    if cell.archive is not None:
+        return []
     theirs: dict[str, Any] = {**record.provenance}
     own = cell.identity
     return [text for name, text in CONTENT.items() if name in theirs and theirs[name] != own[name]]

@@ -31,7 +31,9 @@ def scores(view: View) -> TextTable:
     ]
     if view.diverged:
         body["Diverged"] = _diverged_column(view)
-    table = text_table(plan.name, plan.experiment.title, caption(plan, view.summary), row_labels(view.rows), body)
+    table = text_table(
+        plan.name, plan.experiment.title, caption(plan, view.summary, view.records), row_labels(view.rows), body
+    )
     everywhere = sorted(task for task, (_, every) in dull.items() if every)
     if everywhere:
         table.notes.append(

@@ -124,7 +124,7 @@ def test_the_study_has_one_recipe_for_its_tasks(task: str) -> None:
     config = composed("profile=study", f"task={task}", "protocol=matched", f"data.root={BUILTIN / 'glue'}").config
     train = config.train
     assert (config.profile, config.data.source, config.model.name) == ("study", "local", "minilm")
-    assert (train.epochs, train.batch_size, train.learning_rate, train.precision) == (3, 32, 1e-3, "bf16")
+    assert (train.epochs, train.batch_size, train.learning_rate, train.precision) == (4, 16, 1e-3, "bf16")
     assert train.mean_bias == (task == "stsb")
 
 

@@ -50,7 +50,7 @@ def test_help_lists_every_target_and_is_the_default() -> None:
 
 
 def test_the_plain_command_runs_the_mini_profile() -> None:
-    assert dry("reproduce-glue") == [".venv/bin/python", "-m", "mtlora.reproduce", "glue", "profile=mini"]
+    assert dry("reproduce-glue") == [".venv/bin/python", "-m", "mtlora.reproduce", "glue"]
 
 
 def test_variables_become_overrides(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_variable_that_nothing_reads_is_refused(variable: str) -> None:
 
 
 def test_tables_reads_other_records() -> None:
-    assert dry("tables", "RUNS=old/records.jsonl")[-3:] == ["profile=mini", "--runs", "old/records.jsonl"]
+    assert dry("tables", "RUNS=old/records.jsonl")[-3:] == ["all", "--runs", "old/records.jsonl"]
 
 
 @pytest.mark.parametrize("target", sorted({"test", "lint", "reproduce-glue", "plan", "tables", "download"}))

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 import statistics
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +18,13 @@ from helpers.record_files import grid, make_record, save_record
 from mtlora.base.errors import UserError
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
+from mtlora.records.__main__ import collect
 from mtlora.records.record import RunRecord
+from mtlora.tables.__main__ import main
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
+from mtlora.train.lifecycle import new_record
 
 CONTRACT = [
     *("table", "suite", "model", "method", "rank", "targets", "task", "split", "metric", "selection"),
@@ -298,6 +302,52 @@ def test_records_in_one_json_lines_file(tmp_path: Path) -> None:
     assert tables(tiny_plan(), path, tmp_path / "other") == expected
 
 
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study: the records of runs on files that have gone since."""
+    root = write_official(tmp_path / "glue")
+    overrides = ["model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=0,1,2", "data.source=local"]
+    plan = make_plan(load_experiment("glue"), [*overrides, f"data.root={root}"])
+    write(plan, records_of(plan), tmp_path / "study")
+    lines = "".join(f"{line}\n" for line in collect(tmp_path / "study" / "runs"))
+    for folder in (root, tmp_path / "study" / "runs"):
+        shutil.rmtree(folder)
+    (tmp_path / "study" / "records.jsonl").write_text(lines)
+    return tmp_path / "study"
+
+
+STUDY = ("model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=0,1,2", "data.source=local")
+
+
+def test_a_study_gives_its_tables_again_without_its_data(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file.name: file.read_bytes() for file in (study / "tables").iterdir()}
+    shutil.rmtree(study / "tables")
+    monkeypatch.setattr("sys.argv", ["tables", "glue", "--runs", str(study), *STUDY])
+    main()
+    assert {file.name: file.read_bytes() for file in (study / "tables").iterdir()} == before
+    assert capsys.readouterr().err == f"written to {study / 'tables'}\n"
+
+
+def test_a_study_outlives_the_code_that_made_it(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (study / "tables" / "glue.csv").read_bytes()
+    monkeypatch.setattr("mtlora.plan.cell.TRAINING_VERSION", 99)
+    monkeypatch.setattr("sys.argv", ["tables", "glue", "--runs", str(study), *STUDY])
+    main()
+    assert (study / "tables" / "glue.csv").read_bytes() == before
+
+
+def test_a_study_with_two_runs_of_one_configuration_is_refused(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (study / "records.jsonl").read_text()
+    other = json.loads(lines.split("\n")[0])
+    other |= {"config_sha": "0" * 64, "run_id": "elsewhere"}
+    (study / "records.jsonl").write_text(lines + json.dumps(other) + "\n")
+    monkeypatch.setattr("sys.argv", ["tables", "glue", "--runs", str(study), *STUDY])
+    with pytest.raises(UserError, match="and elsewhere have the same configuration with other data, weights or code"):
+        main()
+
+
 BROKEN: dict[str, Any] = {
     "truncated": lambda text: text[: len(text) // 2].encode(),
     "empty": lambda text: b"",
@@ -349,7 +399,10 @@ def test_tables_hold_no_times_and_are_the_same_twice(tmp_path: Path) -> None:
 def test_caption_of_partial_training_files_says_low_resource(tmp_path: Path) -> None:
     root = write_mixed(tmp_path / "glue")
     overrides = ["model=tiny", "task=qnli", "transform=lora", "seed=0", "data.source=local", f"data.root={root}"]
-    text, _ = tables(make_plan(load_experiment("glue"), [*overrides, "data.subset=true"]), tmp_path / "runs", tmp_path)
+    plan = make_plan(load_experiment("glue"), [*overrides, "data.subset=true"])
+    record = make_record(plan.cells[0], {RTE: (0.8, 0.8)})
+    record.low_resource = new_record(plan.cells[0]).low_resource
+    text, _ = write(plan, [record], tmp_path)
     assert "low-resource" in text.split("\n")[0]
     assert "data: local" in text.split("\n")[0]
 
