@@ -48,6 +48,12 @@ def table_columns(plan: Plan) -> list[Column]:
     return [*columns, average_column(plan)] if plan.experiment.average and len(columns) > 1 else columns
 
 
+def headline_subject(plan: Plan) -> str:
+    """Name the figure that has a verdict."""
+    h = plan.experiment.headline
+    return "average over tasks" if h.task == "average" else f"{h.metric} on {h.split}"
+
+
 def caption(plan: Plan, table: pd.DataFrame, records: Mapping[str, RunRecord]) -> str:
     """State the seeds, splits, metrics, selection rule, profile and data."""
     config = plan.cells[0].config
