@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from mtlora.adapter import export
 from mtlora.adapter.config import MTLoraConfig
 from mtlora.adapter.layer import Embedding, Linear, MTLoraLayer
+from mtlora.adapter.matrices import with_current_names
 
 
 class MTLoraModel(BaseTuner):
@@ -41,6 +42,12 @@ class MTLoraModel(BaseTuner):
     def save_as_lora(self, folder: str | os.PathLike[str], adapter_name: str = "default") -> None:
         """Save the adapter as plain LoRA in a folder that PEFT loads without this package; see `export.save_as_lora`."""
         export.save_as_lora(self, folder, adapter_name)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):  # type: ignore[no-untyped-def]
+        # called by `peft.set_peft_model_state_dict`
+        renamed = with_current_names(state_dict)
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, renamed)
 
     def _prepare_model(self, peft_config: MTLoraConfig, model: nn.Module) -> None:  # type: ignore[override]
         # Checked before the first layer is injected: an adapter that fails halfway would leave layers behind.
