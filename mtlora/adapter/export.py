@@ -55,7 +55,9 @@ def to_lora(model: BaseTuner, adapter_name: str = "default") -> tuple[LoraConfig
     for name, layer in layers.items():
         infix, suffix = ("lora_embedding_", "") if isinstance(layer, Embedding) else ("lora_", ".weight")
         for letter, factor in zip("AB", layer.get_lora_factors(adapter_name), strict=True):
-            tensors[f"base_model.model.{name}.{infix}{letter}{suffix}"] = factor.to(layer.weight_of("A", adapter_name).dtype)
+            tensors[f"base_model.model.{name}.{infix}{letter}{suffix}"] = factor.to(
+                layer.weight_of("A", adapter_name).dtype
+            )
     ranks = {name: _rank_and_alpha(layer, adapter_name, config.use_rslora) for name, layer in layers.items()}
     return _lora_config(config, ranks), {key: value.detach().clone().contiguous() for key, value in tensors.items()}
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
+from mtlora.adapter.checks import reason_not_to_merge
 from mtlora.adapter.config import MTLoraConfig
 from mtlora.adapter.initialisation import fills
 from mtlora.adapter.matrices import EmbeddingA, LinearA, Matrix, MatrixB, expanded
@@ -156,11 +156,10 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             adapter_names: Names of the adapters to merge.
 
         Raises:
-            ValueError: If `safe_merge` finds a non-finite value, or the base weight is parametrized (as by `weight_norm`): it
-                is recomputed in each forward pass, so the sum would be lost.
+            ValueError: If `safe_merge` finds a non-finite value, or the base weight is quantised or parametrized.
         """
-        if is_parametrized(self.get_base_layer(), "weight"):
-            raise ValueError("The base weight is parametrized: remove the parametrization before merging.")
+        if reason := reason_not_to_merge(self.get_base_layer()):
+            raise ValueError(reason)
         weight = self.get_base_weight()
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.mtlora_A]
         deltas = {name: self.get_delta_weight(name).to(weight.dtype) for name in names}

@@ -71,5 +71,5 @@ def expanded(b: torch.Tensor, slices: Sequence[bool]) -> torch.Tensor:
 
 
 def with_current_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors of an adapter file under today's names, for files of earlier versions that lack the last part, ``.weight``."""
+    """Return the tensors of an adapter file under today's names; files of earlier versions lack the last part, ``.weight``."""
     return {re.sub(r"\.mtlora_[ABCD]$", r"\g<0>.weight", name): tensor for name, tensor in tensors.items()}

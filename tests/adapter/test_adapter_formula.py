@@ -169,7 +169,9 @@ def test_dtsm_under_adamw_is_shim_with_a_doubled_step_on_t() -> None:
             (model(ids()) - 1).square().sum().backward()
             step.step()
     assert not torch.allclose(t_by_hand("dtsm", layer, None), start, atol=0.1)
-    torch.testing.assert_close(t_by_hand("dtsm", layer, None), other.weight_of("C", "default").data, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        t_by_hand("dtsm", layer, None), other.weight_of("C", "default").data, rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(dtsm(ids()), shim(ids()), rtol=1e-4, atol=1e-5)
 
 
