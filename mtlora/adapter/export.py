@@ -50,11 +50,14 @@ def to_lora(model: BaseTuner, adapter_name: str = "default") -> tuple[LoraConfig
     config = cast(MTLoraConfig, model.peft_config[adapter_name])
     saved = get_peft_model_state_dict(model, adapter_name=adapter_name)
     # Files name tensors as a PeftModel does, which calls its tuner "base_model".
-    tensors = {f"base_model.{key}": value for key, value in saved.items() if model.prefix not in key.rpartition(".")[2]}
+    matrices = {f"model.{name}.mtlora_{letter}.weight" for name in layers for letter in "ABCD"}
+    tensors = {f"base_model.{key}": value for key, value in saved.items() if key not in matrices}
     for name, layer in layers.items():
         infix, suffix = ("lora_embedding_", "") if isinstance(layer, Embedding) else ("lora_", ".weight")
         for letter, factor in zip("AB", layer.get_lora_factors(adapter_name), strict=True):
-            tensors[f"base_model.model.{name}.{infix}{letter}{suffix}"] = factor.to(layer.mtlora_A[adapter_name].dtype)
+            tensors[f"base_model.model.{name}.{infix}{letter}{suffix}"] = factor.to(
+                layer.weight_of("A", adapter_name).dtype
+            )
     ranks = {name: _rank_and_alpha(layer, adapter_name, config.use_rslora) for name, layer in layers.items()}
     return _lora_config(config, ranks), {key: value.detach().clone().contiguous() for key, value in tensors.items()}
 

@@ -78,7 +78,9 @@ def test_every_method_trains_and_its_record_states_what_was_computed(method: str
     assert max(row.get("learning_rate", 0) for row in rows) == pytest.approx(rate)
     saved = load_file(cell.folder / weights_file(cell.config))
     fresh = build_model(cell.config, load_tokenizer(cell.config.model))
-    frozen = {name for name in saved if method.endswith("_frozen") and name.endswith(("mtlora_C", "mtlora_D"))}
+    frozen = {
+        name for name in saved if method.endswith("_frozen") and name.endswith(("mtlora_C.weight", "mtlora_D.weight"))
+    }
     beginning = {
         name.replace(".default", "").replace(".modules_to_save", ""): t for name, t in fresh.state_dict().items()
     }

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mtlora.adapter.matrices import with_current_names
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
 from mtlora.base.streams import torch_stream
@@ -102,7 +103,7 @@ def load_parent(model: MethodModel, config: RunConfig, folder: Path) -> None:
     """
     path = folder / weights_file(config)
     try:
-        saved = load_file(path)
+        saved = with_current_names(load_file(path))
     except Exception as error:  # OSError, or safetensors' own error for a damaged file
         raise UserError(f"init_from: cannot read {path} ({error}): train that run again") from None
     is_adapter = isinstance(model, PeftModel)
