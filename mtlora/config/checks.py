@@ -6,7 +6,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtlora.base.errors import UserError
+from mtlora.base.cli import unknown_key
+from mtlora.base.errors import UserError, did_you_mean
 from mtlora.config.metrics import METRICS, metrics_for
 from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, RunConfig, TaskConfig
 
@@ -20,7 +21,7 @@ def to_run_config(composed: Any) -> RunConfig:
         UserError: a mandatory value is missing or a value is out of range.
     """
     if unknown := _unknown_keys(composed, RunConfig):
-        raise UserError(f"{unknown[0]} is not a known key: remove it; mtlora/config/schema.py has all keys")
+        raise UserError(unknown_key(unknown[0]))
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UserError(
@@ -64,7 +65,11 @@ def validate(config: RunConfig) -> None:
     _check_adapter(config.adapter)
     _check_ratios(config)
     if config.data.source == "local" and config.data.root is None:
-        raise UserError("data.source=local needs data.root=DIR, the folder that holds the suite's files")
+        files = ", ".join(items[0].file for items in config.task.local.values() if items)
+        raise UserError(
+            f"data.source=local needs data.root=DIR, the folder that holds {files or 'the files'} (of task {config.task.name}, "
+            "and likewise those of the other tasks)"
+        )
     if config.data.source != "local" and config.data.root is not None:
         raise UserError(
             f"data.root={config.data.root} is not read with data.source={config.data.source}: add data.source=local"
@@ -138,7 +143,11 @@ def _check_metrics(task: TaskConfig) -> None:
     fitting = metrics_for(task.kind, len(task.labels))
     for split, names in task.metrics.items():
         if wrong := [name for name in names if name not in fitting]:
-            problem = f"does not fit a {task.kind} task{classes}" if wrong[0] in METRICS else "is not known"
+            problem = (
+                f"does not fit a {task.kind} task{classes}"
+                if wrong[0] in METRICS
+                else f"is not known{did_you_mean(wrong[0], fitting)}"
+            )
             raise UserError(f"task.metrics of {task.name}: {wrong[0]} {problem}: choose from {', '.join(fitting)}")
         if task.kind == "generation" and split not in TEST_PARTS:
             raise UserError(f"task.metrics of {task.name}: {split} is not one of {', '.join(TEST_PARTS)}")

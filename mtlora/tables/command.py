@@ -55,5 +55,5 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
         raise UserError(f"no experiment has {' '.join(arguments.overrides)}: name one, such as glue")
     runs = arguments.runs or plans[0].runs
     if arguments.runs is not None and not runs.exists():
-        raise UserError(f"--runs {runs}: there is no such folder or file")
+        raise UserError(f"{cli.both_forms('--runs', runs)}: there is no such folder or file")
     return plans, load_evidence(runs), plans[0].results
