@@ -279,8 +279,12 @@ def main() -> None:
     plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
     left = run_missing(plan, arguments.launcher, jobs_of(arguments, plan), console)
     tables = plan.results / "tables"
-    print(write_tables(View(plan, load_evidence(plan.runs)), tables)[0])
-    console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
+    view = View(plan, load_evidence(plan.runs))
+    if view.has_results:
+        print(write_tables(view, tables)[0])
+        console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
+    else:
+        console.print("no run is finished, so there is no table")
     if any(state is not State.DIVERGED for state in left.values()):
         raise UserError("some cells are not done (listed above): the same command tries them again")
     if left:

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.errors import MissingConfigException
+
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.paths import EXPERIMENTS
@@ -47,10 +49,10 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     for name in names:
         try:
             plans.append(make_plan(load_experiment(name), arguments.overrides))
-        except NotDownloaded as error:
+        except (NotDownloaded, MissingConfigException) as error:  # such as a model without a recipe for the task
             if arguments.experiment != ALL:
                 raise
-            log.warning("%s is left out: %s", name, error)
+            log.warning("%s is left out: %s", name, cli.one_line(error))
     if not plans:
         raise UserError(f"no experiment has {' '.join(arguments.overrides)}: name one, such as glue")
     runs = arguments.runs or plans[0].runs
