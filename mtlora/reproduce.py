@@ -34,8 +34,8 @@ from mtlora.base.progress import PLAIN_SECONDS, duration
 from mtlora.plan.cell import Cell
 from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import load_experiment
-from mtlora.plan.grid import Plan
-from mtlora.plan.show import check_jobs, default_jobs, show
+from mtlora.plan.grid import Plan, parse_overrides
+from mtlora.plan.show import default_jobs, show
 from mtlora.plan.status import SETTLED, State, lacking_metrics, state_of, statuses
 from mtlora.records.record import RECORD, RunRecord, record_status
 from mtlora.tables.evidence import load_evidence
@@ -248,17 +248,17 @@ def start(module: str, description: str) -> tuple[argparse.Namespace, Console]:
     """Start a command that trains the cells of an experiment: return its arguments and the console for its progress.
 
     Raises:
-        UserError: `--jobs` or `--launcher` has a value that is not allowed.
+        UserError: `--launcher` has a value that is not allowed.
     """
     parser = cli.experiment_parser(module, description)
     parser.add_argument("--launcher", default="cohort", help=f"{', '.join(LAUNCHERS)} (default: cohort)")
     parser.add_argument(
-        "--jobs", type=int, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
+        "--jobs", type=cli.jobs, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
     )
     arguments = parser.parse_intermixed_args()
-    check_jobs(arguments.jobs)
     if arguments.launcher not in LAUNCHERS:
-        raise UserError(f"--launcher {arguments.launcher} is not known: choose one of {', '.join(LAUNCHERS)}")
+        given = cli.both_forms("--launcher", arguments.launcher)
+        raise UserError(f"{given} is not known: choose one of {', '.join(LAUNCHERS)}")
     handle_signals()
     return arguments, Console(stderr=True)
 
@@ -274,11 +274,17 @@ def jobs_of(arguments: argparse.Namespace, plan: Plan) -> int | None:
 def main() -> None:
     """Parse the command line, train the missing cells, print the table; exit code 1 if a cell is not done."""
     arguments, console = start("mtlora.reproduce", "Run an experiment and print its table.")
+    if parse_overrides(arguments.overrides).get("data.split", ["full"]) != ["full"]:
+        raise UserError("data.split=tune belongs to mtlora.tune (make tune SUITE=...): leave it out here")
     plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
     left = run_missing(plan, arguments.launcher, jobs_of(arguments, plan), console)
     tables = plan.results / "tables"
-    print(write_tables(View(plan, load_evidence(plan.runs)), tables)[0])
-    console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
+    view = View(plan, load_evidence(plan.runs))
+    if view.has_results:
+        print(write_tables(view, tables)[0])
+        console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
+    else:
+        console.print("no run is finished, so there is no table")
     if any(state is not State.DIVERGED for state in left.values()):
         raise UserError("some cells are not done (listed above): the same command tries them again")
     if left:

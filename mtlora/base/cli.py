@@ -9,13 +9,20 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+from hydra.core.config_store import ConfigStore
 from hydra.errors import CompactHydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
 
-from mtlora.base.errors import UserError
+from mtlora.base.errors import UserError, did_you_mean
 from mtlora.base.paths import CONF
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's value: `run` sets the variable, too
 INTERRUPTED = "interrupted: the same command goes on where it stopped"
+# The variables of the Makefile, and what they are in a `python -m mtlora...` command.
+MAKE = {"TASKS": "task", "METHODS": "transform", "SEEDS": "seed", "PROFILE": "profile", "PROTOCOL": "protocol"}
+MAKE |= {"JOBS": "--jobs", "LAUNCHER": "--launcher", "RUNS": "--runs"}
+SCHEMA = "run_schema"  # the name under which `mtlora.config.schema` stores the schema of a run
+TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in OmegaConf's messages
 NUMBER_FOR_GROUP = "Config group override must be a string"  # the ValueError that Hydra raises for `rank=8`
 
 
@@ -29,17 +36,59 @@ def one_line(error: BaseException) -> str:
             return (
                 f"there is no recipe for this model and task: write conf/{group}/{option}.yaml, with its source{known}"
             )
-        return f"{group}={option} is not known: choose one of {', '.join(error.options or ['nothing'])}"
+        options = error.options or ["nothing"]
+        near = did_you_mean(option, options)
+        return f"{group}={option} is not known{near}: choose one of {', '.join(options)}"
     text = str(error)
     if text.startswith(NUMBER_FOR_GROUP):
         return f"{_number_for_group()}: a group takes the name of one of its options, for example rank=r8"
     if isinstance(error, CompactHydraException) and error.__cause__ is not None:
         text += ": " + str(error.__cause__).split("\n")[0]
     if text.startswith("Could not override") and (match := re.search(r"'(.*?)'", text)):
-        return (
-            f"{match[1]} is not a known key or group: check the spelling (python -m mtlora.train --help lists the keys)"
-        )
+        return unknown_key(match[1])
+    if match := re.search(
+        r"Error merging override (\S+?)=.*?: Value '(.*)' of type '.*' could not be converted to (\w+)", text
+    ):
+        key, value, kind = match.groups()
+        return f"{both_forms(key, value)}: {value} is not {TYPES.get(kind, kind)}"
     return "; ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+def unknown_key(key: str) -> str:
+    """Return the line about a key that does not exist, with the key that was probably meant."""
+    if key.startswith("tune."):
+        return f"{key} belongs to mtlora.tune (make tune SUITE=...): leave it out here"
+    if key in MAKE:
+        return f"{key} is a variable of make: in this command it is {MAKE[key]}="
+    known = [*_known_keys(), *(path.name for path in CONF.iterdir() if path.is_dir())]
+    near = did_you_mean(key, known) or ": check the spelling (python -m mtlora.train --help lists the keys)"
+    return f"{key} is not a known key or group{near}"
+
+
+def both_forms(key: str, value: object) -> str:
+    """Return an argument as it is written in a command and, where it has one, as a variable of make."""
+    separator = " " if key.startswith("--") else "="
+    variable = next((name for name, own in MAKE.items() if own == key), None)
+    return f"{key}{separator}{value}" + (f" ({variable}={value} of make)" if variable else "")
+
+
+def _known_keys() -> list[str]:
+    """Return every key of a run's configuration, such as `train.epochs`."""
+    store = ConfigStore.instance()
+    if f"{SCHEMA}.yaml" not in store.list(""):
+        return []  # a command that composes no run
+
+    def below(node: DictConfig, prefix: str = "") -> list[str]:
+        keys = []
+        for name in map(str, node):
+            missing = OmegaConf.is_missing(node, name)
+            value = None if missing else node._get_node(name)
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, DictConfig) and not value._is_none():
+                keys += below(value, f"{prefix}{name}.")
+        return keys
+
+    return below(store.load(f"{SCHEMA}.yaml").node)
 
 
 def _number_for_group() -> str:
@@ -72,6 +121,17 @@ def experiment_parser(module: str, description: str) -> Parser:
     parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
     parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
     return parser
+
+
+def jobs(text: str) -> int:
+    """Read the value of `--jobs`.
+
+    Raises:
+        UserError: it is not a whole number of at least 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"{both_forms('--jobs', text)}: it must be a whole number of at least 1")
+    return int(text)
 
 
 def run(main: Callable[[], None], hydra_main: bool = False) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtlora.base.errors import UserError
+from mtlora.base.cli import unknown_key
+from mtlora.base.errors import UserError, did_you_mean
 from mtlora.config.metrics import METRICS, metrics_for
 from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, RunConfig, TaskConfig
 
@@ -20,7 +21,7 @@ def to_run_config(composed: Any) -> RunConfig:
         UserError: a mandatory value is missing or a value is out of range.
     """
     if unknown := _unknown_keys(composed, RunConfig):
-        raise UserError(f"{unknown[0]} is not a known key: remove it; mtlora/config/schema.py has all keys")
+        raise UserError(unknown_key(unknown[0]))
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UserError(
@@ -136,7 +137,11 @@ def _check_metrics(task: TaskConfig) -> None:
     fitting = metrics_for(task.kind, len(task.labels))
     for split, names in task.metrics.items():
         if wrong := [name for name in names if name not in fitting]:
-            problem = f"does not fit a {task.kind} task{classes}" if wrong[0] in METRICS else "is not known"
+            problem = (
+                f"does not fit a {task.kind} task{classes}"
+                if wrong[0] in METRICS
+                else f"is not known{did_you_mean(wrong[0], fitting)}"
+            )
             raise UserError(f"task.metrics of {task.name}: {wrong[0]} {problem}: choose from {', '.join(fitting)}")
         if task.kind == "generation" and split not in TEST_PARTS:
             raise UserError(f"task.metrics of {task.name}: {split} is not one of {', '.join(TEST_PARTS)}")

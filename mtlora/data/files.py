@@ -60,7 +60,11 @@ def _root(task: TaskConfig, data: DataConfig) -> Path:
     if data.source == "builtin":
         return BUILTIN / task.suite
     if data.root is None:
-        raise UserError("data.source=local needs data.root=DIR, the folder that holds the suite's files")
+        files = ", ".join(items[0].file for items in task.local.values() if items)
+        raise UserError(
+            f"data.source=local needs data.root=DIR, the folder that holds {files or 'the files'} (of task {task.name}, "
+            "and likewise those of the other tasks)"
+        )
     root = Path(data.root).expanduser()
     if not root.is_dir():
         raise UserError(f"data.root={data.root} is not a folder: name the folder that holds the suite's files")

@@ -51,7 +51,9 @@ def table_columns(plan: Plan) -> list[Column]:
 def headline_subject(plan: Plan) -> str:
     """Name the figure that has a verdict."""
     h = plan.experiment.headline
-    return "average over tasks" if h.task == "average" else f"{h.metric} on {h.split}"
+    if h.task != "average":
+        return f"{h.metric} on {h.split}"
+    return "average over tasks" if len(plan.columns) > 1 else plan.columns[0].label
 
 
 def caption(plan: Plan, table: pd.DataFrame, records: Mapping[str, RunRecord]) -> str:

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.errors import MissingConfigException
+
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.paths import EXPERIMENTS
@@ -47,7 +49,7 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     """
     runs, overrides, archived = arguments.runs, arguments.overrides, None
     if runs is not None and not runs.exists():
-        raise UserError(f"--runs {runs}: there is no such folder or file")
+        raise UserError(f"{cli.both_forms('--runs', runs)}: there is no such folder or file")
     if runs is not None and (runs / RECORDS).is_file():  # a study: its folder has the place of results/
         overrides = [f"results={runs}", *overrides]
         runs = runs / RECORDS
@@ -59,10 +61,10 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     for name in experiment_names(arguments.experiment, overrides):
         try:
             plans.append(make_plan(load_experiment(name), overrides, archived))
-        except NotDownloaded as error:
+        except (NotDownloaded, MissingConfigException) as error:  # such as a model without a recipe for the task
             if arguments.experiment != ALL:
                 raise
-            log.warning("%s is left out: %s", name, error)
+            log.warning("%s is left out: %s", name, cli.one_line(error))
     if not plans:
         raise UserError(f"no experiment has {' '.join(overrides)}: name one, such as glue")
     return plans, evidence or load_evidence(plans[0].runs), plans[0].results

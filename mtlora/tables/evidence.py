@@ -183,15 +183,15 @@ def _git(record: RunRecord) -> Git:
     return record.provenance.get("git") or {}
 
 
-def touched(plan: Plan, evidence: Evidence) -> bool:
-    """Return whether any run of a plan was started or left out; otherwise the experiment has not been run."""
-    return any(cell.sha in evidence.records or _twins(cell, evidence) for cell in plan.cells)
+def touched(plan: Plan, evidence: Evidence) -> set[str]:
+    """Return the config_shas of a plan's runs that were started or left out; without any, the experiment has not been run."""
+    return {cell.sha for cell in plan.cells if cell.sha in evidence.records or _twins(cell, evidence)}
 
 
 def problems(plan: Plan, evidence: Evidence) -> list[str]:
     """Return a line for each run that a plan's tables lack: failed, killed, missing, or left out for the given reason."""
     lines = []
-    missing: Counter[tuple[str, str]] = Counter()
+    missing: Counter[str] = Counter()
     for cell in plan.every:
         record = evidence.records.get(cell.sha)
         if record is None and cell.folder.resolve() in evidence.unreadable:
@@ -200,7 +200,7 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
             twins = _twins(cell, evidence)
             lines += twins
             if not twins:
-                missing[cell.config.task.name, cell.label] += 1
+                missing[f"{cell.config.task.name} {cell.label} (protocol {cell.config.protocol})"] += 1
         elif record.status != "success":
             lines.append(f"{record.run_id} {_outcome(record)}")
         elif changed := _changed(cell, record):
@@ -210,8 +210,8 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
             )
         elif lacking := _lacking(plan, record):
             lines.append(f"{record.run_id} has no {lacking}: the same command scores it again")
-    for (task, adapter), count in missing.items():
-        lines.append(f"{task} {adapter}: {count} run{'s' if count > 1 else ''} not made yet")
+    for name, count in missing.items():
+        lines.append(f"{name}: {count} run{'s' if count > 1 else ''} not made yet")
     for sha, commit in stale_code(plan, evidence).items():
         lines.append(
             f"{evidence.records[sha].run_id} is left out: trained with uncommitted code on commit {commit[:10]}, while "

@@ -101,7 +101,7 @@ def test_pareto_panels(tmp_path: Path) -> None:
         "time of a step, ms",
         "peak memory, MiB",
     ]
-    assert {axis.get_ylabel() for axis in made[0].axes} == {"Average of 1 (x 100)"}
+    assert {axis.get_ylabel() for axis in made[0].axes} == {"RTE (x 100)"}
     assert list(lines(parameters)) == ["LoRA", "MTLoRA SHIM", "DoRA"]
     assert list(lines(step)) == ["LoRA", "MTLoRA SHIM"]
     assert np.array(steps(parameters)) == pytest.approx(np.array([[(100, 60), (120, 64)]]))

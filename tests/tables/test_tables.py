@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import statistics
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from mtlora.train.lifecycle import new_record
 CONTRACT = [
     *("table", "suite", "model", "method", "rank", "targets", "task", "split", "metric", "selection"),
     *("n", "mean", "median", "std", "run_ids", "published", "published_source", "difference", "protocol", "variant"),
+    *("profile", "data_source", "epochs", "limit"),
 ]
 SEEDS = (0, 1, 2)
 RTE, STSB, RANKED = ("accuracy", "validation"), ("pearson", "validation"), ("spearman", "validation")
@@ -479,3 +481,114 @@ def test_no_column_without_a_divergence(tmp_path: Path) -> None:
     assert "Diverged" not in text
     assert "diverged" not in text
     assert {row["diverged"] for row in costs(tmp_path)} == {"0"}
+
+
+def test_the_csv_files_tell_short_runs_from_whole_ones(tmp_path: Path) -> None:
+    short = plan_of(
+        "model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=0,1,2", "train.limit_examples=64", "train.epochs=2"
+    )
+    _, rows = write(short, records_of(short), tmp_path)
+    names = ("profile", "data_source", "epochs", "limit")
+    found = {tuple(row[name] for name in names) for row in rows}
+    assert found == {("mini", "builtin", "2", "train.limit_examples=64")}
+    for name in ("glue_cost", "glue_comparisons"):
+        with (tmp_path / "tables" / f"{name}.csv").open(newline="") as stream:
+            assert {tuple(row[name] for name in names) for row in csv.DictReader(stream)} == found
+    _, rows = write(tiny_plan(), records_of(tiny_plan()), tmp_path / "whole")
+    assert {row["limit"] for row in rows} == {""}
+    epochs = {row["task"]: row["epochs"] for row in rows}
+    assert epochs["average"] == " ".join(sorted({epochs["rte"], epochs["stsb"]}, key=int)), "of all of its tasks"
+
+
+def test_a_table_that_lacks_runs_of_the_earlier_one_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+        tables(tiny_plan(), tmp_path / "runs", tmp_path)
+        assert caplog.messages == [], "the same runs again, or more"
+        tables(plan_of("model=tiny", "task=rte", "transform=lora,shim", "seed=0"), tmp_path / "runs", tmp_path)
+    (line,) = caplog.messages
+    epochs = tiny_plan().cells[0].config.train.epochs
+    assert (
+        f"{tmp_path}/tables/glue.*: 2 runs (rte; data builtin; epochs {epochs}) in place of 12 runs (rte, stsb" in line
+    )
+    caplog.clear()
+    write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("content", ["", "no,table\n1,2\n", "\0\1"])
+def test_another_file_of_that_name_is_no_earlier_table(
+    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "glue.csv").write_text(content)
+    write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+    assert caplog.messages == []
+
+
+def test_a_tie_and_a_single_seed_have_no_best(tmp_path: Path) -> None:
+    records = records_of(tiny_plan())
+    for record in records:
+        record.metrics[0]["value"] = 0.6
+    text, _ = write(tiny_plan(), records, tmp_path)
+    assert [row["RTE"] for row in grid(text).values()] == ["60.00 ± 0.00"] * 2
+    text, _ = write(tiny_plan(), [r for r in records_of(tiny_plan()) if r.seed == 0], tmp_path / "one")
+    assert [row["STS-B"] for row in grid(text).values()] == ["31.00", "45.00"]
+
+
+def test_a_single_task_has_no_average(tmp_path: Path) -> None:
+    plan = plan_of("model=tiny", "task=rte", "transform=lora,shim", "seed=0,1,2")
+    text, _ = write(plan, records_of(plan), tmp_path)
+    assert "Average" not in text
+    assert "t interval, of RTE at" in text
+
+
+def test_cost_has_no_empty_columns(tmp_path: Path) -> None:
+    records = records_of(tiny_plan())
+    for record in records:
+        record.provenance["cohort"] = {"id": "1", "runs": 2, "members": []}
+    text, _ = write(tiny_plan(), records, tmp_path)
+    cost = text.split("**GLUE: cost**")[1]
+    assert "Head parameters" in cost
+    assert "ms per step" not in cost
+    assert "tokens/s |" not in cost
+    assert "not in cohorts: none here" in cost
+
+
+def test_what_was_never_run_has_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["model=tiny", "task=cola", "transform=lora,shim", "seed=0,1", f"results={tmp_path}"]
+    plan = make_plan(load_experiment("glue"), given)
+    for cell in plan.cells:
+        save_record(tmp_path / "runs", make_record(cell, {("matthews", "validation"): (0.5, 0.5)}))
+    monkeypatch.setattr(sys, "argv", ["tables", "all", *given])
+    main()
+    shown = capsys.readouterr()
+    # The ranks have the runs at r = 8 in common with GLUE, and none of their own.
+    assert "**GLUE**" in shown.out
+    assert "**Rank**" not in shown.out
+    assert "not run, so without a table: " in shown.err
+    assert sorted(path.name for path in (tmp_path / "tables").glob("*.md")) == ["glue.md"]
+    rank = make_plan(load_experiment("rank"), given)
+    (own, *_) = [cell for cell in rank.cells if cell.config.adapter.r == 2]
+    save_record(tmp_path / "runs", make_record(own, {("matthews", "validation"): (0.5, 0.5)}))
+    main()
+    assert "**Rank**" in capsys.readouterr().out
+
+
+def test_failed_runs_alone_make_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["model=tiny", "task=cola", "transform=lora", "seed=0", f"results={tmp_path}"]
+    (cell,) = make_plan(load_experiment("glue"), given).cells
+    record = make_record(cell, {})
+    record.status, record.error = "failed", "the disk is full"
+    save_record(tmp_path / "runs", record)
+    monkeypatch.setattr(sys, "argv", ["tables", "glue", *given])
+    main()
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "failed: the disk is full" in shown.err
+    assert "no table is written" in shown.err
+    assert not (tmp_path / "tables").exists()
