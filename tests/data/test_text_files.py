@@ -100,11 +100,12 @@ def test_contexts_are_by_exact_facts_with_the_first_references() -> None:
 @pytest.mark.parametrize(
     ("format", "content", "named"),
     [
-        ("webnlg_jsonl", '{"category": "x"}\n', ":1: not a WebNLG entry"),
-        ("webnlg_jsonl", json.dumps(JSONL) + "\n{", ":2: not a WebNLG entry"),
+        ("webnlg_jsonl", '{"category": "x"}\n', ":1: not webnlg_jsonl data (no field 'modified_triples')"),
+        ("webnlg_jsonl", json.dumps(JSONL) + "\n{", ":2: not a JSON value"),
         ("webnlg_json", '{"entries": 3}', "is not webnlg_json data"),
         ("webnlg_xml", "<a><b></a>", "is not whole XML"),
-        ("dart_json", "[", "is not dart_json data"),
+        ("dart_json", "[", ": not a JSON value"),
+        ("dart_json", "{}", "is not dart_json data"),
         ("dart_json", "[]", "has no rows"),
         ("e2e_csv", "a,b\n", ":1: the columns mr and ref are expected"),
         ("e2e_csv", "mr,ref\nname[A]\n", ":2: 1 fields, expected 2"),
