@@ -23,12 +23,15 @@ ifneq ($(UNKNOWN),)
 $(error $(firstword $(UNKNOWN)) is not a variable of this Makefile: use $(VARIABLES) $(KEYS), or a key with a dot such as train.epochs)
 endif
 
-OVERRIDES := $(if $(PROFILE),'profile=$(PROFILE)')
-OVERRIDES += $(if $(PROTOCOL),'protocol=$(PROTOCOL)')
-OVERRIDES += $(if $(TASKS),'task=$(TASKS)')
-OVERRIDES += $(if $(METHODS),'transform=$(METHODS)')
-OVERRIDES += $(if $(SEEDS),'seed=$(SEEDS)')
-OVERRIDES += $(foreach name,$(filter $(KEYS) $(DOTTED),$(GIVEN)),'$(name)=$($(name))')
+# One word for the shell, whatever is in it: SEEDS='range(0,2)', data.root="/home/o'neil/my data".
+quote = '$(subst ','\'',$(1))'
+
+OVERRIDES := $(if $(PROFILE),$(call quote,profile=$(PROFILE)))
+OVERRIDES += $(if $(PROTOCOL),$(call quote,protocol=$(PROTOCOL)))
+OVERRIDES += $(if $(TASKS),$(call quote,task=$(TASKS)))
+OVERRIDES += $(if $(METHODS),$(call quote,transform=$(METHODS)))
+OVERRIDES += $(if $(SEEDS),$(call quote,seed=$(SEEDS)))
+OVERRIDES += $(foreach name,$(filter $(KEYS) $(DOTTED),$(GIVEN)),$(call quote,$(name)=$($(name))))
 SCALE := $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 
 .DEFAULT_GOAL := help
@@ -85,15 +88,15 @@ chaos: $(STAMP) ## kill sweeps, fill their disk and damage their files; check th
 
 bench: $(STAMP) ## measure speed against named peers in about 20 minutes; data.root=DIR (GLUE's files) adds real lengths and the grid
 ifdef data.root
-	@test -d '$(data.root)' || { echo "error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files"; exit 1; }
+	@test -d $(call quote,$(data.root)) || { echo $(call quote,error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files); exit 1; }
 endif
 	@rm -f results/benchmarks/summary.json
 	@$(BIN)/python tools/benchmarks/steps.py
 	@$(BIN)/python tools/benchmarks/cohorts.py
 	@$(BIN)/python tools/benchmarks/decode.py
 ifdef data.root
-	@$(BIN)/python tools/benchmarks/batches.py --data-root '$(data.root)'
-	@$(BIN)/python tools/benchmarks/grid.py --data-root '$(data.root)'
+	@$(BIN)/python tools/benchmarks/batches.py --data-root $(call quote,$(data.root))
+	@$(BIN)/python tools/benchmarks/grid.py --data-root $(call quote,$(data.root))
 else
 	@$(BIN)/python tools/benchmarks/batches.py
 endif
@@ -102,10 +105,10 @@ plan: $(STAMP) ## show the runs that reproduce-SUITE still has to make, and how 
 	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES) $(if $(JOBS),--jobs $(JOBS))
 
 tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=a runs folder, a records.jsonl, or the folder of a study)
-	@$(BIN)/python -m mtlora.tables $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
+	@$(BIN)/python -m mtlora.tables $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(call quote,$(RUNS)))
 
 report: $(STAMP) ## write results/report.html (verdicts, tables, figures) from the records; SUITE and RUNS as for tables
-	@$(BIN)/python -m mtlora.report $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
+	@$(BIN)/python -m mtlora.report $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(call quote,$(RUNS)))
 
 calibration: $(STAMP) ## check the statistics on 10,000 simulated comparisons: false positives of the tests, coverage of the intervals
 	@$(BIN)/python tools/benchmarks/calibration.py

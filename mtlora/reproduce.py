@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mtlora.base import cli
 from mtlora.base.cpu import available_cores
 from mtlora.base.errors import UserError
-from mtlora.base.files import is_held, require_writable, write_text
+from mtlora.base.files import is_held, require_writable, visible_files, write_text
 from mtlora.base.interrupt import handle_signals
 from mtlora.base.paths import CONF
 from mtlora.base.progress import PLAIN_SECONDS, duration
@@ -115,7 +115,7 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
         watch(process, monitor)
     untouched = all(record_time(cell) == monitor.before[cell.sha] and not is_held(cell.lock) for cell in cells)
     if process.returncode != 0 and untouched:
-        lines = log_file.read_text(encoding="utf-8").strip().splitlines()
+        lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise UserError(f"the sweep ended without a record ({lines[-1] if lines else 'no output'}): see {log_file}")
 
 
@@ -134,8 +134,8 @@ def start_hydra_sweep(
 ) -> "subprocess.Popen[bytes]":
     """Start Hydra with one job for each cell, for a launcher that may use other machines."""
     write_text(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
-    command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file='{jobs_file}'"]
-    command += [f"hydra/launcher={launcher}", f"results='{plan.results}'"]
+    command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file={cli.quoted(str(jobs_file))}"]
+    command += [f"hydra/launcher={launcher}", f"results={cli.quoted(str(plan.results))}"]
     environment = dict(os.environ)
     if launcher == "joblib":  # the other launchers limit the cores of a job themselves
         threads = max(1, available_cores() // (jobs or 1))
@@ -241,7 +241,7 @@ def _reason(cell: Cell, state: State) -> str:
         return str(error)
 
 
-LAUNCHERS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
+LAUNCHERS = [path.stem for path in visible_files(CONF / "hydra" / "launcher", "*.yaml")]
 
 
 def start(module: str, description: str) -> tuple[argparse.Namespace, Console]:

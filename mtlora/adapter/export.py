@@ -8,6 +8,7 @@ multiplied by k (by sqrt(k)), which leaves the scaling as it was.
 import math
 import os
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import nn
 
@@ -80,6 +81,7 @@ def save_as_lora(model: PeftModel | BaseTuner, folder: str | os.PathLike[str], a
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(tensors, Path(folder) / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     config.save_pretrained(os.fspath(folder), auto_mapping_dict=_auto_mapping(cast(nn.Module, tuner.model), config))
+    shutil.copymode(Path(folder) / CONFIG_NAME, Path(folder) / SAFETENSORS_WEIGHTS_NAME)  # safetensors: the owner only
 
 
 def _rank_and_alpha(layer: MTLoraLayer, adapter_name: str, use_rslora: bool) -> tuple[int, float]:

@@ -1,22 +1,28 @@
 """The command line of every command: a user's mistake prints one line, only a bug prints a traceback."""
 
 import argparse
+import errno
+import io
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import CompactHydraException, MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from mtlora.base.errors import UserError, did_you_mean
 from mtlora.base.paths import CONF
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's value: `run` sets the variable, too
+PATHS = ("data.root", "model.path", "results")  # keys of a configuration whose values are paths
 INTERRUPTED = "interrupted: the same command goes on where it stopped"
 # The variables of the Makefile, and what they are in a `python -m mtlora...` command.
 MAKE = {"TASKS": "task", "METHODS": "transform", "SEEDS": "seed", "PROFILE": "profile", "PROTOCOL": "protocol"}
@@ -39,6 +45,8 @@ def one_line(error: BaseException) -> str:
         options = error.options or ["nothing"]
         near = did_you_mean(option, options)
         return f"{group}={option} is not known{near}: choose one of {', '.join(options)}"
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
     text = str(error)
     if text.startswith(NUMBER_FOR_GROUP):
         return f"{_number_for_group()}: a group takes the name of one of its options, for example rank=r8"
@@ -91,10 +99,40 @@ def _known_keys() -> list[str]:
     return below(store.load(f"{SCHEMA}.yaml").node)
 
 
+def _unreadable(override: str) -> str:
+    """Describe a command-line argument that Hydra's grammar does not take."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override} is not of the form key=value (python -m mtlora.train --help lists the keys)"
+    return f"{override}: this value needs quotes: write {shlex.quote(f'{key}={quoted(value)}')}"
+
+
 def _number_for_group() -> str:
     """Return the command-line argument that sets a group to a number."""
     numbers = (a for a in sys.argv[1:] if re.fullmatch(r"\w+=[-+.\w,]*", a) and not re.search(r"=[a-zA-Z]", a))
     return next((a for a in numbers if (CONF / a.split("=")[0]).is_dir()), "a group's value is a number")
+
+
+def quoted(value: str) -> str:
+    """Return a value in the quotes of Hydra's grammar, which takes it as it is."""
+    return str(QuotedString(value, Quote.double).with_quotes())
+
+
+def path_override(argument: str) -> str:
+    """Return a command-line argument; the value of a path is quoted if Hydra's grammar would not take it as one path.
+
+    So `data.root=~/it's (here)` needs quotes for the shell only. A sweep over several paths stays a sweep.
+    """
+    key, _, value = argument.partition("=")
+    if key.lstrip("+") not in PATHS or not value:
+        return argument
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        sweep = override.is_sweep_override()
+        as_it_is = not os.path.exists(value) if sweep else isinstance(override.value(), str | None)
+    except HydraException:
+        as_it_is = False
+    return argument if as_it_is else f"{key}={quoted(value)}"
 
 
 def configure_logging() -> None:
@@ -142,11 +180,24 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
     """
     if hydra_main:
         os.environ["HYDRA_FULL_ERROR"] = "1"
+    for stream in (sys.stdout, sys.stderr):  # the letters of a table or a context in any encoding: "±" becomes "\\xb1"
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        main()
+        try:
+            sys.argv[1:] = map(path_override, sys.argv[1:])
+            main()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where its failure has a message
     except BrokenPipeError:  # the reader of the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(141)
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        _discard_output()
+        fail(UserError(f"cannot write the output ({error.strerror}): redirect it to another place"))
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
@@ -168,6 +219,11 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
         if not mistake:
             raise
         fail(error)
+
+
+def _discard_output() -> None:
+    """Let the interpreter's last flush of the standard output succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(error: Exception) -> NoReturn:

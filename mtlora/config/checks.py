@@ -1,6 +1,8 @@
 """Turn a composed Hydra configuration into a checked `RunConfig`; every mistake is an error of one line."""
 
-from dataclasses import fields, is_dataclass
+import math
+import os
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -9,9 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 from mtlora.base.cli import unknown_key
 from mtlora.base.errors import UserError, did_you_mean
 from mtlora.config.metrics import METRICS, metrics_for
-from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, RunConfig, TaskConfig
+from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, RunConfig, TaskConfig, TrainConfig
 
 TEST_PARTS = ("test", "test_A", "test_S", "test_U")  # the parts of a test split that a generation task may be scored on
+SECONDS_OF_A_YEAR = 365 * 24 * 3600.0
 
 
 def to_run_config(composed: Any) -> RunConfig:
@@ -29,8 +32,37 @@ def to_run_config(composed: Any) -> RunConfig:
         )
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     type_local_files(config.task)
+    _expand_paths(config)
+    _replace_infinity(config.train)
     validate(config)
     return config
+
+
+def _expand_paths(config: RunConfig) -> None:
+    """Replace `~` in the paths, in place, because a shell does so only at the start of a word, not in `data.root=~/glue`."""
+    for node, name, key in (
+        (config.data, "root", "data.root"),
+        (config.model, "path", "model.path"),
+        (config, "results", "results"),
+    ):
+        value = getattr(node, name)
+        if value is None:
+            continue
+        if not value.strip() or "\0" in value:
+            raise UserError(f"{key}={value!r} is no path: name a folder")
+        expanded = os.path.expanduser(value)
+        if expanded.startswith("~"):
+            raise UserError(
+                f"{key}={value}: there is no such user: name the folder in full, or ./{value} if it is here"
+            )
+        setattr(node, name, expanded)
+
+
+def _replace_infinity(train: TrainConfig) -> None:
+    """Write the two settings for which infinity is natural as a finite number, in place, because JSON has no infinity."""
+    if train.max_grad_norm == math.inf:
+        train.max_grad_norm = 0.0  # no clipping
+    train.checkpoint_seconds = min(train.checkpoint_seconds, SECONDS_OF_A_YEAR)
 
 
 def type_local_files(task: TaskConfig) -> None:
@@ -56,7 +88,10 @@ def validate(config: RunConfig) -> None:
     Raises:
         UserError: a value is not allowed; the message has the key, the value and the allowed values.
     """
+    _check_finite(asdict(config))
     _check_rules(config)
+    if math.isinf(config.learning_rate):
+        raise UserError("train.learning_rate times train.lr_multiplier and adapter.rate is infinite: lower them")
     if config.targets not in config.model.target_sets:
         known = ", ".join(config.model.target_sets)
         raise UserError(
@@ -130,6 +165,15 @@ def _check_rules(node: Any, prefix: str = "") -> None:
         for path, item in below.items():
             if is_dataclass(item):
                 _check_rules(item, path)
+
+
+def _check_finite(value: Any, key: str = "") -> None:
+    """Check that no number is infinite or NaN, which neither JSON nor a run's identity can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}={value} is not a finite number: give one")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        _check_finite(item, f"{key}.{name}".lstrip("."))
 
 
 def _check_metrics(task: TaskConfig) -> None:

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.base.errors import UserError, did_you_mean
+from mtlora.base.files import visible_files
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.config.metrics import METRICS
 
@@ -94,7 +95,7 @@ def load_experiment(name: str) -> Experiment:
     """
     path = EXPERIMENTS / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(p.stem for p in EXPERIMENTS.glob("*.yaml"))
+        known = [p.stem for p in visible_files(EXPERIMENTS, "*.yaml")]
         near = did_you_mean(name, known)
         raise UserError(f"there is no experiment {name}{near}: choose one of {', '.join(known)}")
     try:

@@ -20,6 +20,7 @@ LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE
 # The runs of tuning, data.split=tune: factors of the recipe's learning rate, and seeds that no final run uses.
 TUNING_GRID = [0.25, 0.5, 1.0, 2.0, 4.0]
 TUNING_SEEDS = [FIRST_SEED, FIRST_SEED + 1]
+MOST_VALUES = 10_000  # of one key
 PREFIXES = {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}
 
 
@@ -203,7 +204,12 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
         if not override.is_sweep_override():
             values = [override.get_value_element_as_str()]
         elif override.value_type in LISTED:
-            values = [str(value) for value in override.sweep_string_iterator()]
+            # An infinite range would never end; the sweep of a range is a generator.
+            values = [str(value) for value in itertools.islice(override.sweep_string_iterator(), MOST_VALUES + 1)]
+            if len(values) > MOST_VALUES:
+                raise UserError(
+                    f"{override.input_line} names more than {MOST_VALUES} values: give a shorter list or range"
+                )
         else:
             raise UserError(f"{override.input_line} names no values: list them, as in seed=0,1 or seed=range(0,5)")
         parsed[override.key_or_group] = list(dict.fromkeys(values))

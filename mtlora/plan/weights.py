@@ -42,6 +42,7 @@ def folder_sha256(folder: Path) -> str:
         raise UserError(
             f"model.path={folder} holds no config.json: name a folder written by save_pretrained, or a snapshot"
         )
-    files = sorted(file for pattern in SNAPSHOT_FILES for file in folder.glob(pattern))
+    found = sorted(file for pattern in SNAPSHOT_FILES for file in folder.glob(pattern))
+    files = [file for file in found if not file.name.startswith(".")]  # macOS adds ._config.json beside config.json
     named = (file.name.encode() + b"\0" + bytes.fromhex(file_sha256(file)) for file in files)
     return hashlib.sha256(b"".join(named)).hexdigest()
