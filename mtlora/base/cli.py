@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import CompactHydraException, MissingConfigException
@@ -46,7 +46,9 @@ def one_line(error: BaseException) -> str:
         text += ": " + str(error.__cause__).split("\n")[0]
     if text.startswith("Could not override") and (match := re.search(r"'(.*?)'", text)):
         return unknown_key(match[1])
-    if match := re.search(r"Error merging override (\S+?)=.*?: Value '(.*)' of type '.*' could not be converted to (\w+)", text):
+    if match := re.search(
+        r"Error merging override (\S+?)=.*?: Value '(.*)' of type '.*' could not be converted to (\w+)", text
+    ):
         key, value, kind = match.groups()
         return f"{both_forms(key, value)}: {value} is not {TYPES.get(kind, kind)}"
     return "; ".join(part.strip() for part in text.splitlines() if part.strip())
@@ -95,9 +97,22 @@ def _number_for_group() -> str:
     return next((a for a in numbers if (CONF / a.split("=")[0]).is_dir()), "a group's value is a number")
 
 
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what `sys.stderr` is at the time: a progress bar replaces it, to print lines above itself."""
+
+    @property
+    def stream(self) -> TextIO:
+        """The standard error stream."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        pass
+
+
 def configure_logging() -> None:
     """Log the messages of this package to stderr, and hide warnings of libraries that do not concern users."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Stderr()])
     logging.getLogger("mtlora").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*setting fan_in_fan_out to True")  # expected for GPT-2

@@ -163,7 +163,9 @@ def cost(view: View) -> TextTable | None:
     over = "tasks" if len(tasks) == len(all_tasks) else ", ".join(task for task in all_tasks if task in tasks)
     body = {title: cells for title, cells in body.items() if any(cell != MISSING for cell in cells)}
     text = f"means over {over} and seeds; not a benchmark, since runs may have shared the machine; speed and memory are only "
-    text += "of runs that trained alone (as with LAUNCHER=local), not in cohorts" + ("" if SPEED & body.keys() else ": none here")
+    text += "of runs that trained alone (as with LAUNCHER=local), not in cohorts" + (
+        "" if SPEED & body.keys() else ": none here"
+    )
     return text_table(
         f"{view.plan.name}-cost", f"{view.plan.experiment.title}: cost", text, row_labels(view.rows), body
     )

@@ -206,7 +206,11 @@ def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
     ("module", "arguments", "part"),
     [
         ("reproduce", ["gleu"], "there is no experiment gleu (did you mean glue?)"),
-        ("reproduce", ["glue", "data.split=tune", "model=tiny", "task=rte", "protocol=nothing"], "data.split=tune belongs to mtlora.tune"),
+        (
+            "reproduce",
+            ["glue", "data.split=tune", "model=tiny", "task=rte", "protocol=nothing"],
+            "data.split=tune belongs to mtlora.tune",
+        ),
         ("reproduce", ["glue", "--launcher", "lokal"], "--launcher lokal (LAUNCHER=lokal of make) is not known"),
         ("tables.__main__", ["glue", "--runs", "/nowhere"], "--runs /nowhere (RUNS=/nowhere of make)"),
     ],

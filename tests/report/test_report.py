@@ -224,7 +224,9 @@ def test_learning_rates_have_a_section(started: bool, tmp_path: Path) -> None:
     assert "Learning rates" not in build([View(plan, evidence)], evidence, tmp_path, "report.html")
 
 
-def test_a_report_of_fewer_runs_names_the_one_that_it_replaces(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_report_of_fewer_runs_names_the_one_that_it_replaces(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     given = ["model=tiny", "task=rte", "transform=lora,shim", "seed=0,1", f"results={tmp_path}"]
     whole, part = (make_plan(load_experiment("glue"), [*given, *more]) for more in ([], ["seed=0"]))
     for cell in whole.cells:

@@ -456,7 +456,9 @@ def test_a_table_that_lacks_runs_of_the_earlier_one_says_so(tmp_path: Path, capl
         tables(plan_of("model=tiny", "task=rte", "transform=lora,shim", "seed=0"), tmp_path / "runs", tmp_path)
     (line,) = caplog.messages
     epochs = tiny_plan().cells[0].config.train.epochs
-    assert f"{tmp_path}/tables/glue.*: 2 runs (rte; data builtin; epochs {epochs}) in place of 12 runs (rte, stsb" in line
+    assert (
+        f"{tmp_path}/tables/glue.*: 2 runs (rte; data builtin; epochs {epochs}) in place of 12 runs (rte, stsb" in line
+    )
     caplog.clear()
     write(tiny_plan(), records_of(tiny_plan()), tmp_path)
     assert caplog.messages == []
