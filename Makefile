@@ -38,16 +38,29 @@ SCALE := $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 REPRODUCE := $(addprefix reproduce-,$(SUITES))
 .PHONY: help setup test test-peft test-slurm test-ray lint $(REPRODUCE) tune tables report calibration chaos bench plan download
 
-help: ## list the targets
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+# The first line of an experiment's file describes its target.
+help: ## list the targets and the variables
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@for suite in $(SUITES); do printf 'reproduce-%s\t%s\n' "$$suite" "$$(sed -n '1s/^# *//p' experiments/$$suite.yaml)"; done | expand -t 20
+	@sed -nE 's/^#\? //p' $(firstword $(MAKEFILE_LIST))
+
+#? 
+#? Variables, as in: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2
+#?   TASKS     the tasks, such as rte,mrpc (conf/task/)          METHODS   the methods, such as lora,shim (conf/transform/)
+#?   SEEDS     the seeds, such as 0,1,2                          PROFILE   mini (default), study or paper (conf/profile/)
+#?   PROTOCOL  published, matched or tuned: what is held equal   JOBS      runs or cohorts at a time
+#?   LAUNCHER  cohort (default), local, joblib, slurm or ray     SUITE     the experiment of tune, plan, tables, report, download
+#?   RUNS      another runs folder for tables and report         also model, rank, targets, results and keys with a dot (train.epochs=1)
 
 setup: $(STAMP) ## make .venv with the tested versions
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed: make setup PYTHON=python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@echo "Installing the tested packages into $(VENV): about 2 GB, some minutes, only the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+	@echo "Installed. make help lists what it can do; make reproduce-glue trains and prints a table."
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n auto tests
@@ -66,16 +79,6 @@ lint: $(STAMP) ## ruff, import-linter and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
-
-reproduce-glue: ## train LoRA and MTLoRA on the eight GLUE tasks and print the table (PROFILE=mini, study or paper)
-reproduce-dart: ## train, decode and score LoRA and MTLoRA on DART
-reproduce-webnlg: ## train, decode and score LoRA and MTLoRA on WebNLG 2017
-reproduce-e2e: ## train, decode and score LoRA and MTLoRA on the E2E challenge
-reproduce-deberta: ## the GLUE table with DeBERTaV3-base, as AdaLoRA reports it (PROFILE=paper only)
-reproduce-rank: ## ablation: the rank of the update
-reproduce-targets: ## ablation: which modules are adapted
-reproduce-init: ## ablation: the start of T
-reproduce-controls: ## control arms: T frozen at its random start, and LoRA scaled to the first step of CTCM
 
 $(REPRODUCE): reproduce-%: $(STAMP)
 	@$(BIN)/python -m mtlora.reproduce $* $(OVERRIDES) $(SCALE)

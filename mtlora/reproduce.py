@@ -30,7 +30,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.files import is_held, require_writable, visible_files, write_text
 from mtlora.base.interrupt import handle_signals
 from mtlora.base.paths import CONF
-from mtlora.base.progress import PLAIN_SECONDS, duration
+from mtlora.base.progress import EPOCH_LINE, PLAIN_SECONDS, duration
 from mtlora.plan.cell import Cell
 from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import load_experiment
@@ -112,6 +112,7 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
             process = start_sweep(cells, launcher, jobs or 1, log)
         else:
             process = start_hydra_sweep(plan, cells, launcher, jobs, log_file.with_suffix(".json"), log)
+        monitor.log = log_file
         watch(process, monitor)
     untouched = all(record_time(cell) == monitor.before[cell.sha] and not is_held(cell.lock) for cell in cells)
     if process.returncode != 0 and untouched:
@@ -174,6 +175,8 @@ class Monitor:
         )
         self.before = {cell.sha: record_time(cell) for cell in cells}
         self.seen = dict(self.before)
+        self.log: Path | None = None  # of the current sweep
+        self.read: dict[Path, int] = {}  # log -> the bytes of it that have been read
         self.status: dict[str, str | None] = {}  # config_sha -> status of a record written since then
 
     def __enter__(self) -> "Monitor":
@@ -199,6 +202,7 @@ class Monitor:
 
     def look(self) -> None:
         """Read the records written since the last look, and show the progress; a failed run may still succeed later."""
+        self.show_epochs()
         for cell in self.cells:
             if self.status.get(cell.sha) != "success" and (written := record_time(cell)) != self.seen[cell.sha]:
                 self.seen[cell.sha], self.status[cell.sha] = written, record_status(cell.folder)
@@ -211,6 +215,20 @@ class Monitor:
         if not self.console.is_terminal and time.monotonic() - self.spoken > PLAIN_SECONDS:
             self.spoken = time.monotonic()
             self.console.print(f"{done}/{len(self.cells)} cells done{failed}, {duration(elapsed)} so far{left}")
+
+    def show_epochs(self) -> None:
+        """Print the lines about epochs that the sweep has logged since the last look."""
+        if self.log is None:
+            return
+        with self.log.open("rb") as stream:
+            stream.seek(self.read.get(self.log, 0))
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.read[self.log] = self.read.get(self.log, 0) + len(whole)
+        for line in whole.decode("utf-8", "replace").splitlines():
+            if EPOCH_LINE.match(line):
+                self.spoken = time.monotonic()
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def record_time(cell: Cell) -> int:

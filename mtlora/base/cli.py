@@ -10,7 +10,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -135,9 +135,22 @@ def path_override(argument: str) -> str:
     return argument if as_it_is else f"{key}={quoted(value)}"
 
 
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what `sys.stderr` is at the time: a progress bar replaces it, to print lines above itself."""
+
+    @property
+    def stream(self) -> TextIO:
+        """The standard error stream."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        pass
+
+
 def configure_logging() -> None:
     """Log the messages of this package to stderr, and hide warnings of libraries that do not concern users."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Stderr()])
     logging.getLogger("mtlora").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*setting fan_in_fan_out to True")  # expected for GPT-2

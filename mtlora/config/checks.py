@@ -136,7 +136,7 @@ def _check_adapter(a: AdapterConfig) -> None:
     if not a.train_t or a.structure == "none" or not MATRICES[a.structure].trains_from_zero:
         raise UserError(
             f"adapter.init_weights=zero_t cannot be used with transform={a.method}: "
-            "choose official or identity (T = 0 gets no gradient there, or is fixed)"
+            "choose official or identity (T is not 0 there, gets no gradient, or is fixed)"
         )
     if a.step == "matched":
         raise UserError(

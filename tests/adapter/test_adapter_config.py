@@ -28,7 +28,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "dropout one": ({"mtlora_dropout": 1.0}, "`mtlora_dropout` must be .* got 1.0"),
     "structure": (
         {"structure": "SHIM"},
-        "`structure` must be one of 'none', 'shim', 'icfm', 'ctcm', 'dtsm', got 'SHIM'",
+        "`structure` must be one of .*'none', 'shim', 'icfm', 'ctcm', 'dtsm'.*, got 'SHIM'",
     ),
     "init": (
         {"init_weights": "gauss"},

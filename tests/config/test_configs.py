@@ -26,6 +26,7 @@ from mtlora.config.schema import (
     DataConfig,
     DecodeConfig,
     LocalFile,
+    ModelConfig,
     TargetSet,
     TaskConfig,
     TrackingConfig,
@@ -38,6 +39,7 @@ from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
 
 SPLITS = ("train", "validation", "test")  # of a generation task
+SHIPPED = (*TASKS, "dart", "webnlg", "e2e")  # the tasks of this repository; a user may add others
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 RECIPES = sorted(
     (path.parent.name, path.stem)
@@ -116,7 +118,11 @@ def test_recipe_composes_and_states_its_source(model: str, task: str) -> None:
     source = stated_source(f"recipe/{model}/{task}")
     assert config.recipe == source
     own = {"minilm": "not from a paper", "tiny": "for tests", "gpt2_mini": "not from a paper", "tiny_gpt2": "for tests"}
-    assert own[model] in source if model in own else re.search(r"arXiv \d{4}\.\d{5}", source)
+    if model in own and task in SHIPPED:
+        assert own[model] in source
+    elif task in SHIPPED and model in ("roberta_base", "deberta_v3_base", "gpt2_medium", "gpt2_large"):
+        assert re.search(r"arXiv \d{4}\.\d{5}", source)
+    assert len(source.split()) >= 2
 
 
 @pytest.mark.parametrize("task", ["cola", "mrpc", "rte", "stsb"])
@@ -207,8 +213,10 @@ def test_glue_has_the_five_methods_eight_tasks_and_at_least_two_seeds() -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF / "task").glob("*.yaml")), ids=lambda path: path.stem)
 def test_task_file(path: Path) -> None:
-    generation = OmegaConf.load(path)["kind"] == "generation"
-    task = composed("model=tiny_gpt2" if generation else "model=tiny", f"task={path.stem}").config.task
+    read = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path))
+    task: TaskConfig = OmegaConf.to_object(read)  # type: ignore[assignment]
+    type_local_files(task)
+    generation = task.kind == "generation"
     splits = {"train", "validation", "test"} if generation else {"train", *task.metrics}
     assert task.name == path.stem
     assert (task.kind in ("regression", "generation")) == (task.labels == [])
@@ -216,8 +224,12 @@ def test_task_file(path: Path) -> None:
     assert set(task.sizes) == splits
     assert {name for names in task.metrics.values() for name in names} <= set(METRICS)
     # The parquet exports of the hub are a branch of their own, whose commits it makes itself.
-    assert re.fullmatch(r"[0-9a-f]{40}|refs/convert/parquet", task.hub.revision)
-    assert set(task.local) == splits
+    assert re.fullmatch(r"[0-9a-f]{40}|refs/convert/parquet", task.hub.revision) or not task.hub.path
+    assert task.hub.path or task.local, "its data come from somewhere"
+    assert set(task.local) in (splits, set())
+    if task.name in SHIPPED:
+        assert task.hub.path
+        assert task.local
     for files in task.local.values():
         for file in files:
             assert isinstance(file, LocalFile)
@@ -231,12 +243,12 @@ def test_task_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)
 def test_model_file(path: Path) -> None:
-    task = next(task for model, task in reversed(RECIPES) if model == path.stem)
-    model = composed(f"model={path.stem}", f"task={task}").config.model
+    read = OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(path))  # it may have no recipe yet
+    model: ModelConfig = OmegaConf.to_object(read)  # type: ignore[assignment]
     assert model.name == path.stem
-    assert set(model.target_sets) == {"qv", "official", "all"}
+    assert "qv" in model.target_sets, "the target set of every experiment"
     for pattern in (chosen.modules for chosen in model.target_sets.values()):
-        assert re.search("query|q_proj|c_attn", pattern)
+        assert re.compile(pattern)
     if model.source == "hub":
         assert re.fullmatch(r"[0-9a-f]{40}", str(model.revision))
     if model.source == "package":

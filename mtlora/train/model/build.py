@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mtlora.adapter.layer import MTLoraLayer
 from mtlora.adapter.matrices import with_current_names
+from mtlora.adapter.transforms import STRUCTURES
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
 from mtlora.base.streams import torch_stream
@@ -144,4 +146,19 @@ def count_parameters(model: nn.Module, head: Sequence[str]) -> Parameters:
         for p in m.original_module.parameters()
     )
     total = sum(p.numel() for p in model.parameters()) - replaced
-    return {"adapter": sum(trained.values()) - in_head, "head": in_head, "total": total}
+    bound = bound_entries(model)
+    return {"adapter": sum(trained.values()) - in_head - bound, "head": in_head, "total": total - bound}
+
+
+def bound_entries(model: nn.Module) -> int:
+    """Count the trained entries of the factors of T that are no free parameters of its structure, such as half of a triangle."""
+    bound = 0
+    for layer in (m for m in model.modules() if isinstance(m, MTLoraLayer)):
+        factors = [(n.split("."), p) for n, p in layer.named_parameters() if n.startswith(("mtlora_C.", "mtlora_D."))]
+        for adapter, structure in layer.structure.items():
+            free = STRUCTURES[structure].parameters
+            own = [p for path, p in factors if path[1] == adapter and p.requires_grad]
+            if free is not None and own:
+                r = own[0].shape[-1]
+                bound += sum(p.numel() for p in own) - own[0].numel() // r**2 * free(r)
+    return bound
