@@ -154,9 +154,7 @@ class ModelConfig:
     # source=hub: values of its config.json; a local snapshot with the same values has this architecture
     pretrained_config: dict[str, Any] = field(default_factory=dict)
     head: list[str] = field(default_factory=list)  # modules that each run initialises afresh and trains in full
-    head_dropout: float | None = share(
-        default=None
-    )  # dropout before the classifier; null keeps the backbone's own value
+    head_dropout: float | None = share(default=None)  # before the classifier; null keeps the backbone's own value
     target_sets: dict[str, TargetSet] = MISSING
     parameters: int = MISSING  # their number in the backbone, without embeddings (cost estimates only)
 
