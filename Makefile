@@ -6,7 +6,6 @@ STAMP := $(VENV)/.installed
 EXTRAS := mini,metrics,joblib,dev
 SUITES := $(basename $(notdir $(wildcard experiments/*.yaml)))
 
-PROFILE ?= mini
 # To narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=local
 VARIABLES := PYTHON EXTRAS PROFILE PROTOCOL SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS
 # Keys of a configuration are passed on as they are: make reproduce-glue PROFILE=paper model.path=DIR results=DIR
@@ -24,28 +23,44 @@ ifneq ($(UNKNOWN),)
 $(error $(firstword $(UNKNOWN)) is not a variable of this Makefile: use $(VARIABLES) $(KEYS), or a key with a dot such as train.epochs)
 endif
 
-OVERRIDES := 'profile=$(PROFILE)'
-OVERRIDES += $(if $(PROTOCOL),'protocol=$(PROTOCOL)')
-OVERRIDES += $(if $(TASKS),'task=$(TASKS)')
-OVERRIDES += $(if $(METHODS),'transform=$(METHODS)')
-OVERRIDES += $(if $(SEEDS),'seed=$(SEEDS)')
-OVERRIDES += $(foreach name,$(filter $(KEYS) $(DOTTED),$(GIVEN)),'$(name)=$($(name))')
+# One word for the shell, whatever is in it: SEEDS='range(0,2)', data.root="/home/o'neil/my data".
+quote = '$(subst ','\'',$(1))'
+
+OVERRIDES := $(if $(PROFILE),$(call quote,profile=$(PROFILE)))
+OVERRIDES += $(if $(PROTOCOL),$(call quote,protocol=$(PROTOCOL)))
+OVERRIDES += $(if $(TASKS),$(call quote,task=$(TASKS)))
+OVERRIDES += $(if $(METHODS),$(call quote,transform=$(METHODS)))
+OVERRIDES += $(if $(SEEDS),$(call quote,seed=$(SEEDS)))
+OVERRIDES += $(foreach name,$(filter $(KEYS) $(DOTTED),$(GIVEN)),$(call quote,$(name)=$($(name))))
 SCALE := $(if $(JOBS),--jobs $(JOBS)) $(if $(LAUNCHER),--launcher $(LAUNCHER))
 
 .DEFAULT_GOAL := help
 REPRODUCE := $(addprefix reproduce-,$(SUITES))
 .PHONY: help setup test test-peft test-slurm test-ray lint $(REPRODUCE) tune tables report calibration chaos bench plan download
 
-help: ## list the targets
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+# The first line of an experiment's file describes its target.
+help: ## list the targets and the variables
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@for suite in $(SUITES); do printf 'reproduce-%s\t%s\n' "$$suite" "$$(sed -n '1s/^# *//p' experiments/$$suite.yaml)"; done | expand -t 20
+	@sed -nE 's/^#\? //p' $(firstword $(MAKEFILE_LIST))
+
+#? 
+#? Variables, as in: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2
+#?   TASKS     the tasks, such as rte,mrpc (conf/task/)          METHODS   the methods, such as lora,shim (conf/transform/)
+#?   SEEDS     the seeds, such as 0,1,2                          PROFILE   mini (default), study or paper (conf/profile/)
+#?   PROTOCOL  published, matched or tuned: what is held equal   JOBS      runs or cohorts at a time
+#?   LAUNCHER  cohort (default), local, joblib, slurm or ray     SUITE     the experiment of tune, plan, tables, report, download
+#?   RUNS      another runs folder for tables and report         also model, rank, targets, results and keys with a dot (train.epochs=1)
 
 setup: $(STAMP) ## make .venv with the tested versions
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed: make setup PYTHON=python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@echo "Installing the tested packages into $(VENV): about 2 GB, some minutes, only the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+	@echo "Installed. make help lists what it can do; make reproduce-glue trains and prints a table."
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n auto tests
@@ -65,16 +80,6 @@ lint: $(STAMP) ## ruff, import-linter and mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
-reproduce-glue: ## train LoRA and MTLoRA on the eight GLUE tasks and print the table (PROFILE=mini, study or paper)
-reproduce-dart: ## train, decode and score LoRA and MTLoRA on DART
-reproduce-webnlg: ## train, decode and score LoRA and MTLoRA on WebNLG 2017
-reproduce-e2e: ## train, decode and score LoRA and MTLoRA on the E2E challenge
-reproduce-deberta: ## the GLUE table with DeBERTaV3-base, as AdaLoRA reports it (PROFILE=paper only)
-reproduce-rank: ## ablation: the rank of the update
-reproduce-targets: ## ablation: which modules are adapted
-reproduce-init: ## ablation: the start of T
-reproduce-controls: ## control arms: T frozen at its random start, and LoRA scaled to the first step of CTCM
-
 $(REPRODUCE): reproduce-%: $(STAMP)
 	@$(BIN)/python -m mtlora.reproduce $* $(OVERRIDES) $(SCALE)
 
@@ -86,15 +91,15 @@ chaos: $(STAMP) ## kill sweeps, fill their disk and damage their files; check th
 
 bench: $(STAMP) ## measure speed against named peers in about 20 minutes; data.root=DIR (GLUE's files) adds real lengths and the grid
 ifdef data.root
-	@test -d '$(data.root)' || { echo "error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files"; exit 1; }
+	@test -d $(call quote,$(data.root)) || { echo $(call quote,error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files); exit 1; }
 endif
 	@rm -f results/benchmarks/summary.json
 	@$(BIN)/python tools/benchmarks/steps.py
 	@$(BIN)/python tools/benchmarks/cohorts.py
 	@$(BIN)/python tools/benchmarks/decode.py
 ifdef data.root
-	@$(BIN)/python tools/benchmarks/batches.py --data-root '$(data.root)'
-	@$(BIN)/python tools/benchmarks/grid.py --data-root '$(data.root)'
+	@$(BIN)/python tools/benchmarks/batches.py --data-root $(call quote,$(data.root))
+	@$(BIN)/python tools/benchmarks/grid.py --data-root $(call quote,$(data.root))
 else
 	@$(BIN)/python tools/benchmarks/batches.py
 endif
@@ -102,11 +107,11 @@ endif
 plan: $(STAMP) ## show the runs that reproduce-SUITE still has to make, and how long they take (SUITE=glue, dart, ...)
 	@$(BIN)/python -m mtlora.plan $(or $(SUITE),glue) $(OVERRIDES) $(if $(JOBS),--jobs $(JOBS))
 
-tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=a runs folder or a records.jsonl)
-	@$(BIN)/python -m mtlora.tables $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
+tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=a runs folder, a records.jsonl, or the folder of a study)
+	@$(BIN)/python -m mtlora.tables $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(call quote,$(RUNS)))
 
 report: $(STAMP) ## write results/report.html (verdicts, tables, figures) from the records; SUITE and RUNS as for tables
-	@$(BIN)/python -m mtlora.report $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(RUNS))
+	@$(BIN)/python -m mtlora.report $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(call quote,$(RUNS)))
 
 calibration: $(STAMP) ## check the statistics on 10,000 simulated comparisons: false positives of the tests, coverage of the intervals
 	@$(BIN)/python tools/benchmarks/calibration.py

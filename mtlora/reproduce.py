@@ -27,15 +27,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mtlora.base import cli
 from mtlora.base.cpu import available_cores
 from mtlora.base.errors import UserError
-from mtlora.base.files import is_held, require_writable, write_text
+from mtlora.base.files import is_held, require_writable, visible_files, write_text
 from mtlora.base.interrupt import handle_signals
 from mtlora.base.paths import CONF
-from mtlora.base.progress import PLAIN_SECONDS, duration
+from mtlora.base.progress import EPOCH_LINE, PLAIN_SECONDS, duration
 from mtlora.plan.cell import Cell
 from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import load_experiment
-from mtlora.plan.grid import Plan
-from mtlora.plan.show import check_jobs, default_jobs, show
+from mtlora.plan.grid import Plan, parse_overrides
+from mtlora.plan.show import default_jobs, show
 from mtlora.plan.status import SETTLED, State, lacking_metrics, state_of, statuses
 from mtlora.records.record import RECORD, RunRecord, record_status
 from mtlora.tables.evidence import load_evidence
@@ -112,10 +112,11 @@ def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: in
             process = start_sweep(cells, launcher, jobs or 1, log)
         else:
             process = start_hydra_sweep(plan, cells, launcher, jobs, log_file.with_suffix(".json"), log)
+        monitor.log = log_file
         watch(process, monitor)
     untouched = all(record_time(cell) == monitor.before[cell.sha] and not is_held(cell.lock) for cell in cells)
     if process.returncode != 0 and untouched:
-        lines = log_file.read_text(encoding="utf-8").strip().splitlines()
+        lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise UserError(f"the sweep ended without a record ({lines[-1] if lines else 'no output'}): see {log_file}")
 
 
@@ -134,8 +135,8 @@ def start_hydra_sweep(
 ) -> "subprocess.Popen[bytes]":
     """Start Hydra with one job for each cell, for a launcher that may use other machines."""
     write_text(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
-    command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file='{jobs_file}'"]
-    command += [f"hydra/launcher={launcher}", f"results='{plan.results}'"]
+    command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file={cli.quoted(str(jobs_file))}"]
+    command += [f"hydra/launcher={launcher}", f"results={cli.quoted(str(plan.results))}"]
     environment = dict(os.environ)
     if launcher == "joblib":  # the other launchers limit the cores of a job themselves
         threads = max(1, available_cores() // (jobs or 1))
@@ -174,6 +175,8 @@ class Monitor:
         )
         self.before = {cell.sha: record_time(cell) for cell in cells}
         self.seen = dict(self.before)
+        self.log: Path | None = None  # of the current sweep
+        self.read: dict[Path, int] = {}  # log -> the bytes of it that have been read
         self.status: dict[str, str | None] = {}  # config_sha -> status of a record written since then
 
     def __enter__(self) -> "Monitor":
@@ -199,6 +202,7 @@ class Monitor:
 
     def look(self) -> None:
         """Read the records written since the last look, and show the progress; a failed run may still succeed later."""
+        self.show_epochs()
         for cell in self.cells:
             if self.status.get(cell.sha) != "success" and (written := record_time(cell)) != self.seen[cell.sha]:
                 self.seen[cell.sha], self.status[cell.sha] = written, record_status(cell.folder)
@@ -211,6 +215,20 @@ class Monitor:
         if not self.console.is_terminal and time.monotonic() - self.spoken > PLAIN_SECONDS:
             self.spoken = time.monotonic()
             self.console.print(f"{done}/{len(self.cells)} cells done{failed}, {duration(elapsed)} so far{left}")
+
+    def show_epochs(self) -> None:
+        """Print the lines about epochs that the sweep has logged since the last look."""
+        if self.log is None:
+            return
+        with self.log.open("rb") as stream:
+            stream.seek(self.read.get(self.log, 0))
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.read[self.log] = self.read.get(self.log, 0) + len(whole)
+        for line in whole.decode("utf-8", "replace").splitlines():
+            if EPOCH_LINE.match(line):
+                self.spoken = time.monotonic()
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def record_time(cell: Cell) -> int:
@@ -241,24 +259,24 @@ def _reason(cell: Cell, state: State) -> str:
         return str(error)
 
 
-LAUNCHERS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
+LAUNCHERS = [path.stem for path in visible_files(CONF / "hydra" / "launcher", "*.yaml")]
 
 
 def start(module: str, description: str) -> tuple[argparse.Namespace, Console]:
     """Start a command that trains the cells of an experiment: return its arguments and the console for its progress.
 
     Raises:
-        UserError: `--jobs` or `--launcher` has a value that is not allowed.
+        UserError: `--launcher` has a value that is not allowed.
     """
     parser = cli.experiment_parser(module, description)
     parser.add_argument("--launcher", default="cohort", help=f"{', '.join(LAUNCHERS)} (default: cohort)")
     parser.add_argument(
-        "--jobs", type=int, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
+        "--jobs", type=cli.jobs, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
     )
     arguments = parser.parse_intermixed_args()
-    check_jobs(arguments.jobs)
     if arguments.launcher not in LAUNCHERS:
-        raise UserError(f"--launcher {arguments.launcher} is not known: choose one of {', '.join(LAUNCHERS)}")
+        given = cli.both_forms("--launcher", arguments.launcher)
+        raise UserError(f"{given} is not known: choose one of {', '.join(LAUNCHERS)}")
     handle_signals()
     return arguments, Console(stderr=True)
 
@@ -274,11 +292,17 @@ def jobs_of(arguments: argparse.Namespace, plan: Plan) -> int | None:
 def main() -> None:
     """Parse the command line, train the missing cells, print the table; exit code 1 if a cell is not done."""
     arguments, console = start("mtlora.reproduce", "Run an experiment and print its table.")
+    if parse_overrides(arguments.overrides).get("data.split", ["full"]) != ["full"]:
+        raise UserError("data.split=tune belongs to mtlora.tune (make tune SUITE=...): leave it out here")
     plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
     left = run_missing(plan, arguments.launcher, jobs_of(arguments, plan), console)
     tables = plan.results / "tables"
-    print(write_tables(View(plan, load_evidence(plan.runs)), tables)[0])
-    console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
+    view = View(plan, load_evidence(plan.runs))
+    if view.has_results:
+        print(write_tables(view, tables)[0])
+        console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
+    else:
+        console.print("no run is finished, so there is no table")
     if any(state is not State.DIVERGED for state in left.values()):
         raise UserError("some cells are not done (listed above): the same command tries them again")
     if left:

@@ -38,8 +38,8 @@ class MTLoraConfig(PeftConfig):
         mtlora_dropout: Probability of dropout on the input of A, in [0, 1). One mask per layer. Embeddings have no
             dropout, as in PEFT's LoRA: their input is token ids.
         use_rslora: Scale by ``mtlora_alpha / sqrt(r)`` instead (arXiv 2312.03732).
-        structure: How T is built from its trainable factors: ``none`` (T = I, which is LoRA), ``shim`` (C), ``icfm`` (C C^T),
-            ``ctcm`` (C D), ``dtsm`` (C + D).
+        structure: How T is built from its trainable factors, a row of `transforms.STRUCTURES`: ``none`` (T = I, which is
+            LoRA), ``shim`` (C), ``icfm`` (C C^T), ``ctcm`` (C D), ``dtsm`` (C + D).
         init_weights: ``True`` or ``official``: A, C and D Kaiming uniform with a = sqrt(5), B = 0, as in the authors'
             NLU and NLG code. ``identity_t``: the same A and B, but T = I. ``identity``: T = I, B = 0 and A Gaussian with
             standard deviation 1/r, so A is larger than in ``official``, whose entries have 1 / sqrt(3 in). ``zero_t``: A and B
@@ -124,8 +124,8 @@ class MTLoraConfig(PeftConfig):
             )
         if self.init_weights == "zero_t" and not STRUCTURES[self.structure].trains_from_zero:
             raise ValueError(
-                f"`init_weights='zero_t'` cannot train `structure={self.structure!r}`: T is a product of its factors, "
-                "so with C = D = 0 their gradients are exactly 0 and stay so; use True or 'identity'."
+                f"`init_weights='zero_t'` cannot train `structure={self.structure!r}`: with C = D = 0 either T is not 0, or T is "
+                "a product of its factors, whose gradients are exactly 0 and stay so; use True or 'identity'."
             )
 
     def _check_layer_selection(self) -> None:

@@ -8,6 +8,7 @@ multiplied by k (by sqrt(k)), which leaves the scaling as it was.
 import math
 import os
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from torch import nn
 
@@ -50,11 +51,14 @@ def to_lora(model: BaseTuner, adapter_name: str = "default") -> tuple[LoraConfig
     config = cast(MTLoraConfig, model.peft_config[adapter_name])
     saved = get_peft_model_state_dict(model, adapter_name=adapter_name)
     # Files name tensors as a PeftModel does, which calls its tuner "base_model".
-    tensors = {f"base_model.{key}": value for key, value in saved.items() if model.prefix not in key.rpartition(".")[2]}
+    matrices = {f"model.{name}.mtlora_{letter}.weight" for name in layers for letter in "ABCD"}
+    tensors = {f"base_model.{key}": value for key, value in saved.items() if key not in matrices}
     for name, layer in layers.items():
         infix, suffix = ("lora_embedding_", "") if isinstance(layer, Embedding) else ("lora_", ".weight")
         for letter, factor in zip("AB", layer.get_lora_factors(adapter_name), strict=True):
-            tensors[f"base_model.model.{name}.{infix}{letter}{suffix}"] = factor.to(layer.mtlora_A[adapter_name].dtype)
+            tensors[f"base_model.model.{name}.{infix}{letter}{suffix}"] = factor.to(
+                layer.weight_of("A", adapter_name).dtype
+            )
     ranks = {name: _rank_and_alpha(layer, adapter_name, config.use_rslora) for name, layer in layers.items()}
     return _lora_config(config, ranks), {key: value.detach().clone().contiguous() for key, value in tensors.items()}
 
@@ -77,6 +81,7 @@ def save_as_lora(model: PeftModel | BaseTuner, folder: str | os.PathLike[str], a
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(tensors, Path(folder) / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     config.save_pretrained(os.fspath(folder), auto_mapping_dict=_auto_mapping(cast(nn.Module, tuner.model), config))
+    shutil.copymode(Path(folder) / CONFIG_NAME, Path(folder) / SAFETENSORS_WEIGHTS_NAME)  # safetensors: the owner only
 
 
 def _rank_and_alpha(layer: MTLoraLayer, adapter_name: str, use_rslora: bool) -> tuple[int, float]:

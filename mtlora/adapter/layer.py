@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
+from mtlora.adapter.checks import reason_not_to_merge
 from mtlora.adapter.config import MTLoraConfig
 from mtlora.adapter.initialisation import fills
+from mtlora.adapter.matrices import EmbeddingA, LinearA, Matrix, MatrixB, expanded
 from mtlora.adapter.transforms import STRUCTURES, transform
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
@@ -23,20 +23,22 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
     """A base layer with any number of MTLoRA adapters; all state below is keyed by adapter name.
 
     Shapes, for a base layer (in, out) with n equal output slices of which k are adapted (n = k = 1 unless fused):
-    A (k r, in), B (k out / n, r), the adapted slices stacked; C and D (k r, k r), or (k, r, r) for one T per slice.
+    A (k r, in), B (k out / n, r), the adapted slices stacked; C and D (k r, k r), or (k, r, r) for one T per slice. The
+    parameters are ``mtlora_A[adapter].weight`` and so on.
     """
 
     adapter_layer_names = ("mtlora_A", "mtlora_B", "mtlora_C", "mtlora_D")
+    kind_of_a: type[Matrix]
     other_param_names = ("mtlora_dropout", "r", "mtlora_alpha", "scaling", "structure", "slices")
 
     def __init__(self, base_layer: nn.Module) -> None:
         """Wrap `base_layer`; adapters are added by `update_layer`."""
         super().__init__()
         self.base_layer = base_layer
-        self.mtlora_A = nn.ParameterDict()
-        self.mtlora_B = nn.ParameterDict()
-        self.mtlora_C = nn.ParameterDict()
-        self.mtlora_D = nn.ParameterDict()
+        self.mtlora_A = nn.ModuleDict()
+        self.mtlora_B = nn.ModuleDict()
+        self.mtlora_C = nn.ModuleDict()
+        self.mtlora_D = nn.ModuleDict()
         self.mtlora_dropout = nn.ModuleDict()
         self.r: dict[str, int] = {}
         self.mtlora_alpha: dict[str, float] = {}
@@ -74,12 +76,12 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
 
         n, k = len(self.slices[adapter_name]), sum(self.slices[adapter_name])
         t_shape = (k, r, r) if slices and config.fused_transform == "block" else (k * r, k * r)
-        self.mtlora_A[adapter_name] = nn.Parameter(torch.empty(k * r, self.in_features))
-        self.mtlora_B[adapter_name] = nn.Parameter(torch.empty(k * self.out_features // n, r))
+        self.mtlora_A[adapter_name] = self.kind_of_a(k * r, self.in_features)
+        self.mtlora_B[adapter_name] = MatrixB(k * self.out_features // n, r)
         for letter in "CD":
-            factors = self._parameters_of(letter)
+            factors = self.matrices(letter)
             if letter in STRUCTURES[config.structure].factors:
-                factors[adapter_name] = nn.Parameter(torch.empty(t_shape))
+                factors[adapter_name] = Matrix(*t_shape)
             elif adapter_name in factors:
                 del factors[adapter_name]  # left by the adapter that is replaced
 
@@ -110,8 +112,8 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             is_embedding=isinstance(self, Embedding),
         )
         for letter in "ABCD":
-            if adapter_name in self._parameters_of(letter):
-                parameter = self._parameters_of(letter)[adapter_name]
+            if adapter_name in self.matrices(letter):
+                parameter = self.weight_of(letter, adapter_name)
                 generator = generators(letter) if generators else None
                 # drawn in float32 on the generator's device, so that the values depend on neither dtype nor device
                 values = torch.empty(parameter.shape, device=generator.device if generator else parameter.device)
@@ -126,38 +128,24 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             dtype: The dtype of the computation; None means the dtype of the factors.
         """
         structure = self.structure[adapter]
-        factors = [self._parameters_of(letter)[adapter].to(dtype) for letter in STRUCTURES[structure].factors]
+        factors = [self.weight_of(letter, adapter).to(dtype) for letter in STRUCTURES[structure].factors]
         return transform(structure, factors)
-
-    def get_expanded_b(self, adapter: str) -> torch.Tensor:
-        """Return B as (out, k r): B_i in the rows of its slice and the columns of its ranks, 0 elsewhere."""
-        slices, b = self.slices[adapter], self.mtlora_B[adapter]
-        if len(slices) == 1:
-            return b
-        height = self.out_features // len(slices)
-        blocks = iter(b.split(height))
-        # a block without columns adds only the zero rows of a slice that is not adapted
-        return torch.block_diag(*(next(blocks) if adapted else b.new_empty(height, 0) for adapted in slices))
-
-    def get_b_t(self, adapter: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Return B T of shape (out, k r), computed in `dtype` (None: the dtype of the factors)."""
-        b, t = self.get_expanded_b(adapter).to(dtype), self.get_transform(adapter, dtype)
-        return b if t is None else b @ t
 
     def get_lora_factors(self, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A of shape (k r, in) and B T of shape (out, k r): the same update as a plain LoRA, before scaling.
 
         The product of half-precision factors is computed, and returned, in float32.
         """
-        a = self.mtlora_A[adapter]
+        a, b = self.weight_of("A", adapter), expanded(self.weight_of("B", adapter), self.slices[adapter])
         dtype = torch.float32 if a.dtype in HALF_PRECISION else a.dtype
-        return a.to(dtype), self.get_b_t(adapter, dtype)
+        t = self.get_transform(adapter, dtype)
+        return a.to(dtype), b.to(dtype) if t is None else b.to(dtype) @ t
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """Return the scaled update dW, in the layout of the base weight and the dtype of the adapter."""
         a, bt = self.get_lora_factors(adapter)
         delta = self.scaling[adapter] * (bt @ a)
-        return (delta.mT if self.fan_in_fan_out else delta).to(self.mtlora_A[adapter].dtype)
+        return (delta.mT if self.fan_in_fan_out else delta).to(self.weight_of("A", adapter).dtype)
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -168,11 +156,10 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             adapter_names: Names of the adapters to merge.
 
         Raises:
-            ValueError: If `safe_merge` finds a non-finite value, or the base weight is parametrized (as by `weight_norm`): it
-                is recomputed in each forward pass, so the sum would be lost.
+            ValueError: If `safe_merge` finds a non-finite value, or the base weight is quantised or parametrized.
         """
-        if is_parametrized(self.get_base_layer(), "weight"):
-            raise ValueError("The base weight is parametrized: remove the parametrization before merging.")
+        if reason := reason_not_to_merge(self.get_base_layer()):
+            raise ValueError(reason)
         weight = self.get_base_weight()
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.mtlora_A]
         deltas = {name: self.get_delta_weight(name).to(weight.dtype) for name in names}
@@ -245,8 +232,9 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         """
         ax = self.project(x, adapter)
         dtype = torch.promote_types(h.dtype, ax.dtype)
-        # Contiguous, so that autograd computes its gradient as (A x)^T g, not as the slower product with the wide g^T.
-        bt = self.get_b_t(adapter).to(dtype).mT.contiguous()
+        factors = [self.matrices(letter)[adapter]() for letter in STRUCTURES[self.structure[adapter]].factors]
+        t = transform(self.structure[adapter], factors)
+        bt = self.mtlora_B[adapter](t, self.slices[adapter]).to(dtype)
         if in_place:
             return h.to(dtype).addmm_(ax.to(dtype), bt, alpha=self.scaling[adapter])
         flat, width = h.reshape(-1, h.shape[-1]).to(dtype), ax.shape[-1]
@@ -256,8 +244,13 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         """Return ``A dropout(x)`` of shape (..., k r)."""
         raise NotImplementedError
 
-    def _parameters_of(self, letter: str) -> nn.ParameterDict:
+    def matrices(self, letter: str) -> nn.ModuleDict:
+        """Return the modules of the matrices "A", "B", "C" or "D", by adapter name."""
         return getattr(self, f"mtlora_{letter}")
+
+    def weight_of(self, letter: str, adapter: str) -> nn.Parameter:
+        """Return the parameter of a matrix. A forward pass calls its module instead (see `matrices.Matrix`)."""
+        return self.matrices(letter)[adapter].weight  # type: ignore[return-value]
 
     def _check_adapter_names(self, x: torch.Tensor, adapter_names: list[str]) -> None:
         if len(x) != len(adapter_names):
@@ -277,10 +270,12 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
 class Linear(MTLoraLayer):
     """MTLoRA on `nn.Linear` and on transformers' `Conv1D`."""
 
+    kind_of_a = LinearA
+
     def project(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
         """Return ``A dropout(x)``; x (..., in) is cast to the dtype of A, and all slices share one dropout mask."""
-        a = self.mtlora_A[adapter]
-        return F.linear(self.mtlora_dropout[adapter](self._cast_input_dtype(x, a.dtype)), a)
+        x = self._cast_input_dtype(x, self.weight_of("A", adapter).dtype)
+        return self.mtlora_A[adapter](self.mtlora_dropout[adapter](x))
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether `peft.convert_to_lora` can approximate this layer; `MTLoraModel.to_lora` is exact."""
@@ -290,11 +285,11 @@ class Linear(MTLoraLayer):
 class Embedding(MTLoraLayer):
     """MTLoRA on `nn.Embedding`; A is (r, num_embeddings), B is (dim, r)."""
 
+    kind_of_a = EmbeddingA
+
     def project(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
         """Return the columns of A at the token ids x, (..., r)."""
         base = cast(nn.Embedding, self.get_base_layer())
-        h = F.embedding(
-            x, self.mtlora_A[adapter].T, padding_idx=base.padding_idx, scale_grad_by_freq=base.scale_grad_by_freq
-        )
+        h = self.mtlora_A[adapter](x, base.padding_idx, base.scale_grad_by_freq)
         scale = self._get_embed_scale()  # some models (Gemma 3) scale the output of the embedding
         return h if scale is None else h * scale.to(h.dtype)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, LoraModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from peft.utils import (
     INCLUDE_LINEAR_LAYERS_SHORTHAND,
@@ -20,8 +20,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from mtlora.adapter import export
+from mtlora.adapter.checks import reason_not_to_adapt
 from mtlora.adapter.config import MTLoraConfig
 from mtlora.adapter.layer import Embedding, Linear, MTLoraLayer
+from mtlora.adapter.matrices import with_current_names
 
 
 class MTLoraModel(BaseTuner):
@@ -34,6 +36,19 @@ class MTLoraModel(BaseTuner):
     tuner_layer_cls = MTLoraLayer
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
+    def __getattr__(self, name: str) -> Any:
+        """Look a name up here, then in the base model; one that only PEFT's LoRA has is refused in MTLoRA's name.
+
+        Raises:
+            AttributeError: None of them has it.
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if not hasattr(LoraModel, name):
+                raise
+        raise AttributeError(f"MTLoRA has no `{name}`: export the adapters with `save_as_lora` and use it on those.")
+
     def to_lora(self, adapter_name: str = "default") -> tuple[LoraConfig, dict[str, torch.Tensor]]:
         """Return the adapter as a plain LoRA adapter that computes the same update; see `export.to_lora`."""
         return export.to_lora(self, adapter_name)
@@ -41,6 +56,12 @@ class MTLoraModel(BaseTuner):
     def save_as_lora(self, folder: str | os.PathLike[str], adapter_name: str = "default") -> None:
         """Save the adapter as plain LoRA in a folder that PEFT loads without this package; see `export.save_as_lora`."""
         export.save_as_lora(self, folder, adapter_name)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):  # type: ignore[no-untyped-def]
+        # called by `peft.set_peft_model_state_dict`
+        renamed = with_current_names(state_dict)
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, renamed)
 
     def _prepare_model(self, peft_config: MTLoraConfig, model: nn.Module) -> None:  # type: ignore[override]
         # Checked before the first layer is injected: an adapter that fails halfway would leave layers behind.
@@ -122,18 +143,9 @@ def _lookup(pattern: dict[str, Any], key: str, default: Any) -> Any:
 
 def _wrap(target: nn.Module, parent: nn.Module, key: str) -> MTLoraLayer:
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-    reason = "only nn.Linear, transformers' Conv1D and nn.Embedding are supported"
-    if isinstance(parent, nn.MultiheadAttention):
-        reason = "nn.MultiheadAttention reads the weight of its projections directly and would skip the adapter"
-    elif isinstance(base, nn.Linear | Conv1D | nn.Embedding) and not base.weight.is_floating_point():
-        reason = "quantised weights are not supported"
-    elif isinstance(base, nn.Embedding) and base.max_norm is not None:
-        reason = "an embedding with max_norm rescales its weight, so the update could not be merged"
-    elif isinstance(base, nn.Embedding):
-        return Embedding(target)
-    elif isinstance(base, nn.Linear | Conv1D):
-        return Linear(target)
-    raise ValueError(f"MTLoRA cannot adapt module {key!r} of type {type(base).__name__}: {reason}.")
+    if reason := reason_not_to_adapt(base, parent):
+        raise ValueError(f"MTLoRA cannot adapt module {key!r} of type {type(base).__name__}: {reason}.")
+    return Embedding(target) if isinstance(base, nn.Embedding) else Linear(target)
 
 
 def _is_target(peft_config: MTLoraConfig, name: str) -> bool:

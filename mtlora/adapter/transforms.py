@@ -6,7 +6,7 @@ A new structure is a new row of `STRUCTURES`; the config, the layers, the initia
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -15,20 +15,38 @@ import torch
 class Structure:
     """How T is built from its trainable factors.
 
+    `matrix` must treat each (r, r) of factors with leading dimensions by itself, because the slices of a fused projection and
+    the runs of a cohort are stacked; keep the dtype, also in half precision; and map factors that are 0 outside their upper
+    left corner to a T whose upper left corner is that of the corner, because a cohort pads smaller ranks with zeros.
+    `tests/adapter/test_structures.py` checks each row.
+
     Attributes:
         factors: The letters of the trainable factors, in the order in which `matrix` takes them.
         matrix: T as a function of the factors, each of shape (..., r, r); None stands for the fixed T = I.
         identity: The number x for which factors equal to x I give T = I.
-        trains_from_zero: Whether T gets a gradient when all factors are 0. A product of factors does not: the gradient
-            of each factor is a multiple of the others.
+        parameters: The number of free parameters of T (r, r) as a function of r, where it is not the number of entries of the
+            factors; tables count it.
         squared_gain: The square of `gain` as a function of r; None means that it is measured.
     """
 
     factors: str
     matrix: Callable[..., torch.Tensor | None]
     identity: float = 1.0
-    trains_from_zero: bool = True
+    parameters: Callable[[int], int] | None = None
     squared_gain: Callable[[int], float] | None = None
+
+    @cached_property
+    def trains_from_zero(self) -> bool:
+        """Whether T is 0 and each factor gets a gradient when all factors are 0.
+
+        A product of factors gets none: the gradient of each factor is a multiple of the others.
+        """
+        zeros = [torch.zeros(2, 2, requires_grad=True) for _ in self.factors]
+        t = self.matrix(*zeros)
+        if t is None or t.detach().any():
+            return False
+        gradients = torch.autograd.grad(t.sum(), zeros, allow_unused=True)
+        return all(gradient is not None and bool(gradient.any()) for gradient in gradients)
 
 
 # The squared gains: the entries of C and D are uniform with variance 1 / (3 r) and fourth moment 1 / (5 r^2), so
@@ -37,8 +55,8 @@ class Structure:
 STRUCTURES: dict[str, Structure] = {
     "none": Structure("", lambda: None, squared_gain=lambda r: 1.0),
     "shim": Structure("C", lambda c: c, squared_gain=lambda r: 1 / 3),
-    "icfm": Structure("C", lambda c: c @ c.mT, trains_from_zero=False, squared_gain=lambda r: 2 / 9 - 1 / (45 * r)),
-    "ctcm": Structure("CD", lambda c, d: c @ d, trains_from_zero=False, squared_gain=lambda r: 1 / 9),
+    "icfm": Structure("C", lambda c: c @ c.mT, squared_gain=lambda r: 2 / 9 - 1 / (45 * r)),
+    "ctcm": Structure("CD", lambda c, d: c @ d, squared_gain=lambda r: 1 / 9),
     "dtsm": Structure("CD", lambda c, d: c + d, identity=0.5, squared_gain=lambda r: 2 / 3),
 }
 MEASURED_ENTRIES = 1_000_000  # of T, drawn to measure what has no formula

@@ -1,5 +1,8 @@
 """The errors that a user sees as one line; any other exception is a bug."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from hydra.errors import CompactHydraException
 
 
@@ -13,6 +16,12 @@ class UserError(CompactHydraException):
 
 class RunFailed(UserError):
     """Training cannot continue, for example after a loss that is not finite. The record keeps the message as the reason."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the known word that is nearest to a mistyped one, for a message: ` (did you mean rte?)`, or nothing."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.75)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 class CohortUnsupported(Exception):

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import time
 import uuid
 import zlib
@@ -19,6 +20,8 @@ from mtlora.base.errors import UserError
 log = logging.getLogger(__name__)
 
 LOCK_ATTEMPTS = 10  # 20 ms apart
+GZIP = b"\x1f\x8b\x08"  # the first bytes of a gzip file
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class Busy(UserError):
@@ -161,17 +164,18 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def read_content(path: Path) -> bytes:
-    """Return a file's bytes, decompressed if its name ends in `.gz`.
+    """Return a file's bytes, decompressed if its name ends in `.gz` or its content starts as a gzip file.
 
     Raises:
         UserError: the file cannot be read or its gzip stream is damaged.
     """
-    with readable(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-        return stream.read()
+    with readable(path):
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" or content.startswith(GZIP) else content
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 file's text (with or without a byte-order mark), decompressed if its name ends in `.gz`.
+    """Return a UTF-8 file's text (with or without a byte-order mark), decompressed as by `read_content`.
 
     Raises:
         UserError: the file cannot be read, or has a byte that is not UTF-8; the message names its line.
@@ -187,6 +191,54 @@ def read_text(path: Path) -> str:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each line with its number, from 1; only line feeds separate lines, unlike in `str.splitlines` (U+2028 is text)."""
-    for number, line in enumerate(text.rstrip("\r\n").split("\n"), start=1):
+    """Yield each line with its number, from 1, without the blank lines at the end of the file.
+
+    Only line feeds separate lines, unlike in `str.splitlines` (U+2028 is text).
+    """
+    lines = text.split("\n")
+    while lines and not lines[-1].strip(" \r"):
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
         yield number, line.removesuffix("\r")
+
+
+def parse_json(text: str, place: str) -> Any:
+    """Return the value of a JSON text from a file.
+
+    Raises:
+        UserError: it is not JSON; the message starts with `place`.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not a JSON value ({error}): repair or remove it") from None
+
+
+def checked_text(value: Any, name: str, may_have_nul: bool = False) -> str:
+    """Return a text that was read from a file or from the hub.
+
+    Args:
+        value: the value that should be a text.
+        name: its name, for the message.
+        may_have_nul: accept NUL, which a model can write; in a data file it comes from a damaged block.
+
+    Raises:
+        ValueError: it is not a text, or holds half of a surrogate pair (`"\\ud83d"` in JSON, which cannot be encoded) or NUL.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {json.dumps(value, default=repr)[:80]}, not a text")
+    if "\0" in value and not may_have_nul:
+        raise ValueError(f"{name} has a NUL character")
+    if half := HALF_A_PAIR.search(value):
+        raise ValueError(f"{name} has half of a surrogate pair, \\u{ord(half[0]):x}, which is no character")
+    return value
+
+
+def visible_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files below a folder that match a pattern of `Path.rglob`, in a fixed order.
+
+    Hidden files and those in hidden folders are left out: macOS's `._x` beside each `x` of an archive, `.ipynb_checkpoints`,
+    `.snapshot`.
+    """
+    found = (path for path in folder.rglob(pattern) if path.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))

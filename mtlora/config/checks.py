@@ -1,16 +1,20 @@
 """Turn a composed Hydra configuration into a checked `RunConfig`; every mistake is an error of one line."""
 
-from dataclasses import fields, is_dataclass
+import math
+import os
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtlora.base.errors import UserError
+from mtlora.base.cli import unknown_key
+from mtlora.base.errors import UserError, did_you_mean
 from mtlora.config.metrics import METRICS, metrics_for
-from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, RunConfig, TaskConfig
+from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, RunConfig, TaskConfig, TrainConfig
 
 TEST_PARTS = ("test", "test_A", "test_S", "test_U")  # the parts of a test split that a generation task may be scored on
+SECONDS_OF_A_YEAR = 365 * 24 * 3600.0
 
 
 def to_run_config(composed: Any) -> RunConfig:
@@ -20,7 +24,7 @@ def to_run_config(composed: Any) -> RunConfig:
         UserError: a mandatory value is missing or a value is out of range.
     """
     if unknown := _unknown_keys(composed, RunConfig):
-        raise UserError(f"{unknown[0]} is not a known key: remove it; mtlora/config/schema.py has all keys")
+        raise UserError(unknown_key(unknown[0]))
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UserError(
@@ -28,8 +32,37 @@ def to_run_config(composed: Any) -> RunConfig:
         )
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     type_local_files(config.task)
+    _expand_paths(config)
+    _replace_infinity(config.train)
     validate(config)
     return config
+
+
+def _expand_paths(config: RunConfig) -> None:
+    """Replace `~` in the paths, in place, because a shell does so only at the start of a word, not in `data.root=~/glue`."""
+    for node, name, key in (
+        (config.data, "root", "data.root"),
+        (config.model, "path", "model.path"),
+        (config, "results", "results"),
+    ):
+        value = getattr(node, name)
+        if value is None:
+            continue
+        if not value.strip() or "\0" in value:
+            raise UserError(f"{key}={value!r} is no path: name a folder")
+        expanded = os.path.expanduser(value)
+        if expanded.startswith("~"):
+            raise UserError(
+                f"{key}={value}: there is no such user: name the folder in full, or ./{value} if it is here"
+            )
+        setattr(node, name, expanded)
+
+
+def _replace_infinity(train: TrainConfig) -> None:
+    """Write the two settings for which infinity is natural as a finite number, in place, because JSON has no infinity."""
+    if train.max_grad_norm == math.inf:
+        train.max_grad_norm = 0.0  # no clipping
+    train.checkpoint_seconds = min(train.checkpoint_seconds, SECONDS_OF_A_YEAR)
 
 
 def type_local_files(task: TaskConfig) -> None:
@@ -55,7 +88,10 @@ def validate(config: RunConfig) -> None:
     Raises:
         UserError: a value is not allowed; the message has the key, the value and the allowed values.
     """
+    _check_finite(asdict(config))
     _check_rules(config)
+    if math.isinf(config.learning_rate):
+        raise UserError("train.learning_rate times train.lr_multiplier and adapter.rate is infinite: lower them")
     if config.targets not in config.model.target_sets:
         known = ", ".join(config.model.target_sets)
         raise UserError(
@@ -63,8 +99,6 @@ def validate(config: RunConfig) -> None:
         )
     _check_adapter(config.adapter)
     _check_ratios(config)
-    if config.data.source == "local" and config.data.root is None:
-        raise UserError("data.source=local needs data.root=DIR, the folder that holds the suite's files")
     if config.data.source != "local" and config.data.root is not None:
         raise UserError(
             f"data.root={config.data.root} is not read with data.source={config.data.source}: add data.source=local"
@@ -102,7 +136,7 @@ def _check_adapter(a: AdapterConfig) -> None:
     if not a.train_t or a.structure == "none" or not MATRICES[a.structure].trains_from_zero:
         raise UserError(
             f"adapter.init_weights=zero_t cannot be used with transform={a.method}: "
-            "choose official or identity (T = 0 gets no gradient there, or is fixed)"
+            "choose official or identity (T is not 0 there, gets no gradient, or is fixed)"
         )
     if a.step == "matched":
         raise UserError(
@@ -133,12 +167,25 @@ def _check_rules(node: Any, prefix: str = "") -> None:
                 _check_rules(item, path)
 
 
+def _check_finite(value: Any, key: str = "") -> None:
+    """Check that no number is infinite or NaN, which neither JSON nor a run's identity can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}={value} is not a finite number: give one")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        _check_finite(item, f"{key}.{name}".lstrip("."))
+
+
 def _check_metrics(task: TaskConfig) -> None:
     classes = f" with {len(task.labels)} classes" if task.kind == "classification" else ""
     fitting = metrics_for(task.kind, len(task.labels))
     for split, names in task.metrics.items():
         if wrong := [name for name in names if name not in fitting]:
-            problem = f"does not fit a {task.kind} task{classes}" if wrong[0] in METRICS else "is not known"
+            problem = (
+                f"does not fit a {task.kind} task{classes}"
+                if wrong[0] in METRICS
+                else f"is not known{did_you_mean(wrong[0], fitting)}"
+            )
             raise UserError(f"task.metrics of {task.name}: {wrong[0]} {problem}: choose from {', '.join(fitting)}")
         if task.kind == "generation" and split not in TEST_PARTS:
             raise UserError(f"task.metrics of {task.name}: {split} is not one of {', '.join(TEST_PARTS)}")

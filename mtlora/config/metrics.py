@@ -16,6 +16,11 @@ class MetricInfo:
     lowest: float = 0.0
     highest: float = 1.0
     two_classes: bool = False  # defined for two classes only
+    digits: int = 4  # of a raw value that is shown alone
+
+    def shown(self, value: float) -> str:
+        """Write a raw value for readers: times 100 where tables show it so."""
+        return f"{value * 100:.2f}" if self.percent else f"{value:.{self.digits}f}"
 
 
 METRICS: dict[str, MetricInfo] = {
@@ -24,7 +29,7 @@ METRICS: dict[str, MetricInfo] = {
     "matthews": MetricInfo("classification", percent=True, lowest=-1.0),
     "pearson": MetricInfo("regression", percent=True, lowest=-1.0),
     "spearman": MetricInfo("regression", percent=True, lowest=-1.0),
-    "bleu": MetricInfo("generation", highest=100.0),
+    "bleu": MetricInfo("generation", highest=100.0, digits=2),
     "nist": MetricInfo("generation", highest=math.inf),
     "meteor": MetricInfo("generation"),
     "ter": MetricInfo("generation", higher_is_better=False, highest=math.inf),

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from mtlora.base.files import visible_files
 from mtlora.base.paths import CONF
 
 
@@ -43,14 +44,14 @@ def above(limit: float, default: float | None = MISSING) -> Any:
     return _ruled(default, lambda value: value > limit, f"is out of range: it must be above {limit:g}")
 
 
-def share(default: float = MISSING) -> Any:
+def share(default: float | None = MISSING) -> Any:
     """Return a number field whose value must be at least 0 and below 1."""
     return _ruled(default, lambda value: 0 <= value < 1, "is out of range: it must be at least 0 and below 1")
 
 
 def _structures() -> dict[str, str]:
     """Return the structure of T of each method that has one, from the files in `conf/transform/`."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((CONF / "transform").glob("*.yaml"))}
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in visible_files(CONF / "transform", "*.yaml")}
     found = {method: re.search(r"^ *structure: *(\w+)", text, re.MULTILINE) for method, text in texts.items()}
     return {method: match[1] for method, match in found.items() if match}
 
@@ -82,6 +83,8 @@ class LocalFile:
     columns: dict[str, str] = field(default_factory=dict)
     header: bool = True  # .tsv only: the first line names the columns
     subset: bool = False  # a part of the official split: read only with data.subset=true
+    # .tsv only: lines with too few fields are rows that a line break inside a text cuts in two: left out, with a count
+    cut_rows: bool = False
 
 
 @dataclass
@@ -151,7 +154,7 @@ class ModelConfig:
     # source=hub: values of its config.json; a local snapshot with the same values has this architecture
     pretrained_config: dict[str, Any] = field(default_factory=dict)
     head: list[str] = field(default_factory=list)  # modules that each run initialises afresh and trains in full
-    head_dropout: float | None = None  # dropout before the classifier; null keeps the backbone's own value
+    head_dropout: float | None = share(default=None)  # before the classifier; null keeps the backbone's own value
     target_sets: dict[str, TargetSet] = MISSING
     parameters: int = MISSING  # their number in the backbone, without embeddings (cost estimates only)
 

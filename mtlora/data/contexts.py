@@ -1,9 +1,11 @@
 """Contexts, the facts for which a text is generated, and the references with which it is compared."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mtlora.base.errors import UserError
+from mtlora.base.files import checked_text
 from mtlora.records.predictions import Context
 
 
@@ -16,19 +18,39 @@ class Sentence:
     category: str = ""
 
 
-def linearise(facts: Iterable[Iterable[str]], lower_relation: bool = False) -> str:
-    """Write facts as `subject : relation : object | ...` (LoRA, arXiv 2106.09685, its GPT-2 data).
+def checked_sentence(context: str, text: Any, category: Any = "") -> Sentence:
+    """Return a sentence of any source: a file, the hub or the built-in data. A text of None, as DART has, is empty.
+
+    Raises:
+        ValueError: the text or the category is no text.
+    """
+    written = "" if text is None else checked_text(text, "the text")
+    return Sentence(context, written, checked_text(category, "the category"))
+
+
+def linearise(facts: Any, lower_relation: bool = False, parts: int = 3) -> str:
+    """Check facts of any source, and write them as `subject : relation : object | ...` (LoRA, arXiv 2106.09685, its GPT-2 data).
 
     Args:
-        facts: (subject, relation, object) triples, or (attribute, value) pairs.
+        facts: a list of lists: (subject, relation, object) triples, or (attribute, value) pairs.
         lower_relation: lower-case the relation of each triple, as the published DART runs do.
+        parts: the number of texts in a fact.
+
+    Raises:
+        ValueError: there are no facts, or one is not a list of `parts` texts that are not blank.
     """
+    if not isinstance(facts, Sequence) or isinstance(facts, str) or not facts:
+        raise ValueError(f"the facts are {facts!r}, not a list of at least one")
     lines = []
     for fact in facts:
-        parts = list(fact)
+        if not isinstance(fact, Sequence) or isinstance(fact, str) or len(fact) != parts:
+            raise ValueError(f"the fact {fact!r} is not a list of {parts} texts")
+        texts = [checked_text(part, "a part of a fact") for part in fact]
+        if not all(map(str.strip, texts)):
+            raise ValueError(f"the fact {fact!r} has a blank part")
         if lower_relation:
-            parts[1] = parts[1].lower()
-        lines.append(" : ".join(parts))
+            texts[1] = texts[1].lower()
+        lines.append(" : ".join(texts))
     return " | ".join(lines)
 
 

@@ -6,7 +6,7 @@ The YAML file of a task lists the candidates for each split; each may also be co
 from pathlib import Path
 
 from mtlora.base.errors import UserError
-from mtlora.base.files import readable
+from mtlora.base.files import readable, visible_files
 from mtlora.base.hashing import digest, file_sha256
 from mtlora.config.schema import DataConfig, LocalFile, TaskConfig
 
@@ -60,7 +60,11 @@ def _root(task: TaskConfig, data: DataConfig) -> Path:
     if data.source == "builtin":
         return BUILTIN / task.suite
     if data.root is None:
-        raise UserError("data.source=local needs data.root=DIR, the folder that holds the suite's files")
+        files = ", ".join(items[0].file for items in task.local.values() if items)
+        raise UserError(
+            f"data.source=local needs data.root=DIR, the folder that holds {files or 'the files'} (of task {task.name}, "
+            "and likewise those of the other tasks)"
+        )
     root = Path(data.root).expanduser()
     if not root.is_dir():
         raise UserError(f"data.root={data.root} is not a folder: name the folder that holds the suite's files")
@@ -69,7 +73,7 @@ def _root(task: TaskConfig, data: DataConfig) -> Path:
 
 def xml_files(path: Path) -> list[Path]:
     """Return the XML files of a folder at any depth, in a fixed order, or the file itself."""
-    return sorted(path.rglob("*.xml")) if path.is_dir() else [path]
+    return visible_files(path, "*.xml") if path.is_dir() else [path]
 
 
 def content_digest(path: Path) -> str:

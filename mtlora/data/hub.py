@@ -14,7 +14,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.hub import COMMIT, Choice, Repository, Snapshot, is_damaged
 from mtlora.config.schema import TaskConfig
 from mtlora.data.contexts import Sentence
-from mtlora.data.table_files import parse_label
+from mtlora.data.table_files import check_columns
 from mtlora.data.text_files import HUB_FORMATS
 
 CARD = "README.md"  # names the classes where the files do not
@@ -83,11 +83,7 @@ def read_columns(task: TaskConfig, split: str, subset: bool = False) -> dict[str
         raise UserError(
             f"{where} has the classes {', '.join(classes)}, but conf/task/{task.name}.yaml has {', '.join(task.labels)}"
         )
-    columns = {name: rows[name].to_pylist() for name in names}
-    for name in task.text_columns:
-        for row, text in enumerate(columns[name]):
-            _check_text(text, name, f"{where}, row {row}")
-    columns["label"] = [parse_label(task, value, f"{where}, row {row}") for row, value in enumerate(columns["label"])]
+    columns = check_columns(task, {name: rows[name].to_pylist() for name in names}, where)
     _check_size(task, split, len(columns["label"]), subset)
     return columns
 
@@ -107,14 +103,11 @@ def read_sentences(task: TaskConfig, split: str, subset: bool = False) -> list[S
     where, parse, sentences = _where(task, split), HUB_FORMATS[task.hub.format], list[Sentence]()
     for number, row in enumerate(_rows(task, split, _snapshot(task, split)).to_pylist()):
         try:
-            found = list(parse(row, task.lower_relation))
+            sentences += parse(row, task.lower_relation)
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise UserError(
                 f"{where}, row {number}, is not {task.hub.format} data ({type(error).__name__}: {error}): use data.source=local"
             ) from None
-        for sentence in found:
-            _check_text(sentence.text, "the text", f"{where}, row {number}")
-        sentences += found
     _check_size(task, split, len({s.context for s in sentences}) if split == "test" else len(sentences), subset)
     return sentences
 
@@ -192,13 +185,6 @@ def _classes_of_card(task: TaskConfig, folder: Path) -> list[str] | None:
     info = DatasetInfosDict.from_directory(str(folder)).get(task.hub.name)
     label = None if info is None else (info.features or {}).get("label")
     return getattr(label, "names", None)
-
-
-def _check_text(text: Any, column: str, where: str) -> None:
-    if not isinstance(text, str):
-        raise UserError(
-            f"{where}: {column} is {text!r}, not a text: correct task.hub.revision, or use data.source=local"
-        )
 
 
 def _check_size(task: TaskConfig, split: str, found: int, subset: bool) -> None:

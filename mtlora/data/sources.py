@@ -5,7 +5,7 @@ Heavy packages are imported inside functions, because plans and tables call `fin
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from mtlora.base.errors import UserError
@@ -21,7 +21,9 @@ from mtlora.records.predictions import Context
 log = logging.getLogger(__name__)
 
 TUNE = "tune"  # the evaluation split of tuning: a tenth of the training rows
-PARSER_VERSION = 1  # raise it when the same files or hub rows give other rows than before
+# Raise them when the same files give other rows than before: all files, or those of data-to-text.
+PARSER_VERSION = 1
+TEXT_VERSION = 2
 
 
 def load_split(task: TaskConfig, data: DataConfig, split: str) -> dict[str, list[Any]]:
@@ -33,11 +35,27 @@ def load_split(task: TaskConfig, data: DataConfig, split: str) -> dict[str, list
         UserError: the source lacks the split, cannot be reached, or has a broken row; the message names the place.
     """
     if task.kind == "generation":
-        sentences = list(_sentences(task, data, split))
+        sentences = _with_text(_sentences(task, data, split), f"{task.name}, {split}")
         return {name: [getattr(row, name) for row in sentences] for name in ("context", "text", "category")}
     if data.split == "tune":
         return _part_of_training(task, _columns(task, data, "train"), held_out=split == TUNE)
     return _columns(task, data, split)
+
+
+def _with_text(sentences: Sequence[Sentence], where: str) -> list[Sentence]:
+    """Leave out sentences whose text is blank, from which a model would learn to write nothing."""
+    kept = [sentence for sentence in sentences if sentence.text.strip()]
+    if left_out := [sentence.context for sentence in sentences if not sentence.text.strip()]:
+        log.warning(
+            "%s: left out %d of %d rows, whose text is blank; the first has the facts %r",
+            where,
+            len(left_out),
+            len(sentences),
+            left_out[0],
+        )
+    if not kept:
+        raise UserError(f"{where}: each of the {len(sentences)} texts is blank: use data.source=local with other files")
+    return kept
 
 
 def _columns(task: TaskConfig, data: DataConfig, split: str) -> dict[str, list[Any]]:
@@ -69,7 +87,7 @@ def load_contexts(task: TaskConfig, data: DataConfig) -> list[Context]:
     return contexts_of(_sentences(task, data, "test"), task.max_references)
 
 
-def _sentences(task: TaskConfig, data: DataConfig, split: str) -> Iterable[Sentence]:
+def _sentences(task: TaskConfig, data: DataConfig, split: str) -> list[Sentence]:
     if data.source == "hub":
         return hub.read_sentences(task, split, data.subset)
     file, path = find_file(task, data, split)
@@ -130,7 +148,7 @@ def split_fingerprint(task: TaskConfig, data: DataConfig, split: str) -> str:
         return hub.content_of(task, split)
     file, path = find_file(task, data, split)
     if file.format != "table":
-        return cache_key(content_digest(path), file.format)
+        return cache_key(content_digest(path), file.format, TEXT_VERSION)
     return cache_key(content_digest(path), file.header, file.columns)
 
 

@@ -1,16 +1,16 @@
 """Readers of tables: GLUE's TSV files, and JSON lines."""
 
-import json
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mtlora.base.errors import UserError
-from mtlora.base.files import numbered_lines, read_text
+from mtlora.base.files import checked_text, numbered_lines, parse_json, read_text
 from mtlora.config.schema import LocalFile, TaskConfig
 
-Lines = Iterator[tuple[int, str]]
+log = logging.getLogger(__name__)
 
 SCORE_RANGE = (0.0, 5.0)  # of a regression label (STS-B's similarity)
 
@@ -28,21 +28,45 @@ def read_columns(task: TaskConfig, file: LocalFile, path: Path) -> dict[str, lis
         )
     source_of = {column: source for source, column in file.columns.items()}
     sources = [source_of[name] for name in names]
-    text = read_text(path)
-    lines = numbered_lines(text) if text.strip("\r\n") else iter(())
-    tsv = file.file.endswith(".tsv")
-    rows = _tsv_rows(lines, sources, file.header, path) if tsv else _json_rows(lines, sources, path)
+    rows = (_tsv_rows if file.file.endswith(".tsv") else _json_rows)(read_text(path), sources, file, path)
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for line, values in rows:
-        for name, value in zip(names, values, strict=True):
-            if name == "label":
-                value = parse_label(task, value, f"{path}:{line}")
-            elif not isinstance(value, str):
-                raise UserError(f"{path}:{line}: {source_of[name]} is {json.dumps(value)}, not a text: repair the line")
+        for name, value in zip(names, checked_row(task, values, sources, f"{path}:{line}"), strict=True):
             columns[name].append(value)
     if not columns["label"]:
         raise UserError(f"{path} has no rows: the split is empty")
     return columns
+
+
+def check_columns(task: TaskConfig, columns: dict[str, list[Any]], where: str) -> dict[str, list[Any]]:
+    """Return columns of another source after the check of `checked_row`; its message names `where` and the row, from 0."""
+    names = [*task.text_columns, "label"]
+    rows = enumerate(zip(*(columns[name] for name in names), strict=True))
+    checked = [checked_row(task, values, names, f"{where}, row {row}") for row, values in rows]
+    return {name: list(values) for name, values in zip(names, zip(*checked, strict=True), strict=True)}
+
+
+def checked_row(task: TaskConfig, values: Sequence[Any], names: Sequence[str], where: str) -> list[Any]:
+    """Return the texts and the parsed label of one row of any source.
+
+    One text of a pair may be blank, as in QQP, but not all texts of a row.
+
+    Args:
+        values: the texts in the order of `task.text_columns`, then the label.
+        names: what the source calls them.
+        where: the place of the row.
+
+    Raises:
+        UserError: a value is no text, all texts are blank, or the label is unknown.
+    """
+    *texts, label = values
+    try:
+        texts = [checked_text(text, name) for text, name in zip(texts, names, strict=False)]
+    except ValueError as error:
+        raise UserError(f"{where}: {error}: repair the line") from None
+    if not any(map(str.strip, texts)):
+        raise UserError(f"{where}: {' and '.join(names[:-1])} blank: repair or remove the line")
+    return [*texts, parse_label(task, label, where)]
 
 
 def parse_label(task: TaskConfig, value: Any, where: str) -> int | float:
@@ -69,17 +93,30 @@ def parse_label(task: TaskConfig, value: Any, where: str) -> int | float:
     return score
 
 
-def _tsv_rows(lines: Lines, sources: list[str], header: bool, path: Path) -> Iterator[tuple[int, list[str]]]:
-    expected, positions = 0, []
-    for number, line in lines:
+def _tsv_rows(text: str, sources: list[str], file: LocalFile, path: Path) -> Iterator[tuple[int, list[str]]]:
+    number, expected, positions = 0, 0, list[int]()
+    short: list[int] = []  # numbers of the lines that are left out
+    for number, line in numbered_lines(text):
         fields = line.split("\t")  # no quoting: quote characters are text
         if number == 1:
-            expected, positions = len(fields), _positions(fields, sources, header, path)
-            if header:
+            expected, positions = len(fields), _positions(fields, sources, file.header, path)
+            if file.header:
                 continue
+        if file.cut_rows and len(fields) < expected:
+            short.append(number)
+            continue
         if len(fields) != expected:
             raise UserError(f"{path}:{number}: {len(fields)} fields, expected {expected}: repair or remove the line")
         yield number, [fields[position] for position in positions]
+    if short and short[-1] == number and not text.endswith("\n"):
+        raise UserError(f"{path}:{number}: the file ends inside this line: fetch it again")
+    if short:
+        log.warning(
+            "%s: left out %d lines with too few fields, rows that a line break inside a text cuts in two (the first is line %d)",
+            path,
+            len(short),
+            short[0],
+        )
 
 
 def _positions(fields: list[str], sources: list[str], header: bool, path: Path) -> list[int]:
@@ -89,12 +126,9 @@ def _positions(fields: list[str], sources: list[str], header: bool, path: Path) 
     return [names.index(source) for source in sources]
 
 
-def _json_rows(lines: Lines, sources: list[str], path: Path) -> Iterator[tuple[int, list[Any]]]:
-    for number, line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not a JSON value ({error}): repair or remove the line") from None
+def _json_rows(text: str, sources: list[str], file: LocalFile, path: Path) -> Iterator[tuple[int, list[Any]]]:
+    for number, line in numbered_lines(text):
+        row = parse_json(line, f"{path}:{number}")
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: a JSON object is expected, found {type(row).__name__}")
         if missing := [source for source in sources if source not in row]:

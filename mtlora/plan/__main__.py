@@ -5,7 +5,7 @@ from rich.console import Console
 from mtlora.base import cli
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
-from mtlora.plan.show import check_jobs, commands, default_jobs, show
+from mtlora.plan.show import commands, default_jobs, show
 from mtlora.tables.comparison import reach
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
@@ -14,10 +14,9 @@ from mtlora.tables.view import View
 def main() -> None:
     """Parse the command line and print the plan."""
     parser = cli.experiment_parser("mtlora.plan", "Show what an experiment still has to run, and how long it takes.")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: as mtlora.reproduce)")
+    parser.add_argument("--jobs", type=cli.jobs, help="runs at a time (default: as mtlora.reproduce)")
     parser.add_argument("--commands", action="store_true", help="print the commands of the cells that are not done")
     arguments = parser.parse_intermixed_args()
-    check_jobs(arguments.jobs)
     plan = make_plan(load_experiment(arguments.experiment), arguments.overrides)
     if arguments.commands:
         print("\n".join(commands(plan)))

@@ -4,7 +4,6 @@ The identity (`config_sha`) covers every value that can change a metric, and the
 out folders, tracking, and the number of processes or threads.
 """
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -17,27 +16,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mtlora.base.errors import UserError
-from mtlora.base.hashing import digest, file_sha256
+from mtlora.base.hashing import digest
 from mtlora.base.paths import CONF
 from mtlora.config.checks import to_run_config, validate
 from mtlora.config.metrics import METRIC_VERSION
 from mtlora.config.schema import RunConfig, TaskConfig
 from mtlora.data.sources import TUNE, fingerprint, split_fingerprint
-from mtlora.plan.tuning import check_seed, choice_of
+from mtlora.plan.tuning import Choice, check_seed, choice_of
+from mtlora.plan.weights import model_content
 
 TRAINING_VERSION = 4  # raised when our own code changes what the same configuration computes
-
-# The files of a local model folder that from_pretrained reads.
-SNAPSHOT_FILES = (
-    "*config.json",
-    "token*.json",
-    "*tokens*.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "*.safetensors",
-    "*.bin",
-)
 
 # Keys that cannot change a metric, or whose content is part of the identity as a hash.
 NOT_IDENTITY: tuple[str, ...] = (
@@ -93,6 +81,16 @@ def metric_values(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+@dataclass(frozen=True, eq=False)
+class Archive:
+    """The finished runs of a study: what their records say about data, weights and code is taken as it is.
+
+    So tables can be made from records alone, without the data and after the code has changed.
+    """
+
+    runs: dict[str, str]  # digest of the `metric_values` of a configuration -> config_sha
+
+
 @dataclass(frozen=True)
 class Cell:
     """The configuration of one run, and `parent`, the run whose adapter it starts from."""
@@ -100,11 +98,20 @@ class Cell:
     config: RunConfig
     overrides: tuple[str, ...]
     parent: "Cell | None" = None
+    archive: Archive | None = None
 
     @cached_property
     def sha(self) -> str:
-        """The hexadecimal sha256 of the identity."""
+        """The hexadecimal sha256 of the identity; in an archive that of the run with this configuration."""
+        if self.archive is not None:
+            configuration = self.configuration
+            return self.archive.runs.get(configuration, configuration)
         return digest(self.identity)
+
+    @property
+    def configuration(self) -> str:
+        """The digest of the configuration alone, without the content of data and weights."""
+        return digest(metric_values(asdict(self.config)))
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -137,6 +144,15 @@ class Cell:
         return digest(values)
 
     @property
+    def choice(self) -> Choice:
+        """The tuned learning rate.
+
+        Raises:
+            UserError: see `choice_of`.
+        """
+        return choice_of(self.config, None if self.archive is not None else self.basis)
+
+    @property
     def label(self) -> str:
         """Method, rank and target set: `shim-r8-qv`."""
         return f"{self.config.adapter.method}-r{self.config.adapter.r}-{self.config.targets}"
@@ -160,7 +176,7 @@ class Cell:
         return place / self.label / f"seed{c.seed}-{self.sha[:8]}"
 
 
-def compose_cell(overrides: Sequence[str]) -> Cell:
+def compose_cell(overrides: Sequence[str], archive: Archive | None = None) -> Cell:
     """Compose the cell that `python -m mtlora.train OVERRIDES` would run.
 
     Raises:
@@ -170,7 +186,7 @@ def compose_cell(overrides: Sequence[str]) -> Cell:
     ready = GlobalHydra.instance().is_initialized()
     with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("config", overrides=list(overrides))
-    return cell_of(to_run_config(composed), overrides)
+    return cell_of(to_run_config(composed), overrides, archive)
 
 
 def with_seed(cell: Cell, seed: int) -> Cell:
@@ -183,7 +199,7 @@ def with_seed(cell: Cell, seed: int) -> Cell:
     """
     overrides = tuple(f"{o.partition('=')[0]}={seed}" if override_key(o) == "seed" else o for o in cell.overrides)
     parent = None if cell.parent is None else with_seed(cell.parent, seed)
-    sibling = Cell(replace(cell.config, seed=seed), overrides, parent)
+    sibling = Cell(replace(cell.config, seed=seed), overrides, parent, cell.archive)
     check_seed(sibling.config)
     return sibling
 
@@ -198,10 +214,10 @@ def with_multiplier(cell: Cell, multiplier: float, parent_multiplier: float | No
     kept = [override for override in cell.overrides if override_key(override) not in given]
     train = replace(cell.config.train, lr_multiplier=multiplier, parent_lr_multiplier=parent_multiplier)
     overrides = (*kept, *(f"{key}={value!r}" for key, value in given.items()))
-    return Cell(replace(cell.config, train=train), overrides, parent)
+    return Cell(replace(cell.config, train=train), overrides, parent, cell.archive)
 
 
-def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
+def cell_of(config: RunConfig, overrides: Sequence[str], archive: Archive | None = None) -> Cell:
     """Wrap a checked configuration: settle what the protocol and the split decide, and compose the parent of `init_from`.
 
     Raises:
@@ -215,12 +231,12 @@ def cell_of(config: RunConfig, overrides: Sequence[str]) -> Cell:
     validate(config)
     if config.data.split == "tune":
         config = replace(config, task=replace(config.task, metrics=_tuning_metrics(config.task)))
-    parent = None if config.init_from == "none" else _parent(_parent_overrides(config, overrides))
-    cell = Cell(config, tuple(overrides), parent)
+    parent = None if config.init_from == "none" else _parent(_parent_overrides(config, overrides), archive)
+    cell = Cell(config, tuple(overrides), parent, archive)
     if config.protocol == "tuned":
         if config.train.lr_multiplier != 1.0:
             raise UserError("train.lr_multiplier is chosen by protocol=tuned: leave it out, or use protocol=matched")
-        choice = choice_of(config, cell.basis)
+        choice = cell.choice
         multiplier = choice.multiplier if config.tuned_choice == "best" else choice.second
         cell = replace(cell, config=replace(config, train=replace(config.train, lr_multiplier=multiplier)))
     return cell
@@ -246,38 +262,11 @@ def _parent_overrides(config: RunConfig, overrides: Sequence[str]) -> tuple[str,
 
 
 @lru_cache(maxsize=4096)
-def _parent(overrides: tuple[str, ...]) -> Cell:
-    return compose_cell(overrides)  # cached, because several tasks start from the same parent
+def _parent(overrides: tuple[str, ...], archive: Archive | None) -> Cell:
+    return compose_cell(overrides, archive)  # cached, because several tasks start from the same parent
 
 
 @lru_cache(maxsize=4096)
 def override_key(override: str) -> str:
     """Return the key that a command-line override sets."""
     return str(OverridesParser.create().parse_override(override).key_or_group)
-
-
-def model_content(config: RunConfig) -> str:
-    """Return an identifier of the weights: a pinned revision, a checksum, or (for a local folder) a hash of its files."""
-    model = config.model
-    if model.path is not None:
-        return folder_sha256(Path(model.path))
-    if model.source == "hub":
-        return f"{model.hub}@{model.revision}"
-    if model.source == "package":
-        return str(model.weights_sha256)
-    return "random"
-
-
-def folder_sha256(folder: Path) -> str:
-    """Hash the names and contents of the configuration, tokenizer and weight files of a local model folder.
-
-    Raises:
-        UserError: the folder has no config.json.
-    """
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"model.path={folder} holds no config.json: name a folder written by save_pretrained, or a snapshot"
-        )
-    files = sorted(file for pattern in SNAPSHOT_FILES for file in folder.glob(pattern))
-    named = (file.name.encode() + b"\0" + bytes.fromhex(file_sha256(file)) for file in files)
-    return hashlib.sha256(b"".join(named)).hexdigest()

@@ -6,7 +6,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtlora.base.errors import UserError
+from mtlora.base.errors import UserError, did_you_mean
+from mtlora.base.files import visible_files
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.config.metrics import METRICS
 
@@ -94,8 +95,9 @@ def load_experiment(name: str) -> Experiment:
     """
     path = EXPERIMENTS / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in EXPERIMENTS.glob("*.yaml")))
-        raise UserError(f"there is no experiment {name}: choose one of {known}")
+        known = [p.stem for p in visible_files(EXPERIMENTS, "*.yaml")]
+        near = did_you_mean(name, known)
+        raise UserError(f"there is no experiment {name}{near}: choose one of {', '.join(known)}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.load(path), {"name": name})
         experiment: Experiment = OmegaConf.to_object(merged)  # type: ignore[assignment]

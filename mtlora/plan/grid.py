@@ -12,14 +12,15 @@ from omegaconf import OmegaConf
 
 from mtlora.base.errors import UserError
 from mtlora.base.paths import CONF
-from mtlora.plan.cell import Cell, compose_cell, with_seed
+from mtlora.plan.cell import Archive, Cell, compose_cell, with_seed
 from mtlora.plan.experiment import Column, Experiment
-from mtlora.plan.tuning import FIRST_SEED, choice_of, file_stem, tuning_path
+from mtlora.plan.tuning import FIRST_SEED, file_stem, tuning_path
 
 LISTED = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)  # sweeps with a list of values
 # The runs of tuning, data.split=tune: factors of the recipe's learning rate, and seeds that no final run uses.
 TUNING_GRID = [0.25, 0.5, 1.0, 2.0, 4.0]
 TUNING_SEEDS = [FIRST_SEED, FIRST_SEED + 1]
+MOST_VALUES = 10_000  # of one key
 PREFIXES = {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}
 
 
@@ -112,10 +113,11 @@ def depth(cell: Cell) -> int:
     return 0 if cell.parent is None else 1 + depth(cell.parent)
 
 
-def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
+def make_plan(experiment: Experiment, overrides: Sequence[str], archive: Archive | None = None) -> Plan:
     """Compose every cell of an experiment.
 
     An override of an axis replaces its values (`seed=0,1,2`); any other override applies to every cell (`train.epochs=1`).
+    With an archive the cells are its runs, and neither data nor weights are needed.
 
     Raises:
         UserError, hydra.errors.HydraException: an unknown profile, key or value.
@@ -138,7 +140,7 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
     wanted = [product for product in products if not is_excluded(product, experiment)]
     if not wanted:
         raise UserError(f"experiment {experiment.name} excludes every combination of these values: name others")
-    composed = _compose(wanted, _prefixes(overrides))
+    composed = _compose(wanted, _prefixes(overrides), archive)
     columns = {column.task for column in experiment.columns}
     if alien := [task for task in (cell.config.task.name for cell in composed) if task not in columns]:
         raise UserError(
@@ -147,13 +149,13 @@ def make_plan(experiment: Experiment, overrides: Sequence[str]) -> Plan:
     # Two combinations may be the same run; under two protocols it is a row of each.
     cells = {(cell.sha, cell.config.protocol): cell for cell in composed}
     unsure = [product for product, cell in zip(wanted, composed, strict=True) if is_unsure(cell)]
-    confirm = _compose([product | {"tuned_choice": "second"} for product in unsure], _prefixes(overrides))
+    confirm = _compose([product | {"tuned_choice": "second"} for product in unsure], _prefixes(overrides), archive)
     return Plan(experiment, profile, axes, list(cells.values()), confirm)
 
 
 def is_unsure(cell: Cell) -> bool:
     """Tell whether a cell's learning rate is a tuned choice that too few resamples make."""
-    return cell.config.protocol == "tuned" and not choice_of(cell.config, cell.basis).is_sure
+    return cell.config.protocol == "tuned" and not cell.choice.is_sure
 
 
 def usual_protocol(experiment: Experiment, profile: str) -> str:
@@ -168,7 +170,7 @@ def is_excluded(product: dict[str, str], experiment: Experiment) -> bool:
     return any(all(product.get(key) == str(value) for key, value in rule.items()) for rule in experiment.exclude)
 
 
-def _compose(products: Sequence[dict[str, str]], prefixes: dict[str, str]) -> list[Cell]:
+def _compose(products: Sequence[dict[str, str]], prefixes: dict[str, str], archive: Archive | None) -> list[Cell]:
     """Compose the cells; composing takes 50 ms, so cells that differ only in the seed are derived from one of them."""
     cells: list[Cell] = []
     siblings: dict[tuple[str, ...], Cell] = {}
@@ -178,7 +180,7 @@ def _compose(products: Sequence[dict[str, str]], prefixes: dict[str, str]) -> li
         others = tuple(f"{key}={value}" for key, value in product.items() if key != "seed")
         interpolated = any("$" in value for value in product.values())  # such as results=out/${seed}
         sibling = siblings.get(others) if seed.isdecimal() and not interpolated else None
-        cells.append(compose_cell(overrides) if sibling is None else with_seed(sibling, int(seed)))
+        cells.append(compose_cell(overrides, archive) if sibling is None else with_seed(sibling, int(seed)))
         siblings.setdefault(others, cells[-1])
     return cells
 
@@ -202,7 +204,12 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
         if not override.is_sweep_override():
             values = [override.get_value_element_as_str()]
         elif override.value_type in LISTED:
-            values = [str(value) for value in override.sweep_string_iterator()]
+            # An infinite range would never end; the sweep of a range is a generator.
+            values = [str(value) for value in itertools.islice(override.sweep_string_iterator(), MOST_VALUES + 1)]
+            if len(values) > MOST_VALUES:
+                raise UserError(
+                    f"{override.input_line} names more than {MOST_VALUES} values: give a shorter list or range"
+                )
         else:
             raise UserError(f"{override.input_line} names no values: list them, as in seed=0,1 or seed=range(0,5)")
         parsed[override.key_or_group] = list(dict.fromkeys(values))

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mtlora.base.cpu import available_cores
-from mtlora.base.errors import UserError
 from mtlora.base.progress import duration
 from mtlora.plan.estimate import estimate
 from mtlora.plan.grid import Plan
@@ -47,12 +46,6 @@ def commands(plan: Plan) -> Iterator[str]:
         for cell in stage:
             if state[cell.sha] != State.DONE:
                 yield shlex.join([str(python), "-m", "mtlora.train", *cell.overrides])
-
-
-def check_jobs(jobs: int | None) -> None:
-    """Raise a UserError if the number of runs at a time is below 1."""
-    if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs {jobs} is out of range: it must be at least 1")
 
 
 def default_jobs(profile: str) -> int:

@@ -138,12 +138,12 @@ def path_for(config: RunConfig) -> Path:
     return tuning_path(Path(config.results), config.tuning or file_stem(config.task.suite, config.profile))
 
 
-def choice_of(config: RunConfig, basis: str) -> Choice:
+def choice_of(config: RunConfig, basis: str | None) -> Choice:
     """Return the choice of the factor of the recipe's learning rate for a run.
 
     Args:
         config: its configuration.
-        basis: its `Cell.basis`.
+        basis: its `Cell.basis`; None if the tuning file is part of an archive, whose data and code are not at hand.
 
     Raises:
         UserError: no rate was chosen for its method, task and settings, or with other data or code, or with its seed.
@@ -154,7 +154,7 @@ def choice_of(config: RunConfig, basis: str) -> Choice:
     method, task = config.adapter.method, config.task.name
     named = [choice for choice in tuning.choices if choice.method == method and task in choice.tasks]
     for choice in named:
-        if basis in choice.runs:
+        if basis in choice.runs or (basis is None and len(named) == 1):
             tried = {
                 t.multiplier for t in tuning.trials if (t.method, t.task, t.setting) == (method, task, choice.setting)
             }

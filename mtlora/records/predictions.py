@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlora.base.errors import UserError
-from mtlora.base.files import numbered_lines, read_text
+from mtlora.base.files import checked_text, numbered_lines, parse_json, read_text
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,50 @@ def text_rows(contexts: Sequence[Context], texts: Sequence[str]) -> Iterator[dic
         yield row | {"prediction": text}
 
 
+def is_predictions(path: Path) -> bool:
+    """Tell whether a file has a JSON object in its first line, as a `predictions.jsonl` under any name; else it has plain texts.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
+    first = read_text(path).lstrip().split("\n", 1)[0]
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def read_predictions(path: Path) -> tuple[list[Context], list[str]]:
     """Read a `predictions.jsonl`: contexts with their references, and the texts.
 
     Raises:
-        UserError: the file cannot be read, or a line is not an object with context, category, references and prediction.
+        UserError: the file cannot be read, a line is not an object with context, category, references and prediction, or two
+            lines have the same context.
     """
-    contexts, texts = [], []
+    contexts: dict[Context, str] = {}
+    number_of: dict[str, int] = {}
     for number, line in numbered_lines(read_text(path)):
+        place = f"{path}:{number}"
+        row = parse_json(line, place)
         try:
-            row = json.loads(line)
-            references = tuple(str(reference) for reference in row["references"])
-            contexts.append(Context(str(row["context"]), references, str(row["category"])))
-            texts.append(str(row["prediction"]))
-        except (ValueError, KeyError, TypeError) as error:
+            context, text = _checked(row)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{place}: not a row with context, category, references and prediction ({error})") from None
+        if (earlier := number_of.setdefault(context.facts, number)) != number:
             raise UserError(
-                f"{path}:{number}: not a row with context, category, references and prediction ({error})"
-            ) from None
+                f"{place}: the context {context.facts!r} is that of line {earlier}, too: remove one of them"
+            )
+        contexts[context] = text
     if not contexts:
         raise UserError(f"{path} is empty: it should have one text for each context")
-    return contexts, texts
+    return list(contexts), list(contexts.values())
+
+
+def _checked(row: Any) -> tuple[Context, str]:
+    """Return the context and the text of a row; both texts and references may be blank."""
+    references = row["references"]
+    if not isinstance(references, list):
+        raise ValueError("references is not a list of texts")
+    texts = tuple(checked_text(reference, "a reference") for reference in references)
+    context = Context(checked_text(row["context"], "context"), texts, checked_text(row["category"], "category"))
+    return context, checked_text(row["prediction"], "prediction", may_have_nul=True)

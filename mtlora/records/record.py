@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, StrictBool, TypeAdapter, ValidationError, with_config
 
 from mtlora.base.errors import UserError
-from mtlora.base.files import write_text
+from mtlora.base.files import visible_files, write_text
 from mtlora.config.metrics import METRICS
 from mtlora.records.schema import (
     STRICT,
@@ -189,5 +189,5 @@ def record_status(folder: Path) -> str | None:
 
 
 def find_records(runs: Path) -> Iterator[Path]:
-    """Yield every record file below a runs folder, in a fixed order."""
-    return iter(sorted(runs.rglob(RECORD)))
+    """Yield every record file below a runs folder, in a fixed order, without those in hidden folders."""
+    return iter(visible_files(runs, RECORD))

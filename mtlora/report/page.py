@@ -3,8 +3,11 @@
 The page loads nothing from the network. Tables and figures are written beside it.
 """
 
+import logging
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +25,12 @@ from mtlora.tables.evidence import Evidence, outside
 from mtlora.tables.formats import render
 from mtlora.tables.layout import TextTable
 from mtlora.tables.tuning import choices_table
-from mtlora.tables.view import View
+from mtlora.tables.view import View, split_by_runs
 from mtlora.tables.write import write_tables
 
+log = logging.getLogger(__name__)
+
+FINAL = ("protocol", "seed")  # overrides of final runs, which mtlora.tune sets itself
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
@@ -48,36 +54,54 @@ class Section:
 
 def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, overrides: Sequence[str] = ()) -> str:
     """Write tables, figures and the report; return the report's HTML. `overrides` are the overrides of the views' plans."""
-    sections, absent, rates = [], [], []
+    sections, rates = [], []
     console = Console(stderr=True)
+    run, absent = split_by_runs(views)
     for view in track(views, "report", console=console, disable=not console.is_terminal):
-        _, tables = write_tables(view, results / "tables")
-        if view.touched:
+        if view in run:
+            tables = write_tables(view, results / "tables")[1] if view.has_results else []
             sections.append(Section(view, tables, draw_all(view, results / "figures"), cards(view)))
-        else:
-            absent.append(view.plan)
         if view.tuning is not None:
             rates.append(_rates(view, view.tuning, results / "figures"))
     shown = [section.view for section in sections]
     verdicts = [v for view in views for v in claim_verdicts(view.plan, view.records, view.comparisons)]
+    counts = {view.plan.name: len(view.records) for view in shown}
     text = render(
         TEMPLATE,
+        description=_description(counts),
         answer=answer(shown),
         claims_answer=claims_answer(verdicts),
         claims=claims_table(verdicts),
         sections=sections,
         rates=rates,
-        absent=absent,
+        absent=[view.plan for view in absent],
         unreadable=[*evidence.problems, *outside([view.plan for view in views], evidence)],
         overrides=shlex.join(item for item in overrides if item != "profile=mini"),
+        tuning=shlex.join(item for item in overrides if item.partition("=")[0] not in FINAL and item != "profile=mini"),
         provenance=provenance(shown),
         profile=views[0].plan.profile,
         protocols=[
             PROTOCOLS[name] for name in dict.fromkeys(p for view in shown or views for p in view.plan.protocols)
         ],
     )
+    if (line := _replaced(results / name, counts)) is not None:
+        log.warning("%s", line)
     write_text(results / name, text)
     return text
+
+
+def _description(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count} run{'s' * (count != 1)}" for name, count in counts.items())
+
+
+def _replaced(path: Path, counts: Mapping[str, int]) -> str | None:
+    """Return a line about the report that a file held, if the new one, with these numbers of runs, has fewer; else None."""
+    with suppress(OSError, UnicodeDecodeError):
+        found = re.search(r'<meta name="description" content="(.*?)">', path.read_text(encoding="utf-8"))
+        old = {name: int(count) for name, count in re.findall(r"([^ ,]+): (\d+) run", found[1] if found else "")}
+        if any(counts.get(name, 0) < count for name, count in old.items()):
+            return f"{path}: {_description(counts) or 'no run'}, in place of {_description(old)}"
+    return None
 
 
 def _rates(view: View, tuning: Tuning, figures: Path) -> Rates:

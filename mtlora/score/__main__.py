@@ -6,6 +6,7 @@ contexts and references and needs no data. The scores are printed as JSON for ea
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.files import read_text
 from mtlora.data.sources import load_contexts
 from mtlora.plan.cell import compose_cell
-from mtlora.records.predictions import Context, read_predictions
+from mtlora.records.predictions import Context, is_predictions, read_predictions
 from mtlora.records.record import RECORD, RunRecord
 from mtlora.score.generated import score
 
@@ -30,12 +31,28 @@ def read_texts(path: Path, contexts: list[Context]) -> list[str]:
     if not content:
         raise UserError(f"{path} is empty: it should have one text for each context")
     lines = content.removesuffix("\n").split("\n")
+    while len(lines) > len(contexts) and not lines[-1].strip():  # blank lines at the end
+        lines.pop()
     if len(lines) != len(contexts):
         raise UserError(
             f"{path} has {len(lines)} lines, but the test set has {len(contexts)} contexts: one line for each is needed, "
             "in the order that --list-contexts prints"
         )
     return [line.removesuffix("\r") for line in lines]
+
+
+def holds_records(path: Path) -> bool:
+    """Tell whether a file holds the rows of a `predictions.jsonl`, by its content or by its name.
+
+    Raises:
+        UserError: the file cannot be read, or is JSON of another form.
+    """
+    if is_predictions(path) or {suffix.lower() for suffix in path.suffixes[-2:]} & {".json", ".jsonl"}:
+        return True
+    with suppress(ValueError, RecursionError):
+        if isinstance(json.loads(read_text(path)), (list, dict)):
+            raise UserError(f"{path} is one JSON value: give one text a line, or one JSON object a line")
+    return False
 
 
 def check_task(path: Path, task: str) -> None:
@@ -75,7 +92,7 @@ def main() -> None:
     """Print the scores, or the contexts."""
     arguments = parse()
     source = arguments.source or ("local" if arguments.data_root else None)
-    records = arguments.predictions is not None and arguments.predictions.suffix == ".jsonl"
+    records = arguments.predictions is not None and holds_records(arguments.predictions)
     if source is None and (arguments.list_contexts or not records):
         raise UserError(
             "the contexts and references are needed: add --data-root DIR (or --source hub, --source builtin)"
@@ -88,11 +105,11 @@ def main() -> None:
         raise UserError("a file of predictions is needed: name it after the task, or use --list-contexts")
     overrides = [f"task={arguments.task}", "model=tiny_gpt2", f"data.source={source or 'builtin'}"]
     if arguments.data_root:
-        overrides.append(f"data.root={json.dumps(arguments.data_root, ensure_ascii=False)}")
+        overrides.append(f"data.root={cli.quoted(arguments.data_root)}")
     config = compose_cell(overrides).config
     contexts = load_contexts(config.task, config.data) if source else []
     if arguments.list_contexts:
-        print("\n".join(context.facts for context in contexts), flush=True)
+        print("\n".join(" ".join(context.facts.splitlines()) for context in contexts), flush=True)
         return
     if records:
         check_task(arguments.predictions, arguments.task)

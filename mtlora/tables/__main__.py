@@ -5,7 +5,7 @@ import sys
 from mtlora.base import cli
 from mtlora.tables.command import load, parser
 from mtlora.tables.evidence import outside
-from mtlora.tables.view import View
+from mtlora.tables.view import View, split_by_runs
 from mtlora.tables.write import write_tables
 
 
@@ -16,16 +16,20 @@ def main() -> None:
     plans, evidence, results = load(arguments)
     for line in outside(plans, evidence):
         print(line, file=sys.stderr)
-    if not evidence.records:
-        print(f"there is no record in {arguments.runs or results / 'runs'} yet: the tables are empty", file=sys.stderr)
+    shown, absent = split_by_runs([View(plan, evidence) for plan in plans])
     texts = []
-    for plan in plans:
-        view = View(plan, evidence)
-        texts.append(write_tables(view, results / "tables")[0])
-        for line in view.problems if view.touched else ():
-            print(f"{plan.name}: {line}", file=sys.stderr)
+    for view in shown:
+        if view.has_results:
+            texts.append(write_tables(view, results / "tables")[0])
+        for line in view.problems:
+            print(f"{view.plan.name}: {line}", file=sys.stderr)
     print("\n".join(texts), end="")
-    print(f"written to {results / 'tables'}", file=sys.stderr)
+    if absent:
+        print(f"not run, so without a table: {', '.join(view.plan.name for view in absent)}", file=sys.stderr)
+    if texts:
+        print(f"written to {results / 'tables'}", file=sys.stderr)
+    else:
+        print(f"no finished run of these in {arguments.runs or results / 'runs'}: no table is written", file=sys.stderr)
 
 
 if __name__ == "__main__":

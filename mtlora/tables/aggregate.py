@@ -117,9 +117,10 @@ def entries_of(column: Column) -> list[Entry]:
 
 
 def average_column(plan: Plan) -> Column:
-    """Return the column of the suite's average."""
+    """Return the column of the suite's average; of a single task it has that task's label, because it is no average."""
     shown, every = len(plan.columns), len(plan.experiment.columns)
-    return Column("average", "", "mean", "Average" if shown == every else f"Average of {shown}")
+    label = plan.columns[0].label if shown == 1 else "Average" if shown == every else f"Average of {shown}"
+    return Column("average", "", "mean", label)
 
 
 def summary(plan: Plan, records: Mapping[str, RunRecord]) -> pd.DataFrame:

@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 
 from mtlora.base.paths import CONF
 from mtlora.config.metrics import METRICS
-from mtlora.data.sources import low_resource
 from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
@@ -49,7 +48,15 @@ def table_columns(plan: Plan) -> list[Column]:
     return [*columns, average_column(plan)] if plan.experiment.average and len(columns) > 1 else columns
 
 
-def caption(plan: Plan, table: pd.DataFrame) -> str:
+def headline_subject(plan: Plan) -> str:
+    """Name the figure that has a verdict."""
+    h = plan.experiment.headline
+    if h.task != "average":
+        return f"{h.metric} on {h.split}"
+    return "average over tasks" if len(plan.columns) > 1 else plan.columns[0].label
+
+
+def caption(plan: Plan, table: pd.DataFrame, records: Mapping[str, RunRecord]) -> str:
     """State the seeds, splits, metrics, selection rule, profile and data."""
     config = plan.cells[0].config
     counts = sorted({int(n) for n in table["n"]})
@@ -69,7 +76,7 @@ def caption(plan: Plan, table: pd.DataFrame) -> str:
         f"splits: {splits}",
         _metrics_text(plan.columns),
     ]
-    if any(low_resource(cell.config.task, cell.config.data) for cell in plan.cells):
+    if any(record.low_resource for record in records.values()):
         parts.append("low-resource: partial training files, not comparable with published figures")
     if config.train.limit_examples:
         parts.append(f"trained on at most {config.train.limit_examples} examples")

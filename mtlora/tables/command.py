@@ -5,17 +5,20 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.errors import MissingConfigException
+
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.data.hub import NotDownloaded
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan, parse_overrides
-from mtlora.tables.evidence import Evidence, load_evidence
+from mtlora.tables.evidence import Evidence, archive, load_evidence
 
 log = logging.getLogger(__name__)
 
 ALL = "all"
+RECORDS = "records.jsonl"  # in the folder of a study: its records, one a line
 
 
 def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
@@ -32,7 +35,9 @@ def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
 def parser(module: str, description: str) -> cli.Parser:
     """Return the parser of the arguments that both commands share."""
     made = cli.experiment_parser(module, description)
-    made.add_argument("--runs", type=Path, help="a runs folder or a records.jsonl (default: RESULTS/runs)")
+    made.add_argument(
+        "--runs", type=Path, help="a runs folder, a records.jsonl, or the folder of a study (default: RESULTS/runs)"
+    )
     return made
 
 
@@ -42,18 +47,30 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     Raises:
         UserError: an experiment or a value is unknown, or the path of `--runs` does not exist.
     """
-    names = experiment_names(arguments.experiment, arguments.overrides)
+    runs, overrides, archived = arguments.runs, arguments.overrides, None
+    if runs is not None and not runs.exists():
+        raise UserError(f"{cli.both_forms('--runs', runs)}: there is no such folder or file")
+    if runs is not None and (runs / RECORDS).is_file():  # a study: its folder has the place of results/
+        overrides = [f"results={runs}", *overrides]
+        runs = runs / RECORDS
+    evidence = load_evidence(runs) if runs is not None else None
+    if evidence is not None and runs.is_file():
+        archived = archive(evidence, runs)
+        overrides = [*_profile_of(evidence), *overrides]
     plans = []
-    for name in names:
+    for name in experiment_names(arguments.experiment, overrides):
         try:
-            plans.append(make_plan(load_experiment(name), arguments.overrides))
-        except NotDownloaded as error:
+            plans.append(make_plan(load_experiment(name), overrides, archived))
+        except (NotDownloaded, MissingConfigException) as error:  # such as a model without a recipe for the task
             if arguments.experiment != ALL:
                 raise
-            log.warning("%s is left out: %s", name, error)
+            log.warning("%s is left out: %s", name, cli.one_line(error))
     if not plans:
-        raise UserError(f"no experiment has {' '.join(arguments.overrides)}: name one, such as glue")
-    runs = arguments.runs or plans[0].runs
-    if arguments.runs is not None and not runs.exists():
-        raise UserError(f"--runs {runs}: there is no such folder or file")
-    return plans, load_evidence(runs), plans[0].results
+        raise UserError(f"no experiment has {' '.join(overrides)}: name one, such as glue")
+    return plans, evidence or load_evidence(plans[0].runs), plans[0].results
+
+
+def _profile_of(evidence: Evidence) -> list[str]:
+    """Return the override of the profile of an archive's runs, if they have one only; an override that follows replaces it."""
+    profiles = {record.profile for record in evidence.records.values()}
+    return [f"profile={profiles.pop()}"] if len(profiles) == 1 else []

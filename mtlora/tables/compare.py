@@ -8,7 +8,6 @@ from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell
 from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan
-from mtlora.plan.tuning import choice_of
 from mtlora.records.record import RunRecord
 from mtlora.tables.aggregate import (
     Row,
@@ -65,7 +64,7 @@ class _Comparer:
             if cell.sha in diverged:
                 self.failed.setdefault(key, []).append(diverged[cell.sha].run_id)
         for cell in plan.confirm:
-            self.weights[row_of(plan, cell), cell.config.task.name] = choice_of(cell.config, cell.basis).weight
+            self.weights[row_of(plan, cell), cell.config.task.name] = cell.choice.weight
 
     def compare(self, rival: Rival, number: int | None, family: int) -> Comparison:
         """Compare two rows in a column, or in the average (number None)."""

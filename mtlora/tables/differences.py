@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtlora.tables.captions import PROTOCOLS, method_label, row_labels
+from mtlora.tables.captions import PROTOCOLS, headline_subject, method_label, row_labels
 from mtlora.tables.comparison import (
     Comparison,
     against,
@@ -51,10 +51,8 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     if contrasts:
         base = "its control" if heads[0].contrast == CONTROL else "the same method in the first setting"
     levels = sorted({c.level for c in heads})
-    h = plan.experiment.headline
-    subject = first if h.task == "average" else f"{h.metric} on {h.split}"
     text = (
-        f"same task and seed, {plan.experiment.selection} epoch; t interval, of {subject} at "
+        f"same task and seed, {plan.experiment.selection} epoch; t interval, of {headline_subject(plan)} at "
         f"{' or '.join(f'{level:.2%}' for level in levels)} ({' or '.join(str(c) for c in sorted({c.family for c in heads}))} "
         "comparisons declared: in at most 5% of such experiments any of them misses), of other columns at 95%, without a verdict"
     )
@@ -105,11 +103,10 @@ def protocols(view: View) -> TextTable | None:
     for name in names:
         found = [heads.get(row._replace(protocol=name)) for row in rows]
         body[name] = [_verdict_cell(c) if c is not None else MISSING for c in found]
-    h = view.plan.experiment.headline
-    subject = "average over tasks" if h.task == "average" else f"{h.metric} on {h.split}"
     level = next(iter(heads.values())).level
-    text = f"{subject}, {view.plan.experiment.selection} epoch, {level:.2%} t interval and verdict. " + " ".join(
-        f"{name}: {PROTOCOLS[name].partition(': ')[2]}." for name in names
+    text = (
+        f"{headline_subject(view.plan)}, {view.plan.experiment.selection} epoch, {level:.2%} t interval and verdict. "
+        + " ".join(f"{name}: {PROTOCOLS[name].partition(': ')[2]}." for name in names)
     )
     title = f"{view.plan.experiment.title}: difference to LoRA by protocol"
     return text_table(f"{view.plan.name}-by-protocol", title, text, row_labels(rows), body)
@@ -193,7 +190,7 @@ def items(view: View) -> TextTable | None:
     }
     rate = ", at the best learning rate" if "tuned" in view.plan.protocols else ""
     text = (
-        f"{found[0].subject}{rate}. Interval: t, with the variance over seeds and, by a bootstrap, over "
+        f"{headline_subject(view.plan)}{rate}. Interval: t, with the variance over seeds and, by a bootstrap, over "
         "test items: what other seeds on other items like these would give. p: the two methods' answers to an item exchanged at "
         f"random, at all seeds together, {DRAWS:,} times: do these trained models differ on such items? Not corrected for the "
         "number of comparisons."

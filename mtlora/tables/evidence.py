@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
-from mtlora.plan.cell import Cell, metric_values
+from mtlora.plan.cell import Archive, Cell, metric_values
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord, find_records
 from mtlora.records.schema import Git, Metric, Selection
@@ -84,6 +84,24 @@ def _record_contents(runs: Path) -> Iterator[tuple[str, Path | None, Callable[[]
             yield str(path), path.parent, path.read_bytes
 
 
+def archive(evidence: Evidence, runs: Path) -> Archive:
+    """Return the runs of a records file, by their configuration.
+
+    Raises:
+        UserError: two finished runs have the same configuration, but other data, weights or code.
+    """
+    found = {}
+    for configuration, shas in evidence.configurations.items():
+        done = [sha for sha in shas if evidence.records[sha].status == "success"] or shas
+        if len(done) > 1:
+            first, second = (evidence.records[sha].run_id for sha in done[:2])
+            raise UserError(
+                f"{runs}: {first} and {second} have the same configuration with other data, weights or code: keep one"
+            )
+        found[configuration] = done[0]
+    return Archive(found)
+
+
 def _configuration(record: RunRecord) -> str | None:
     try:
         return digest(metric_values(record.config))
@@ -131,7 +149,9 @@ def majority_answers(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
 
 
 def _changed(cell: Cell, record: RunRecord) -> list[str]:
-    """List the contents in which a record's provenance differs from a cell's identity."""
+    """List the contents in which a record's provenance differs from a cell's identity; an archive is taken as it is."""
+    if cell.archive is not None:
+        return []
     theirs: dict[str, Any] = {**record.provenance}
     own = cell.identity
     return [text for name, text in CONTENT.items() if name in theirs and theirs[name] != own[name]]
@@ -163,15 +183,15 @@ def _git(record: RunRecord) -> Git:
     return record.provenance.get("git") or {}
 
 
-def touched(plan: Plan, evidence: Evidence) -> bool:
-    """Return whether any run of a plan was started or left out; otherwise the experiment has not been run."""
-    return any(cell.sha in evidence.records or _twins(cell, evidence) for cell in plan.cells)
+def touched(plan: Plan, evidence: Evidence) -> set[str]:
+    """Return the config_shas of a plan's runs that were started or left out; without any, the experiment has not been run."""
+    return {cell.sha for cell in plan.cells if cell.sha in evidence.records or _twins(cell, evidence)}
 
 
 def problems(plan: Plan, evidence: Evidence) -> list[str]:
     """Return a line for each run that a plan's tables lack: failed, killed, missing, or left out for the given reason."""
     lines = []
-    missing: Counter[tuple[str, str]] = Counter()
+    missing: Counter[str] = Counter()
     for cell in plan.every:
         record = evidence.records.get(cell.sha)
         if record is None and cell.folder.resolve() in evidence.unreadable:
@@ -180,7 +200,7 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
             twins = _twins(cell, evidence)
             lines += twins
             if not twins:
-                missing[cell.config.task.name, cell.label] += 1
+                missing[f"{cell.config.task.name} {cell.label} (protocol {cell.config.protocol})"] += 1
         elif record.status != "success":
             lines.append(f"{record.run_id} {_outcome(record)}")
         elif changed := _changed(cell, record):
@@ -190,8 +210,8 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
             )
         elif lacking := _lacking(plan, record):
             lines.append(f"{record.run_id} has no {lacking}: the same command scores it again")
-    for (task, adapter), count in missing.items():
-        lines.append(f"{task} {adapter}: {count} run{'s' if count > 1 else ''} not made yet")
+    for name, count in missing.items():
+        lines.append(f"{name}: {count} run{'s' if count > 1 else ''} not made yet")
     for sha, commit in stale_code(plan, evidence).items():
         lines.append(
             f"{evidence.records[sha].run_id} is left out: trained with uncommitted code on commit {commit[:10]}, while "

@@ -53,7 +53,6 @@ class ItemResult:
     """A comparison over test items in the headline figure."""
 
     row: Row
-    subject: str
     difference: float
     interval: tuple[float, float] | None
     p: float
@@ -80,8 +79,7 @@ def compare_items(
             problems.append(f"{c.row.method} and {c.base.method} are not compared over test items: {error}")
             continue
         seeds = paired_difference(list(by_task(c.pairs).values()))
-        subject = c.label if c.task == "average" else f"{c.metric} on {c.split}"
-        results.append(ItemResult(c.row, subject, seeds.mean, interval(seeds, tasks), exchange_p(tasks), c.runs))
+        results.append(ItemResult(c.row, seeds.mean, interval(seeds, tasks), exchange_p(tasks), c.runs))
     return results, problems
 
 

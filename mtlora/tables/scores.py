@@ -31,7 +31,9 @@ def scores(view: View) -> TextTable:
     ]
     if view.diverged:
         body["Diverged"] = _diverged_column(view)
-    table = text_table(plan.name, plan.experiment.title, caption(plan, view.summary), row_labels(view.rows), body)
+    table = text_table(
+        plan.name, plan.experiment.title, caption(plan, view.summary, view.records), row_labels(view.rows), body
+    )
     everywhere = sorted(task for task, (_, every) in dull.items() if every)
     if everywhere:
         table.notes.append(
@@ -102,7 +104,8 @@ def score_columns(view: View, selection: str, statistic: str) -> dict[tuple[str,
             cell if is_full or cell == MISSING else replace(cell, text=f"{cell.text} (n = {entry[0]['n']})")
             for cell, entry, is_full in zip(cells, items, full, strict=True)
         ]
-        body[column.label, column.task] = _best_marked(cells, full, column)
+        # One seed says nothing about which method is best.
+        body[column.label, column.task] = _best_marked(cells, full, column) if seeds > 1 else cells
     return body
 
 
@@ -121,7 +124,7 @@ def _score_cell(items: list[dict[Any, Any]], column: Column, statistic: str, wan
 
 
 def _best_marked(cells: list[TableCell], full: list[bool], column: Column) -> list[TableCell]:
-    """Mark the best value of a column, as it is printed, where several cells have all seeds."""
+    """Mark the best value of a column, as it is printed, where several cells have all seeds, unless it is a tie."""
     values = [
         round(c.value, column.digits) if ok and c.value is not None else None for c, ok in zip(cells, full, strict=True)
     ]
@@ -130,7 +133,12 @@ def _best_marked(cells: list[TableCell], full: list[bool], column: Column) -> li
         return cells
     lower = column.metric in METRICS and not METRICS[column.metric].higher_is_better
     best = min(known) if lower else max(known)
+    if known.count(best) > 1:
+        return cells
     return [replace(cell, bold=value == best) for cell, value in zip(cells, values, strict=True)]
+
+
+SPEED = {"ms per step", "tokens/s", "Peak memory, MiB"}  # columns of the table of cost
 
 
 def cost(view: View) -> TextTable | None:
@@ -155,9 +163,10 @@ def cost(view: View) -> TextTable | None:
         ]
     all_tasks = list(dict.fromkeys(cell.config.task.name for cell in view.plan.cells))
     over = "tasks" if len(tasks) == len(all_tasks) else ", ".join(task for task in all_tasks if task in tasks)
-    text = (
-        f"means over {over} and seeds; not a benchmark, since runs may have shared the machine; speed and memory are only "
-        "of runs that trained alone (as with LAUNCHER=local), not in cohorts"
+    body = {title: cells for title, cells in body.items() if any(cell != MISSING for cell in cells)}
+    text = f"means over {over} and seeds; not a benchmark, since runs may have shared the machine; speed and memory are only "
+    text += "of runs that trained alone (as with LAUNCHER=local), not in cohorts" + (
+        "" if SPEED & body.keys() else ": none here"
     )
     return text_table(
         f"{view.plan.name}-cost", f"{view.plan.experiment.title}: cost", text, row_labels(view.rows), body

@@ -1,5 +1,6 @@
 """The data behind the tables and figures of one plan."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +18,7 @@ from mtlora.tables.items import ItemResult, compare_items
 from mtlora.tables.tuning import read_tuning
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """A plan with its records, and everything that is computed from them, each once."""
 
@@ -51,8 +52,13 @@ class View:
         return problems(self.plan, self.evidence) + self.items[1] + self.geometry[1]
 
     @property
-    def touched(self) -> bool:
-        """Whether any run of the plan was started or left out; otherwise the experiment has not been run."""
+    def has_results(self) -> bool:
+        """Whether any run has ended with an outcome that a table shows."""
+        return bool(self.records or self.diverged)
+
+    @cached_property
+    def touched(self) -> set[str]:
+        """Return the config_shas of the runs that were started or left out; without any, the experiment has not been run."""
         return touched(self.plan, self.evidence)
 
     @cached_property
@@ -86,3 +92,19 @@ class View:
         """Return the rows, ordered by model, targets, rank and variant, then by method as in the experiment."""
         rows = list(dict.fromkeys(row_of(self.plan, cell) for cell in self.plan.cells))
         return sorted(rows, key=lambda row: (row.model, row.targets, row.rank, row.variant))
+
+
+def split_by_runs(views: Sequence[View]) -> tuple[list[View], list[View]]:
+    """Return the views whose experiment has been run, and the others.
+
+    An ablation has not been run if another experiment has all of its runs, such as the rank that both have in common.
+    """
+    shown = []
+    for number, view in enumerate(views):
+        others = [(i, other) for i, other in enumerate(views) if i != number]
+        shared = view.plan.experiment.ablation and any(
+            view.touched < other.touched or (view.touched == other.touched and i < number) for i, other in others
+        )
+        if view.touched and not shared:
+            shown.append(view)
+    return shown, [view for view in views if view not in shown]

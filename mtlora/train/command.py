@@ -10,14 +10,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from tabulate import tabulate
 
 from mtlora.base import cli
 from mtlora.base.interrupt import handle_signals, ignore_signals
 from mtlora.base.paths import CONF
 from mtlora.base.processes import is_first
+from mtlora.base.progress import duration
 from mtlora.config.checks import to_run_config
+from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell, cell_of
 from mtlora.records.record import RunRecord
+from mtlora.records.schema import Baseline, Metric
 from mtlora.train.worker import train_in_child
 
 log = logging.getLogger("mtlora")
@@ -41,6 +45,8 @@ def main(composed: DictConfig) -> float | None:
         raise  # the sweeper lists it at the end
     if is_first():
         report(cell, record)
+        if record is not None and not sweeping:
+            print(table(cell, record))
     return objective(cell, record)
 
 
@@ -55,8 +61,29 @@ def report(cell: Cell, record: RunRecord | None) -> None:
     if record is None:
         log.info("%s is skipped: another process is training it", cell.run_id)
         return
-    last = {f"{m['split']}/{m['name']}": round(m["value"], 4) for m in record.metrics if m["selection"] == "last"}
-    log.info("%s: %s in %s", record.run_id, last, cell.folder)
+    last = (f"{m['split']} {m['name']} {shown(m)}" for m in record.metrics if m["selection"] == "last")
+    log.info("%s: %s in %s", record.run_id, ", ".join(last), cell.folder)
+
+
+def table(cell: Cell, record: RunRecord) -> str:
+    """Return a finished run's metrics as a table, with its parameters, time and folder below."""
+    figures: dict[tuple[str, str], dict[str, str]] = {}
+    for metric in record.metrics:
+        figures.setdefault((metric["split"], metric["name"]), {})[f"{metric['selection']} epoch"] = shown(metric)
+    for answer in record.baselines:
+        figures.setdefault((answer["split"], answer["name"]), {})["majority answer"] = shown(answer)
+    columns = [c for c in ("last epoch", "best epoch", "majority answer") if any(c in row for row in figures.values())]
+    rows = [[*key, *(row.get(column, "–") for column in columns)] for key, row in figures.items()]
+    sides = ["left", "left", *["right"] * len(columns)]
+    grid = tabulate(rows, ["split", "metric", *columns], tablefmt="simple", colalign=sides, disable_numparse=True)
+    seconds = record.cost.get("seconds", 0.0) + record.cost.get("decode_seconds", 0.0)
+    below = f"{record.parameters.get('adapter', 0):,} adapter parameters, {duration(seconds)}; record, predictions and adapter in"
+    return f"\n{grid}\n\n{below} {cell.folder}"
+
+
+def shown(metric: Metric | Baseline) -> str:
+    """Return a metric's value as tables show it."""
+    return METRICS[metric["name"]].shown(metric["value"])
 
 
 def _train_here(cell: Cell) -> RunRecord:

@@ -1,5 +1,7 @@
 """The device, the threads and the library of matrix products that a run computes with."""
 
+import os
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -19,6 +21,9 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     """
     if config.compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device=cuda: this PyTorch sees no CUDA device: use compute.device=cpu or auto")
+    # Accelerate reads them in many places, even in place of its arguments; only the configuration may change a run.
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
     torch.set_num_threads(config.compute.threads or threads_allowed())
     use_fastest_products(config.compute.cpu_gemm)
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from mtlora.base.errors import RunFailed
+from mtlora.base.errors import RunFailed, UserError
 from mtlora.base.interrupt import shielded
 from mtlora.base.processes import gather, own_rows
 from mtlora.config.schema import RunConfig
@@ -70,6 +70,7 @@ def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, dat
 
     Raises:
         RunFailed: the loss is not finite.
+        UserError: no row has a target token.
     """
     encoded, parts = data.evaluation[split], []
     chosen = sample_rows(len(encoded), config.train.limit_validation, split, config.task.name)
@@ -86,4 +87,8 @@ def mean_loss(config: RunConfig, accelerator: Accelerator, model: nn.Module, dat
         total, count = total + loss_sum, count + tokens
     if not np.isfinite(total):
         raise RunFailed(f"the loss on {split} is not finite: lower train.learning_rate")
-    return total / max(1, count)
+    if not count:
+        raise UserError(
+            f"no row of {split} has a token of its text within data.max_length={config.data.max_length}: raise it"
+        )
+    return total / count

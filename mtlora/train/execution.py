@@ -14,7 +14,7 @@ from mtlora.base.errors import CohortUnsupported, UserError
 from mtlora.base.files import Busy, only_process
 from mtlora.base.interrupt import shielded, taken
 from mtlora.base.processes import is_first, rank
-from mtlora.base.progress import show_progress
+from mtlora.base.progress import epoch_line, show_progress
 from mtlora.plan.cell import Cell
 from mtlora.records.record import RunRecord, record_status
 from mtlora.train import lifecycle
@@ -24,6 +24,7 @@ from mtlora.train.cohort.step import CohortStep
 from mtlora.train.compute import make_accelerator
 from mtlora.train.loop import SoloStep, Step, train
 from mtlora.train.memory import reset_peak_memory
+from mtlora.train.results import epoch_figures
 from mtlora.train.run import Run
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class Attempt:
             title = f"{len(runs)} runs of {runs[0].config.task.name} together"
         log.info("training %s", title)
         with show_progress(title) as on_step:
-            train(runs, step, self.end_run, on_step)
+            train(runs, step, self.end_run, on_step, lambda ended: log.info("%s", epoch_of(ended)))
 
     def end_run(self, run: Run) -> None:
         """Take a run that has finished or failed to its end."""
@@ -194,3 +195,13 @@ class Attempt:
     def may_fit_alone(self, error: Exception) -> bool:
         """Tell whether an error may be absent when fewer runs train together."""
         return len(self.cells) > 1 and lifecycle.is_out_of_memory(error)
+
+
+def epoch_of(runs: Sequence[Run]) -> str:
+    """Return the line about the epoch that runs have just ended together, or one alone."""
+    config, state = runs[0].config, runs[0].state
+    alone = f"{config.task.name} {runs[0].cell.label} seed {config.seed}"
+    name = alone if len(runs) == 1 else f"{len(runs)} runs of {config.task.name}"
+    figures = epoch_figures([run.state.epochs[-1] for run in runs])
+    left = state.seconds * len(runs) / state.step * (runs[0].total - state.step)
+    return epoch_line(name, state.epoch, config.train.epochs, figures, left)

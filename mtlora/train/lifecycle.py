@@ -8,6 +8,7 @@
 
 import logging
 import shlex
+import shutil
 import sys
 import time
 import traceback
@@ -157,7 +158,9 @@ def complete(run: Run, accelerator: Accelerator) -> None:
             run.model.save_pretrained(str(folder), save_embedding_layers=False)
         else:
             run.model.save_pretrained(str(folder))
-        sync(folder / weights_file(run.config))  # a record with the status success promises this file
+        weights = folder / weights_file(run.config)
+        shutil.copymode(folder / RECORD, weights)  # safetensors lets only the owner read its files
+        sync(weights)  # a record with the status success promises this file
         (folder / "README.md").unlink(missing_ok=True)  # PEFT writes a model card with empty fields
     if run.state.cohort is not None:
         record.provenance["cohort"] = run.state.cohort

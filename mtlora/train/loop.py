@@ -30,9 +30,16 @@ from mtlora.train.run import Run
 
 OnEnd = Callable[[Run], None]
 OnStep = Callable[[int, int], None]
+OnEpoch = Callable[[Sequence[Run]], None]
 
 
-def train(runs: Sequence[Run], step: "Step", on_end: OnEnd, on_step: OnStep = lambda done, total: None) -> None:
+def train(
+    runs: Sequence[Run],
+    step: "Step",
+    on_end: OnEnd,
+    on_step: OnStep = lambda done, total: None,
+    on_epoch: OnEpoch = lambda runs: None,
+) -> None:
     """Train runs to their ends, from their checkpoints if there are any, and evaluate them after each epoch.
 
     Args:
@@ -40,6 +47,7 @@ def train(runs: Sequence[Run], step: "Step", on_end: OnEnd, on_step: OnStep = la
         step: takes an optimizer step of all runs.
         on_end: called once with each run that has finished, or that has failed (`run.failure`); the others continue.
         on_step: called with (steps done, steps in all) after each optimizer step.
+        on_epoch: called after each epoch with the runs that have evaluated it.
 
     Raises:
         CohortUnsupported: these models cannot train in lock-step; nothing has been trained.
@@ -54,7 +62,7 @@ def train(runs: Sequence[Run], step: "Step", on_end: OnEnd, on_step: OnStep = la
                 run.start_clock(len(active))
             active = without_ended(active, on_end)
             while active:
-                train_epoch(active, step, on_step)
+                train_epoch(active, step, on_step, on_epoch)
                 active = without_ended(active, on_end)
     except (KeyboardInterrupt, SystemExit):
         taken()
@@ -64,7 +72,7 @@ def train(runs: Sequence[Run], step: "Step", on_end: OnEnd, on_step: OnStep = la
         raise
 
 
-def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep) -> None:
+def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep, on_epoch: OnEpoch) -> None:
     """Train what is left of an epoch, evaluate, and write a checkpoint.
 
     A run that fails ends the call; the next call continues the epoch with the other runs.
@@ -90,6 +98,8 @@ def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep) -> None:
             metrics = run.evaluate(step.accelerator)
             with shielded():
                 run.end_epoch(metrics)  # logs the metrics and writes a checkpoint
+    if ended := [run for run in runs if not run.failure]:
+        on_epoch(ended)
 
 
 class Step(Protocol):

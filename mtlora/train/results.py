@@ -1,6 +1,6 @@
 """Entries of a record that come from a trained run: metrics, baselines, predictions, cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,21 @@ def metric_entry(name: str, split: str, selection: Selection, value: float) -> M
     """Return one item of a record's `metrics`; the value is on the raw scale."""
     higher = METRICS[name].higher_is_better
     return {"name": name, "split": split, "selection": selection, "value": value, "higher_is_better": higher}
+
+
+def epoch_figures(epochs: Sequence[Epoch]) -> str:
+    """Return the training loss and the first metric of an epoch, of several runs the lowest and the highest value."""
+    split, names = next(iter(epochs[0]["metrics"].items()))
+    name = next(iter(names))
+    losses = [epoch.get("train_loss", float("nan")) for epoch in epochs]
+    found = [epoch["metrics"][split][name] for epoch in epochs]
+    label = "validation loss" if name == "loss" else name
+    return f"loss {_range('loss', losses)}, {label} {_range(name, found)}"
+
+
+def _range(name: str, values: Sequence[float]) -> str:
+    low, high = (METRICS[name].shown(value) for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def baselines(task: TaskConfig, data: RunData) -> list[Baseline]:

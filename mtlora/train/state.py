@@ -73,12 +73,14 @@ def load_checkpoint(
             raise ValueError("it belongs to another configuration")
         own = {name: p for name, p in model.named_parameters() if p.requires_grad}
         state = TrainingState(**content["state"])
-        if {name: tensor.shape for name, tensor in content["tensors"].items()} != {n: p.shape for n, p in own.items()}:
+        # earlier versions of the adapter had no `.weight` in the names of its matrices
+        tensors = {n if n in own else f"{n}.weight": tensor for n, tensor in content["tensors"].items()}
+        if {n: tensor.shape for n, tensor in tensors.items()} != {n: p.shape for n, p in own.items()}:
             raise ValueError("its tensors are not those of the model")
         optimizer.load_state_dict(content["optimizer"])
         with torch.no_grad():
             for name, parameter in own.items():
-                parameter.copy_(content["tensors"][name])
+                parameter.copy_(tensors[name])
         state.window = [loss.to(next(iter(own.values())).device) for loss in state.window]
         return state
     except Exception as error:  # a damaged file can raise anything

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from mtlora.adapter import MTLoraConfig, MTLoraLayer
+from mtlora.adapter.matrices import expanded
 from mtlora.adapter.transforms import transform
 
 ALL = [(structure, kind) for structure in STRUCTURES for kind in KINDS]
@@ -29,7 +30,7 @@ def base_output_plus(delta: torch.Tensor, kind: str) -> torch.Tensor:
 def test_output_and_gradients_follow_the_formula(structure: str, kind: str) -> None:
     model = adapted(structure, kind)
     layer = layer_of(model)
-    parameters = [group["default"] for group in map(layer._parameters_of, LETTERS) if "default" in group]
+    parameters = [layer.weight_of(letter, "default") for letter in LETTERS if "default" in layer.matrices(letter)]
     output = model(ids())
     expected = base_output_plus(delta_by_hand(structure, kind, layer), kind)
     weight = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)
@@ -85,7 +86,7 @@ def test_structure_none_is_peft_lora(kind: str) -> None:
     config = LoraConfig(r=2, lora_alpha=3, target_modules=[target], fan_in_fan_out=kind == "conv")
     lora = get_peft_model(toy(), config).double()
     theirs = lora.base_model.model.get_submodule(target)
-    a, b = (layer_of(ours)._parameters_of(letter)["default"] for letter in "AB")
+    a, b = (layer_of(ours).weight_of(letter, "default") for letter in "AB")
     if kind == "embedding":
         lora_a, lora_b = theirs.lora_embedding_A["default"], theirs.lora_embedding_B["default"]
     else:
@@ -100,7 +101,7 @@ def test_structure_none_is_peft_lora(kind: str) -> None:
 
 def test_all_slices_share_one_dropout_mask() -> None:
     layer = layer_of(adapted("none", "fused linear, block", mtlora_dropout=0.5)).train()
-    a = layer.mtlora_A["default"]
+    a = layer.weight_of("A", "default")
     a.data[2:] = a.data[:2]  # both slices project the input in the same way
     x = torch.randn(50, layer.in_features, dtype=torch.float64)
     h = layer.project(x, "default")
@@ -148,8 +149,8 @@ def test_dtsm_under_adamw_is_shim_with_a_doubled_step_on_t() -> None:
     layer, other = layer_of(dtsm), layer_of(shim)
     with torch.no_grad():
         for letter in "AB":
-            other._parameters_of(letter)["default"].copy_(layer._parameters_of(letter)["default"])
-        other.mtlora_C["default"].copy_(t_by_hand("dtsm", layer, None))
+            other.weight_of(letter, "default").copy_(layer.weight_of(letter, "default"))
+        other.weight_of("C", "default").copy_(t_by_hand("dtsm", layer, None))
 
     def optimizer(model: nn.Module, lr_of_t: float) -> torch.optim.AdamW:
         groups = [
@@ -168,7 +169,9 @@ def test_dtsm_under_adamw_is_shim_with_a_doubled_step_on_t() -> None:
             (model(ids()) - 1).square().sum().backward()
             step.step()
     assert not torch.allclose(t_by_hand("dtsm", layer, None), start, atol=0.1)
-    torch.testing.assert_close(t_by_hand("dtsm", layer, None), other.mtlora_C["default"].data, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        t_by_hand("dtsm", layer, None), other.weight_of("C", "default").data, rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(dtsm(ids()), shim(ids()), rtol=1e-4, atol=1e-5)
 
 
@@ -177,7 +180,7 @@ def test_zero_t_start_can_train_only_sums() -> None:
     for structure, trains in {"shim": True, "dtsm": True, "icfm": False, "ctcm": False}.items():
         model = adapted(structure)
         layer = layer_of(model)
-        factors = [group["default"] for group in (layer.mtlora_C, layer.mtlora_D) if "default" in group]
+        factors = [layer.weight_of(letter, "default") for letter in "CD" if "default" in layer.matrices(letter)]
         for factor in factors:
             factor.data.zero_()
         model(ids()).sum().backward()
@@ -195,7 +198,7 @@ def add_update_plainly(
     """The formula from right to left."""
     t, ax = layer.get_transform(adapter), layer.project(x, adapter)
     tax = ax if t is None else F.linear(ax, t)
-    return h + F.linear(layer.scaling[adapter] * tax, layer.get_expanded_b(adapter))
+    return h + F.linear(layer.scaling[adapter] * tax, expanded(layer.weight_of("B", adapter), layer.slices[adapter]))
 
 
 @pytest.mark.parametrize(("structure", "kind"), ALL)

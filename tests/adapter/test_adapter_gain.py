@@ -92,7 +92,7 @@ def test_identity_t_is_the_official_start_with_t_equal_i(structure: str, kind: s
     model = drawn(structure, kind, "identity_t")
     layer, official = layer_of(model), layer_of(drawn(structure, kind, "official"))
     for letter in "AB":
-        assert torch.equal(*(part._parameters_of(letter)["default"] for part in (layer, official)))
+        assert torch.equal(*(part.weight_of(letter, "default") for part in (layer, official)))
     t = layer.get_transform("default")
     if structure == "none":
         assert t is None

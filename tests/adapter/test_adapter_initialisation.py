@@ -24,7 +24,7 @@ def big_layer(structure: str, init: bool | str, fused: bool = False, kind: str =
 
 
 def values(layer: MTLoraLayer, letter: str) -> torch.Tensor:
-    return layer._parameters_of(letter)["default"].data
+    return layer.weight_of(letter, "default").data
 
 
 @pytest.mark.parametrize("init", [True, "official"])

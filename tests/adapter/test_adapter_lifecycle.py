@@ -48,7 +48,7 @@ def output_of(model: PeftModel, adapter: str) -> torch.Tensor:
 def test_save_and_load(structure: str, kind: str, low_cpu_mem_usage: bool, tmp_path: Path) -> None:
     model = adapted(structure, kind)
     model.save_pretrained(tmp_path, save_embedding_layers=False)
-    letters = {key.rpartition("_")[2] for key in load_file(tmp_path / "adapter_model.safetensors")}
+    letters = {key[-len("A.weight")] for key in load_file(tmp_path / "adapter_model.safetensors")}
     factors = {"none": "", "shim": "C", "icfm": "C", "ctcm": "CD", "dtsm": "CD"}[structure]
     assert letters == {"A", "B", *factors}
 
@@ -98,7 +98,7 @@ def test_only_the_active_adapter_trains() -> None:
     for active, inactive in [("default", "other"), ("other", "default")]:
         model.set_adapter(active)
         for name, parameter in model.named_parameters():
-            assert parameter.requires_grad is (name.endswith(f".{active}")), name
+            assert parameter.requires_grad is (name.endswith(f".{active}.weight")), name
             assert not (parameter.requires_grad and inactive in name)
 
 
@@ -190,7 +190,7 @@ def test_safe_merge_refuses_a_broken_adapter_and_leaves_the_weight_alone() -> No
     model = adapted("shim")
     layer = layer_of(model)
     before = layer.get_base_layer().weight.detach().clone()
-    layer.mtlora_C["default"].data.fill_(float("nan"))
+    layer.weight_of("C", "default").data.fill_(float("nan"))
     with pytest.raises(ValueError, match="NaNs detected in the merged weights"):
         model.merge_adapter(safe_merge=True)
     assert torch.equal(layer.get_base_layer().weight, before)
@@ -218,7 +218,7 @@ def test_adapter_of_the_same_name_replaces_all_factors() -> None:
     with pytest.warns(UserWarning, match="Already found a `peft_config`"):
         model = get_peft_model(base, MTLoraConfig(structure="shim", target_modules=["linear"]))
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
-        f"base_model.model.linear.mtlora_{letter}.default" for letter in "ABC"
+        f"base_model.model.linear.mtlora_{letter}.default.weight" for letter in "ABC"
     }
 
 
@@ -253,7 +253,7 @@ def test_a_broken_adapter_leaves_its_layer_as_it_was() -> None:
     model = adapted("shim", "linear")
     layer = layer_of(model)
     model.add_adapter("broken", model.peft_config["default"])
-    layer.mtlora_B["broken"].data.fill_(float("nan"))
+    layer.weight_of("B", "broken").data.fill_(float("nan"))
     before = layer.get_base_weight().clone()
     with pytest.raises(ValueError, match="broken"):
         model.merge_adapter(adapter_names=["default", "broken"], safe_merge=True)

@@ -1,5 +1,6 @@
 """Mistakes on the command line and in the input of a run: one line, exit code 1, no half-written record."""
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,16 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("trian.epochs=1", ["trian.epochs is not a known key"]),
         ("+train.lr=1", ["train.lr is not a known key"]),
         ("+extra=1", ["extra is not a known key"]),
-        ("train.epochs=two", ["train.epochs=two", "Integer"]),
-        ("seed=abc", ["seed=abc", "Integer"]),
+        ("train.epochs=two", ["train.epochs=two", "two is not a whole number"]),
+        ("seed=abc", ["seed=abc", "SEEDS=abc of make", "abc is not a whole number"]),
         ("seed=null", ["seed=null"]),
-        ("train.learning_rate=fast", ["train.learning_rate=fast"]),
+        ("train.learning_rate=fast", ["train.learning_rate=fast", "is not a number"]),
+        ("train.epoch=1", ["train.epoch is not a known key", "did you mean train.epochs?"]),
+        ("+train.epoch=1", ["train.epoch is not a known key", "did you mean train.epochs?"]),
+        ("trasnform=shim", ["trasnform is not a known key or group (did you mean transform?)"]),
+        ("task=rtee", ["task=rtee is not known (did you mean rte?)"]),
+        ("METHODS=shim", ["METHODS is a variable of make", "it is transform="]),
+        ("tune.grid=1", ["tune.grid belongs to mtlora.tune"]),
         ("train=3", ["train=3"]),
         ("rank=0", ["rank=0", "rank=r8"]),
         ("rank=8", ["rank=8", "rank=r8"]),
@@ -90,9 +97,9 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("targets=most", ["targets=most", "qv, official, all"]),
         ("init_from=cola", ["init_from=cola", "the task itself"]),
         ("init_from=nothing", ["task=nothing is not known"]),
-        ("data.source=local", ["data.root=DIR"]),
+        ("data.source=local", ["data.root=DIR", "CoLA/train.tsv", "CoLA/dev.tsv"]),
         ("data.root=/some/where", ["data.root=/some/where", "add data.source=local"]),
-        ("task.metrics.validation=[accuray]", ["accuray is not known", "accuracy, f1"]),
+        ("task.metrics.validation=[accuray]", ["accuray is not known (did you mean accuracy?)", "accuracy, f1"]),
         ("decode.beams=0", ["decode.beams=0", "at least 1"]),
         ("task=rte,mrpc", ["task=rte,mrpc", "multirun"]),
         ("task=(", ["task=("]),
@@ -177,10 +184,34 @@ def test_interruption_and_bugs_are_told_apart(capsys: pytest.CaptureFixture[str]
 
 def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     parser = cli.experiment_parser("mtlora.reproduce", "")
-    parser.add_argument("--jobs", type=int)
+    parser.add_argument("--jobs", type=cli.jobs)
+    for value in ("x", "0", "1.5"):
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(lambda value=value: print(parser.parse_intermixed_args(["glue", "--jobs", value])))  # type: ignore[misc]
+        line = check_error_line(exit_.value.code, capsys.readouterr().err)
+        assert f"--jobs {value} (JOBS={value} of make)" in line, "both forms: the user may have typed either"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "part"),
+    [
+        ("reproduce", ["gleu"], "there is no experiment gleu (did you mean glue?)"),
+        (
+            "reproduce",
+            ["glue", "data.split=tune", "model=tiny", "task=rte", "protocol=nothing"],
+            "data.split=tune belongs to mtlora.tune",
+        ),
+        ("reproduce", ["glue", "--launcher", "lokal"], "--launcher lokal (LAUNCHER=lokal of make) is not known"),
+        ("tables.__main__", ["glue", "--runs", "/nowhere"], "--runs /nowhere (RUNS=/nowhere of make)"),
+    ],
+)
+def test_mistakes_of_commands_about_experiments(
+    module: str, arguments: list[str], part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
     with pytest.raises(SystemExit) as exit_:
-        cli.run(lambda: print(parser.parse_intermixed_args(["glue", "--jobs", "x"])))
-    assert "--jobs" in check_error_line(exit_.value.code, capsys.readouterr().err)
+        cli.run(importlib.import_module(f"mtlora.{module}").main)
+    assert part in check_error_line(exit_.value.code, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from mtlora.config.schema import (
     DataConfig,
     DecodeConfig,
     LocalFile,
+    ModelConfig,
     TargetSet,
     TaskConfig,
     TrackingConfig,
@@ -38,6 +39,7 @@ from mtlora.plan.cell import Cell, compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
 
+SHIPPED = (*TASKS, "dart", "webnlg", "e2e")  # the tasks of this repository; a user may add others
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 RECIPES = sorted(
     (path.parent.name, path.stem)
@@ -96,7 +98,7 @@ def stated_source(recipe: str) -> str:
 def refusal(overrides: list[str]) -> str:
     """The line that a user reads instead of a run."""
     with pytest.raises(HydraException) as error:
-        compose_cell(overrides)
+        _ = compose_cell(overrides).sha
     line = cli.one_line(error.value)
     assert "\n" not in line
     return line
@@ -116,7 +118,11 @@ def test_recipe_composes_and_states_its_source(model: str, task: str) -> None:
     source = stated_source(f"recipe/{model}/{task}")
     assert config.recipe == source
     own = {"minilm": "not from a paper", "tiny": "for tests", "gpt2_mini": "not from a paper", "tiny_gpt2": "for tests"}
-    assert own[model] in source if model in own else re.search(r"arXiv \d{4}\.\d{5}", source)
+    if model in own and task in SHIPPED:
+        assert own[model] in source
+    elif task in SHIPPED and model in ("roberta_base", "deberta_v3_base", "gpt2_medium", "gpt2_large"):
+        assert re.search(r"arXiv \d{4}\.\d{5}", source)
+    assert len(source.split()) >= 2
 
 
 @pytest.mark.parametrize("task", ["cola", "mrpc", "rte", "stsb"])
@@ -124,7 +130,7 @@ def test_the_study_has_one_recipe_for_its_tasks(task: str) -> None:
     config = composed("profile=study", f"task={task}", "protocol=matched", f"data.root={BUILTIN / 'glue'}").config
     train = config.train
     assert (config.profile, config.data.source, config.model.name) == ("study", "local", "minilm")
-    assert (train.epochs, train.batch_size, train.learning_rate, train.precision) == (3, 32, 1e-3, "bf16")
+    assert (train.epochs, train.batch_size, train.learning_rate, train.precision) == (4, 16, 1e-3, "bf16")
     assert train.mean_bias == (task == "stsb")
 
 
@@ -177,7 +183,7 @@ def test_every_experiment_and_profile_composes(name: str, profile: str, hub: Hub
     # The study reads files, and its usual protocol needs a tuning file.
     files = [f"data.root={BUILTIN / experiment.suite}", "protocol=matched"] if profile == "study" else []
     plan = make_plan(experiment, [f"profile={profile}", "seed=0", "transform=lora,dtsm", *files])
-    declared = experiment.axes | experiment.profiles[profile]
+    declared = experiment.axes | experiment.profiles[profile] | ({"protocol": ["matched"]} if files else {})
     assert {cell.config.task.name for cell in plan.cells} == set(declared["task"])
     others = [declared[key] for key in declared if key not in ("seed", "transform", "task")]
     combinations = len(declared["task"]) * 2 * math.prod(map(len, others))
@@ -204,8 +210,10 @@ def test_glue_has_the_five_methods_eight_tasks_and_at_least_two_seeds() -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF / "task").glob("*.yaml")), ids=lambda path: path.stem)
 def test_task_file(path: Path) -> None:
-    generation = OmegaConf.load(path)["kind"] == "generation"
-    task = composed("model=tiny_gpt2" if generation else "model=tiny", f"task={path.stem}").config.task
+    read = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path))
+    task: TaskConfig = OmegaConf.to_object(read)  # type: ignore[assignment]
+    type_local_files(task)
+    generation = task.kind == "generation"
     splits = {"train", "validation", "test"} if generation else {"train", *task.metrics}
     assert task.name == path.stem
     assert (task.kind in ("regression", "generation")) == (task.labels == [])
@@ -213,8 +221,12 @@ def test_task_file(path: Path) -> None:
     assert set(task.sizes) == splits
     assert {name for names in task.metrics.values() for name in names} <= set(METRICS)
     # The parquet exports of the hub are a branch of their own, whose commits it makes itself.
-    assert re.fullmatch(r"[0-9a-f]{40}|refs/convert/parquet", task.hub.revision)
-    assert set(task.local) == splits
+    assert re.fullmatch(r"[0-9a-f]{40}|refs/convert/parquet", task.hub.revision) or not task.hub.path
+    assert task.hub.path or task.local, "its data come from somewhere"
+    assert set(task.local) in (splits, set())
+    if task.name in SHIPPED:
+        assert task.hub.path
+        assert task.local
     for files in task.local.values():
         for file in files:
             assert isinstance(file, LocalFile)
@@ -228,12 +240,12 @@ def test_task_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)
 def test_model_file(path: Path) -> None:
-    task = next(task for model, task in reversed(RECIPES) if model == path.stem)
-    model = composed(f"model={path.stem}", f"task={task}").config.model
+    read = OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(path))  # it may have no recipe yet
+    model: ModelConfig = OmegaConf.to_object(read)  # type: ignore[assignment]
     assert model.name == path.stem
-    assert set(model.target_sets) == {"qv", "official", "all"}
+    assert "qv" in model.target_sets, "the target set of every experiment"
     for pattern in (chosen.modules for chosen in model.target_sets.values()):
-        assert re.search("query|q_proj|c_attn", pattern)
+        assert re.compile(pattern)
     if model.source == "hub":
         assert re.fullmatch(r"[0-9a-f]{40}", str(model.revision))
     if model.source == "package":

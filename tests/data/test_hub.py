@@ -156,7 +156,7 @@ def test_a_missing_configuration_or_split_names_what_there_is(hub: HubServer) ->
         (
             [*rte_rows(3), {"sentence1": None, "sentence2": "b", "label": 0}],
             True,
-            "row 3: sentence1 is None, not a text",
+            "row 3: sentence1 is null, not a text",
         ),
         ([{"premise": "a", "hypothesis": "b", "label": 0}], True, "has no column sentence1: found premise"),
         ([*rte_rows(2), {"sentence1": "a", "sentence2": "b", "label": -1}], True, "row 2: label -1 is unknown"),
@@ -181,7 +181,7 @@ def test_a_text_that_is_null_is_refused(hub: HubServer) -> None:
     task.hub.revision = COMMIT
     rows = [{"meaning_representation": "name[A]", "human_reference": text} for text in ("A.", None)]
     hub.add("dataset", task.hub.path, {"default/train/0000.parquet": parquet(rows)})
-    assert "row 1: the text is None, not a text" in refusal(task)
+    assert "row 1, is not e2e data (ValueError: the text is null, not a text)" in refusal(task)
 
 
 def test_a_damaged_file(hub: HubServer) -> None:

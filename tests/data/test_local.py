@@ -9,6 +9,7 @@ from helpers.glue_files import OFFICIAL, jsonl, load_train, local_data, one_line
 from mtlora.base.errors import UserError
 from mtlora.config.schema import DataConfig
 from mtlora.data import sources
+from mtlora.data.table_files import check_columns
 
 SST2 = "SST-2/train.tsv"
 MNLI = "MNLI/train_subset.jsonl"
@@ -38,6 +39,16 @@ BROKEN = {
     "json label": ("mnli", MNLI, jsonl([PAIR | {"label": True}]), r"train_subset\.jsonl:1: label True is unknown"),
     "json fraction": ("mnli", MNLI, jsonl([PAIR | {"label": 1.0}]), r"train_subset\.jsonl:1: label 1\.0 is unknown"),
     "json class": ("mnli", MNLI, jsonl([PAIR | {"label": -1}]), r"train_subset\.jsonl:1: label -1 is unknown"),
+    "half a pair": ("mnli", MNLI, '{"premise": "hi \\ud83d", "hypothesis": "b", "label": 0}\n', r":1: premise has half of .*ud83d"),
+    "half a pair in a key's text": ("mnli", MNLI, jsonl([PAIR]) + '{"premise": "a", "hypothesis": "\\uDC00", "label": 0}', r":2: hypo"),
+    "nul": ("sst2", SST2, "sentence\tlabel\nfi\0ne\t1\n", r"train\.tsv:2: sentence has a NUL"),
+    "blank text": ("sst2", SST2, "sentence\tlabel\n \t1\n", r"train\.tsv:2: sentence blank"),
+    "blank pair": ("mnli", MNLI, jsonl([PAIR | {"premise": "", "hypothesis": " "}]), r":1: premise and hypothesis blank"),
+    "json nan label": ("mnli", MNLI, '{"premise": "a", "hypothesis": "b", "label": NaN}\n', r":1: label nan is unknown"),
+    "deep json": ("mnli", MNLI, "[" * 100_000 + "\n", r"train_subset\.jsonl:1: not a JSON value"),
+    "cut row elsewhere": ("sst2", SST2, "sentence\tlabel\nfi\nne\t1\n", r"train\.tsv:2: 1 fields"),
+    "qqp cut short": ("qqp", "QQP/train.tsv", tsv(OFFICIAL["QQP/train.tsv"]) + "7\t8\t9\tWhy", r"train\.tsv:4: the file ends inside"),
+    "qqp too many": ("qqp", "QQP/train.tsv", tsv([*OFFICIAL["QQP/train.tsv"], ["7"] * 7]), r"train\.tsv:4: 7 fields, expected 6"),
     "empty jsonl": ("mnli", MNLI, "\n", r"train_subset\.jsonl has no rows"),
 }  # fmt: skip
 
@@ -49,6 +60,34 @@ def test_broken_file(case: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as error:
         load_train(name, tmp_path / "glue", subset=True)
     one_line(error)
+
+
+def test_rows_of_qqp_that_a_line_break_cuts_in_two_are_left_out_with_a_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = tsv(OFFICIAL["QQP/train.tsv"]) + '2\t5\t6\tIs it "odd\n"\tor even?\t0\n' + "3\t7\t8\tWho?\tWhich one?\t0\n"
+    write(tmp_path / "QQP/train.tsv", rows)
+    columns = load_train("qqp", tmp_path)
+    assert columns["question1"] == ["How?", "", "Who?"]  # one text of a pair may be blank, as in the release
+    assert columns["label"] == [1, 0, 0]
+    assert "left out 2 lines with too few fields" in caplog.text
+    assert "the first is line 4" in caplog.text
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\n  \n", ""])
+def test_blank_last_lines_change_nothing(end: str, tmp_path: Path) -> None:
+    write(tmp_path / SST2, tsv(OFFICIAL[SST2]).rstrip("\n") + end)
+    write(tmp_path / MNLI, jsonl([PAIR]).rstrip("\n") + end)
+    assert load_train("sst2", tmp_path)["label"] == [1, 0]
+    assert load_train("mnli", tmp_path, subset=True)["label"] == [1]
+
+
+def test_rows_of_the_hub_pass_the_same_check() -> None:
+    columns = {"premise": ["a", "hi \ud83d"], "hypothesis": ["b", "c"], "label": [0, 1]}
+    with pytest.raises(UserError, match=r"nyu-mll/glue, row 1: premise has half of a surrogate pair"):
+        check_columns(option("mnli"), columns, "nyu-mll/glue")
+    with pytest.raises(UserError, match=r"row 0: hypothesis is null, not a text"):
+        check_columns(option("mnli"), {"premise": ["a"], "hypothesis": [None], "label": [0]}, "nyu-mll/glue")
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "plain text"])

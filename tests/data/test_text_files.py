@@ -1,15 +1,18 @@
 """Data-to-text files in the layouts of their releases, and how their facts become contexts."""
 
+import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers.glue_files import write
+from helpers.glue_files import jsonl, write
 
 from mtlora.base.errors import UserError
 from mtlora.base.paths import REPOSITORY
 from mtlora.config.schema import DataConfig, TaskConfig
 from mtlora.data.contexts import Sentence, contexts_of, linearise
+from mtlora.data.files import content_digest
 from mtlora.data.sources import fingerprint, load_contexts, load_split, split_fingerprint
 from mtlora.data.text_files import HUB_FORMATS, read_sentences
 from mtlora.plan.cell import compose_cell
@@ -70,6 +73,122 @@ def test_formats(name: str, content: str, format: str, expected: list[Sentence],
     assert read_sentences(write(tmp_path / name, content), format, lower_relation=False) == expected
 
 
+ENTRY = '<benchmark><entries><entry category="Food"><modifiedtripleset>%s</modifiedtripleset>%s</entry></entries></benchmark>'
+TRIPLE, LEX = "<mtriple>A | b | C</mtriple>", '<lex comment="good">t</lex>'
+
+
+@pytest.mark.parametrize(
+    ("triples", "lex"),
+    [
+        ("<otriple>A | b | C</otriple>", LEX),
+        ("\n  <mtriple>\n A | b | C\n</mtriple>\n", '<lex comment="good">\n t\n </lex>'),
+        (TRIPLE, '<lex comment="good">\n <template>x</template><text>t</text>\n</lex>'),
+        (TRIPLE, '<lex comment="good"><text><b>t</b></text></lex>'),
+    ],
+)
+def test_releases_of_webnlg_xml(triples: str, lex: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.xml", ENTRY % (triples, lex))
+    assert read_sentences(path, "webnlg_xml", False) == [Sentence("A : b : C", "t", "Food")]
+
+
+W = {"category": "Food", "modified_triples": [["A", "b", "C"]], "lexicalisations": [{"comment": "good", "text": "t"}]}
+D = {"tripleset": [["A", "b", "C"]], "annotations": [{"text": "t"}]}
+SHAPES: list[tuple[str, Any]] = [
+    *(("dart_json", [D, D | {"tripleset": wrong}]) for wrong in ([], [[]], [["A"]], ["A : b : C"], "A", None, [["A", "b", " "]])),
+    *(("dart_json", [D, D | {"tripleset": wrong}]) for wrong in ([["A", "b", 3]], [["A", "b", "C", "D"]], [{"s": 1, "p": 2, "o": 3}])),
+    *(("dart_json", [D, D | {"annotations": wrong}]) for wrong in ([{"text": 3}], ["t"], None, [{}], [{"text": ["t"]}])),
+    ("dart_json", [D, D | {"annotations": [{"text": "hi \ud83d"}]}]),
+    ("dart_json", [D, D | {"tripleset": [["A", "b", "\udc00"]]}]),
+    ("dart_json", [D, D | {"annotations": [{"text": "a\0"}]}]),
+    ("dart_json", [D, 3]),
+    *(("webnlg_jsonl", [W, W | {"modified_triples": wrong}]) for wrong in ([], ["A | b | C"], [["A"]], {"A": "b"}, None)),
+    *(("webnlg_jsonl", [W, W | {"category": wrong}]) for wrong in (None, ["Food"], " ", 3)),
+    ("webnlg_jsonl", [W, W | {"lexicalisations": [{"comment": "good", "text": 3}]}]),
+    ("webnlg_jsonl", [W, W | {"lexicalisations": [{"text": "t"}]}]),
+    ("webnlg_jsonl", [W, []]),
+    ("webnlg_xml", [ENTRY % ("", LEX)]),
+    ("webnlg_xml", [ENTRY % ("<mtriple>A | b</mtriple>", LEX)]),
+    ("webnlg_xml", [ENTRY % (TRIPLE, '<lex comment="good"><b>t</b></lex>')]),
+    ("webnlg_xml", [(ENTRY % (TRIPLE, LEX)).replace(' category="Food"', "")]),
+    *(("e2e_csv", wrong) for wrong in (["mr,ref", "name[A],t", "name[],t"], ["mr,ref", "name[A],t", ",t"], ["mr,ref", "name[A],t", "a,t,u"])),
+    ("e2e_csv", ["mr,ref", "name[A],t", '"name[A],t']),
+    *(("pair_text", ["name : A||t", wrong]) for wrong in ("||t", " ||t", "name : ||t", "name : A |  : B||t")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("format", "content"), SHAPES)
+def test_an_entry_of_another_shape_is_one_line_with_its_place(format: str, content: Any, tmp_path: Path) -> None:
+    if format == "dart_json":
+        text, place = json.dumps(content), ", entry 2: "
+    elif format == "webnlg_jsonl":
+        text, place = jsonl(content), ":2: "
+    else:
+        text, place = (
+            "\n".join(content),
+            {"webnlg_xml": ", entry 1 (no eid): ", "e2e_csv": ":3: ", "pair_text": ":2: "}[format],
+        )
+    path = write(tmp_path / "file", text)
+    with pytest.raises(UserError) as error:
+        read_sentences(path, format, lower_relation=True)
+    assert str(error.value).startswith(f"{path}{place}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["dart", "webnlg", "e2e"])
+def test_a_row_of_the_hub_passes_the_same_check(name: str) -> None:
+    rows: dict[str, dict[str, Any]] = {
+        "dart": {"tripleset": [["A", "b"]], "annotations": {"text": ["t"]}},
+        "webnlg": {
+            "category": "Food",
+            "test_category": "",
+            "modified_triple_sets": {"mtriple_set": [["A | b"]]},
+            "lex": {"comment": ["good"], "text": ["t"]},
+        },
+        "e2e": {"meaning_representation": "name[ ]", "human_reference": "t"},
+    }
+    with pytest.raises(ValueError, match="the fact"):
+        list(HUB_FORMATS[name](rows[name], False))
+
+
+@pytest.mark.parametrize(
+    ("format", "content"),
+    [
+        ("webnlg_xml", ENTRY % (TRIPLE, '<lex comment="good"> <text/></lex>')),
+        ("dart_json", json.dumps([D | {"annotations": [{"text": " "}, {"text": None}]}])),
+        ("webnlg_jsonl", jsonl([W | {"lexicalisations": [{"comment": "good", "text": ""}]}])),
+        ("e2e_csv", "mr,ref\nname[A],\n"),
+        ("pair_text", "name : A|| \n"),
+    ],
+)
+def test_a_file_of_blank_texts_is_refused(format: str, content: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has facts but no texts: each of its"):
+        read_sentences(write(tmp_path / "file", content), format, False)
+
+
+def test_a_blank_text_is_left_out_with_a_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entries = [D, {"tripleset": [["X", "y", "Z"]], "annotations": [{"text": ""}, {"text": None}]}]
+    write(tmp_path / "dart-v1.1.1-full-train.json", json.dumps(entries))
+    columns = load_split(task_of("dart"), DataConfig(source="local", root=str(tmp_path)), "train")
+    assert columns["text"] == ["t"]
+    assert "dart, train: left out 2 of 3 rows, whose text is blank; the first has the facts 'X : y : Z'" in caplog.text
+
+
+def test_what_editors_and_archives_add_changes_nothing(tmp_path: Path) -> None:
+    csv = write(tmp_path / "a.csv", 'mr,ref\r\n"name[A]","A is here."\r\n\r\n  \r\n')
+    assert len(read_sentences(csv, "e2e_csv", False)) == 1
+    folder = write(tmp_path / "train/1triples/a.xml", XML).parent.parent
+    before = content_digest(folder)
+    for name in ("._a.xml", "1triples/._a.xml", ".ipynb_checkpoints/a.xml", "__MACOSX/1triples/._a.xml", ".DS_Store"):
+        write(folder / name, b"\x00\x05\x16\x07")
+    assert len(read_sentences(folder, "webnlg_xml", False)) == 1
+    assert content_digest(folder) == before
+
+
+def test_a_compressed_file_is_known_by_its_content(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", gzip.compress(jsonl([W]).encode()))
+    assert read_sentences(path, "webnlg_jsonl", False) == [Sentence("A : b : C", "t", "Food")]
+
+
 def test_a_folder_of_xml_files_is_read_in_order_of_names(tmp_path: Path) -> None:
     write(tmp_path / "2triples/b.xml", XML.replace("One.", "Two."))
     write(tmp_path / "1triples/z.xml", XML)
@@ -100,11 +219,12 @@ def test_contexts_are_by_exact_facts_with_the_first_references() -> None:
 @pytest.mark.parametrize(
     ("format", "content", "named"),
     [
-        ("webnlg_jsonl", '{"category": "x"}\n', ":1: not a WebNLG entry"),
-        ("webnlg_jsonl", json.dumps(JSONL) + "\n{", ":2: not a WebNLG entry"),
+        ("webnlg_jsonl", '{"category": "x"}\n', ":1: not webnlg_jsonl data (no field 'modified_triples')"),
+        ("webnlg_jsonl", json.dumps(JSONL) + "\n{", ":2: not a JSON value"),
         ("webnlg_json", '{"entries": 3}', "is not webnlg_json data"),
         ("webnlg_xml", "<a><b></a>", "is not whole XML"),
-        ("dart_json", "[", "is not dart_json data"),
+        ("dart_json", "[", ": not a JSON value"),
+        ("dart_json", "{}", "is not dart_json data"),
         ("dart_json", "[]", "has no rows"),
         ("e2e_csv", "a,b\n", ":1: the columns mr and ref are expected"),
         ("e2e_csv", "mr,ref\nname[A]\n", ":2: 1 fields, expected 2"),
@@ -184,7 +304,7 @@ def test_the_digest_of_a_folder_follows_its_content(tmp_path: Path) -> None:
         ("webnlg", "webnlg_2017", "validation", 2_258, None),
         ("webnlg", "webnlg_2017", "test", 4_928, 1_862),
         ("dart", "dart", "validation", 6_980, None),
-        ("dart", "dart", "test", 12_552, 4_159),
+        ("dart", "dart", "test", 12_551, 4_159),  # of 12,552 texts one is null
         ("e2e", "e2e", "train", 42_061, None),
         ("e2e", "e2e", "test", 4_693, 630),
     ],

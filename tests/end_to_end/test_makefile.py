@@ -36,21 +36,32 @@ def dry(*arguments: str) -> list[str]:
 def targets() -> set[str]:
     text = (REPOSITORY / "Makefile").read_text()
     (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
-    experiments = {f"reproduce-{path.stem}" for path in EXPERIMENTS.glob("*.yaml")}
-    return {*phony.split(), *experiments} - {"$(REPRODUCE)"}
+    return {*phony.split(), *experiments()} - {"$(REPRODUCE)"}
+
+
+def experiments() -> set[str]:
+    return {f"reproduce-{path.stem}" for path in EXPERIMENTS.glob("*.yaml")}
 
 
 def test_help_lists_every_target_and_is_the_default() -> None:
     text = make("help")
-    described = {line.split()[0]: line.split()[1:] for line in text.splitlines()}
+    listed, _, variables = text.partition("\n\n")
+    described = {line.split()[0]: line.split()[1:] for line in listed.splitlines()}
     rules = set(re.findall(r"^([a-z][a-z0-9-]*):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    assert set(described) == targets() == rules
+    assert set(described) == targets() == rules | experiments()
     assert all(len(words) >= 3 for words in described.values())
     assert make() == text
+    for name in ("TASKS", "METHODS", "SEEDS", "PROFILE", "PROTOCOL", "JOBS", "LAUNCHER", "SUITE", "RUNS"):
+        assert re.search(rf"  {name}  ", variables)
+
+
+def test_setup_says_what_it_does() -> None:
+    first, *_ = [line for line in make("-n", "-W", "pyproject.toml", "setup").splitlines() if line.startswith("echo")]
+    assert "Installing the tested packages into .venv" in first
 
 
 def test_the_plain_command_runs_the_mini_profile() -> None:
-    assert dry("reproduce-glue") == [".venv/bin/python", "-m", "mtlora.reproduce", "glue", "profile=mini"]
+    assert dry("reproduce-glue") == [".venv/bin/python", "-m", "mtlora.reproduce", "glue"]
 
 
 def test_variables_become_overrides(tmp_path: Path) -> None:
@@ -99,7 +110,7 @@ def test_a_variable_that_nothing_reads_is_refused(variable: str) -> None:
 
 
 def test_tables_reads_other_records() -> None:
-    assert dry("tables", "RUNS=old/records.jsonl")[-3:] == ["profile=mini", "--runs", "old/records.jsonl"]
+    assert dry("tables", "RUNS=old/records.jsonl")[-3:] == ["all", "--runs", "old/records.jsonl"]
 
 
 @pytest.mark.parametrize("target", sorted({"test", "lint", "reproduce-glue", "plan", "tables", "download"}))

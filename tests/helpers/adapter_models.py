@@ -62,18 +62,18 @@ def layer_of(model: nn.Module) -> MTLoraLayer:
 
 def t_by_hand(structure: str, layer: MTLoraLayer, index: int | None) -> torch.Tensor:
     """T of the paper's table of structures, of one slice if an index is given."""
-    c, d = (factors.get("default", None) for factors in (layer.mtlora_C, layer.mtlora_D))
+    c, d = (layer.weight_of(letter, "default") if "default" in layer.matrices(letter) else None for letter in "CD")
     if index is not None:
         c, d = (None if factor is None else factor[index] for factor in (c, d))
     if structure == "none":
-        rank = layer.mtlora_A["default"].shape[0] if index is None else layer.r["default"]
+        rank = layer.weight_of("A", "default").shape[0] if index is None else layer.r["default"]
         return torch.eye(rank, dtype=torch.float64)
     return {"shim": lambda: c, "icfm": lambda: c @ c.T, "ctcm": lambda: c @ d, "dtsm": lambda: c + d}[structure]()
 
 
 def delta_by_hand(structure: str, kind: str, layer: MTLoraLayer, scaling: float = 1.5) -> torch.Tensor:
     """dW of shape (out, in), slice by slice: rows of slice i = scaling * B_i (T A)_i, 0 where not adapted."""
-    a, b, r = layer.mtlora_A["default"], layer.mtlora_B["default"], layer.r["default"]
+    a, b, r = layer.weight_of("A", "default"), layer.weight_of("B", "default"), layer.r["default"]
     if "fused" not in kind:
         return scaling * b @ t_by_hand(structure, layer, None) @ a
     mask = FUSED[KINDS[kind][0]]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.record_files import make_record, save_record
+from helpers.shipped import METHODS as SHIPPED
 from helpers.tuning_files import make_tuning, write_tuning
 from matplotlib.axes import Axes
 
-from mtlora.base.paths import CONF
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.report.plots.pareto import Name, front, pareto, quantity
@@ -101,7 +101,7 @@ def test_pareto_panels(tmp_path: Path) -> None:
         "time of a step, ms",
         "peak memory, MiB",
     ]
-    assert {axis.get_ylabel() for axis in made[0].axes} == {"Average of 1 (x 100)"}
+    assert {axis.get_ylabel() for axis in made[0].axes} == {"RTE (x 100)"}
     assert list(lines(parameters)) == ["LoRA", "MTLoRA SHIM", "DoRA"]
     assert list(lines(step)) == ["LoRA", "MTLoRA SHIM"]
     assert np.array(steps(parameters)) == pytest.approx(np.array([[(100, 60), (120, 64)]]))
@@ -201,7 +201,7 @@ def test_best_by_number(tmp_path: Path) -> None:
 
 
 def test_methods_look_different() -> None:
-    methods = [path.stem for path in (CONF / "transform").glob("*.yaml")]
+    methods = list(SHIPPED)
     looks = {method: style(method) for method in methods}
     assert {method for method, look in looks.items() if look["color"] == OTHER[0]} == set()
     assert len({(str(k["linestyle"]), k["marker"], k.get("markerfacecolor")) for k in looks.values()}) == len(methods)

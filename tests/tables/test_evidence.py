@@ -65,7 +65,7 @@ def test_failed_interrupted_killed_and_missing_runs_are_named(plan: Plan, tmp_pa
     assert f"{made[0].run_id} failed: the training loss is nan" in lines
     assert f"{made[1].run_id} interrupted: KeyboardInterrupt" in lines
     assert f"{made[2].run_id} is running, or was killed" in lines
-    assert f"rte {plan.cells[5].label}: 1 run not made yet" in lines
+    assert f"rte {plan.cells[5].label} (protocol matched): 1 run not made yet" in lines
     assert len(found.problems) == 4
     assert set(accuracies(found)) == {("lora", 1), ("shim", 1)}
 
@@ -222,7 +222,7 @@ def test_a_value_outside_its_metrics_range_is_refused(metric: str, value: float,
     (line,) = found.evidence.problems
     assert f"{metric} on test is {value:g}, its range is" in line
     assert [line for line in found.problems if made[0].run_id not in line] == [
-        f"rte {plan.cells[0].label}: 1 run not made yet"
+        f"rte {plan.cells[0].label} (protocol matched): 1 run not made yet"
     ]
 
 

@@ -5,7 +5,9 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 import statistics
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,18 @@ from helpers.record_files import grid, make_record, save_record
 from mtlora.base.errors import UserError
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
+from mtlora.records.__main__ import collect
 from mtlora.records.record import RunRecord
+from mtlora.tables.__main__ import main
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
+from mtlora.train.lifecycle import new_record
 
 CONTRACT = [
     *("table", "suite", "model", "method", "rank", "targets", "task", "split", "metric", "selection"),
     *("n", "mean", "median", "std", "run_ids", "published", "published_source", "difference", "protocol", "variant"),
+    *("profile", "data_source", "epochs", "limit"),
 ]
 SEEDS = (0, 1, 2)
 RTE, STSB, RANKED = ("accuracy", "validation"), ("pearson", "validation"), ("spearman", "validation")
@@ -298,6 +304,52 @@ def test_records_in_one_json_lines_file(tmp_path: Path) -> None:
     assert tables(tiny_plan(), path, tmp_path / "other") == expected
 
 
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A study: the records of runs on files that have gone since."""
+    root = write_official(tmp_path / "glue")
+    overrides = ["model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=0,1,2", "data.source=local"]
+    plan = make_plan(load_experiment("glue"), [*overrides, f"data.root={root}"])
+    write(plan, records_of(plan), tmp_path / "study")
+    lines = "".join(f"{line}\n" for line in collect(tmp_path / "study" / "runs"))
+    for folder in (root, tmp_path / "study" / "runs"):
+        shutil.rmtree(folder)
+    (tmp_path / "study" / "records.jsonl").write_text(lines)
+    return tmp_path / "study"
+
+
+STUDY = ("model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=0,1,2", "data.source=local")
+
+
+def test_a_study_gives_its_tables_again_without_its_data(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file.name: file.read_bytes() for file in (study / "tables").iterdir()}
+    shutil.rmtree(study / "tables")
+    monkeypatch.setattr("sys.argv", ["tables", "glue", "--runs", str(study), *STUDY])
+    main()
+    assert {file.name: file.read_bytes() for file in (study / "tables").iterdir()} == before
+    assert capsys.readouterr().err == f"written to {study / 'tables'}\n"
+
+
+def test_a_study_outlives_the_code_that_made_it(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (study / "tables" / "glue.csv").read_bytes()
+    monkeypatch.setattr("mtlora.plan.cell.TRAINING_VERSION", 99)
+    monkeypatch.setattr("sys.argv", ["tables", "glue", "--runs", str(study), *STUDY])
+    main()
+    assert (study / "tables" / "glue.csv").read_bytes() == before
+
+
+def test_a_study_with_two_runs_of_one_configuration_is_refused(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (study / "records.jsonl").read_text()
+    other = json.loads(lines.split("\n")[0])
+    other |= {"config_sha": "0" * 64, "run_id": "elsewhere"}
+    (study / "records.jsonl").write_text(lines + json.dumps(other) + "\n")
+    monkeypatch.setattr("sys.argv", ["tables", "glue", "--runs", str(study), *STUDY])
+    with pytest.raises(UserError, match="and elsewhere have the same configuration with other data, weights or code"):
+        main()
+
+
 BROKEN: dict[str, Any] = {
     "truncated": lambda text: text[: len(text) // 2].encode(),
     "empty": lambda text: b"",
@@ -349,7 +401,10 @@ def test_tables_hold_no_times_and_are_the_same_twice(tmp_path: Path) -> None:
 def test_caption_of_partial_training_files_says_low_resource(tmp_path: Path) -> None:
     root = write_mixed(tmp_path / "glue")
     overrides = ["model=tiny", "task=qnli", "transform=lora", "seed=0", "data.source=local", f"data.root={root}"]
-    text, _ = tables(make_plan(load_experiment("glue"), [*overrides, "data.subset=true"]), tmp_path / "runs", tmp_path)
+    plan = make_plan(load_experiment("glue"), [*overrides, "data.subset=true"])
+    record = make_record(plan.cells[0], {RTE: (0.8, 0.8)})
+    record.low_resource = new_record(plan.cells[0]).low_resource
+    text, _ = write(plan, [record], tmp_path)
     assert "low-resource" in text.split("\n")[0]
     assert "data: local" in text.split("\n")[0]
 
@@ -426,3 +481,114 @@ def test_no_column_without_a_divergence(tmp_path: Path) -> None:
     assert "Diverged" not in text
     assert "diverged" not in text
     assert {row["diverged"] for row in costs(tmp_path)} == {"0"}
+
+
+def test_the_csv_files_tell_short_runs_from_whole_ones(tmp_path: Path) -> None:
+    short = plan_of(
+        "model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=0,1,2", "train.limit_examples=64", "train.epochs=2"
+    )
+    _, rows = write(short, records_of(short), tmp_path)
+    names = ("profile", "data_source", "epochs", "limit")
+    found = {tuple(row[name] for name in names) for row in rows}
+    assert found == {("mini", "builtin", "2", "train.limit_examples=64")}
+    for name in ("glue_cost", "glue_comparisons"):
+        with (tmp_path / "tables" / f"{name}.csv").open(newline="") as stream:
+            assert {tuple(row[name] for name in names) for row in csv.DictReader(stream)} == found
+    _, rows = write(tiny_plan(), records_of(tiny_plan()), tmp_path / "whole")
+    assert {row["limit"] for row in rows} == {""}
+    epochs = {row["task"]: row["epochs"] for row in rows}
+    assert epochs["average"] == " ".join(sorted({epochs["rte"], epochs["stsb"]}, key=int)), "of all of its tasks"
+
+
+def test_a_table_that_lacks_runs_of_the_earlier_one_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+        tables(tiny_plan(), tmp_path / "runs", tmp_path)
+        assert caplog.messages == [], "the same runs again, or more"
+        tables(plan_of("model=tiny", "task=rte", "transform=lora,shim", "seed=0"), tmp_path / "runs", tmp_path)
+    (line,) = caplog.messages
+    epochs = tiny_plan().cells[0].config.train.epochs
+    assert (
+        f"{tmp_path}/tables/glue.*: 2 runs (rte; data builtin; epochs {epochs}) in place of 12 runs (rte, stsb" in line
+    )
+    caplog.clear()
+    write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("content", ["", "no,table\n1,2\n", "\0\1"])
+def test_another_file_of_that_name_is_no_earlier_table(
+    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "glue.csv").write_text(content)
+    write(tiny_plan(), records_of(tiny_plan()), tmp_path)
+    assert caplog.messages == []
+
+
+def test_a_tie_and_a_single_seed_have_no_best(tmp_path: Path) -> None:
+    records = records_of(tiny_plan())
+    for record in records:
+        record.metrics[0]["value"] = 0.6
+    text, _ = write(tiny_plan(), records, tmp_path)
+    assert [row["RTE"] for row in grid(text).values()] == ["60.00 ± 0.00"] * 2
+    text, _ = write(tiny_plan(), [r for r in records_of(tiny_plan()) if r.seed == 0], tmp_path / "one")
+    assert [row["STS-B"] for row in grid(text).values()] == ["31.00", "45.00"]
+
+
+def test_a_single_task_has_no_average(tmp_path: Path) -> None:
+    plan = plan_of("model=tiny", "task=rte", "transform=lora,shim", "seed=0,1,2")
+    text, _ = write(plan, records_of(plan), tmp_path)
+    assert "Average" not in text
+    assert "t interval, of RTE at" in text
+
+
+def test_cost_has_no_empty_columns(tmp_path: Path) -> None:
+    records = records_of(tiny_plan())
+    for record in records:
+        record.provenance["cohort"] = {"id": "1", "runs": 2, "members": []}
+    text, _ = write(tiny_plan(), records, tmp_path)
+    cost = text.split("**GLUE: cost**")[1]
+    assert "Head parameters" in cost
+    assert "ms per step" not in cost
+    assert "tokens/s |" not in cost
+    assert "not in cohorts: none here" in cost
+
+
+def test_what_was_never_run_has_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["model=tiny", "task=cola", "transform=lora,shim", "seed=0,1", f"results={tmp_path}"]
+    plan = make_plan(load_experiment("glue"), given)
+    for cell in plan.cells:
+        save_record(tmp_path / "runs", make_record(cell, {("matthews", "validation"): (0.5, 0.5)}))
+    monkeypatch.setattr(sys, "argv", ["tables", "all", *given])
+    main()
+    shown = capsys.readouterr()
+    # The ranks have the runs at r = 8 in common with GLUE, and none of their own.
+    assert "**GLUE**" in shown.out
+    assert "**Rank**" not in shown.out
+    assert "not run, so without a table: " in shown.err
+    assert sorted(path.name for path in (tmp_path / "tables").glob("*.md")) == ["glue.md"]
+    rank = make_plan(load_experiment("rank"), given)
+    (own, *_) = [cell for cell in rank.cells if cell.config.adapter.r == 2]
+    save_record(tmp_path / "runs", make_record(own, {("matthews", "validation"): (0.5, 0.5)}))
+    main()
+    assert "**Rank**" in capsys.readouterr().out
+
+
+def test_failed_runs_alone_make_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["model=tiny", "task=cola", "transform=lora", "seed=0", f"results={tmp_path}"]
+    (cell,) = make_plan(load_experiment("glue"), given).cells
+    record = make_record(cell, {})
+    record.status, record.error = "failed", "the disk is full"
+    save_record(tmp_path / "runs", record)
+    monkeypatch.setattr(sys, "argv", ["tables", "glue", *given])
+    main()
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "failed: the disk is full" in shown.err
+    assert "no table is written" in shown.err
+    assert not (tmp_path / "tables").exists()

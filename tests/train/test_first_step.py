@@ -83,7 +83,7 @@ def test_dtsm_is_shim_at_twice_the_rate_of_t() -> None:
     assert len(pairs) == 4
     with torch.no_grad():
         for one, other in pairs:
-            one.mtlora_C[ADAPTER].copy_(other.get_transform(ADAPTER))
+            one.weight_of("C", ADAPTER).copy_(other.get_transform(ADAPTER))
     before = [one.get_transform(ADAPTER).clone() for one, _ in pairs]
     trained(*shim, steps=20, model=models[0])
     trained(*dtsm, steps=20, model=models[1])
@@ -92,5 +92,5 @@ def test_dtsm_is_shim_at_twice_the_rate_of_t() -> None:
         assert (t - start).norm() > 0.01 * start.norm(), "T has moved"
         assert (t - total).norm() <= 1e-9 * t.norm()
         for letter in "AB":
-            mine, theirs = (layer._parameters_of(letter)[ADAPTER] for layer in (one, other))
+            mine, theirs = (layer.weight_of(letter, ADAPTER) for layer in (one, other))
             assert (mine - theirs).norm() <= 1e-9 * mine.norm(), letter

@@ -18,7 +18,7 @@ def test_scaled_rotation() -> None:
     angle, scale = 0.7, 3.0
     rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     with torch.no_grad():
-        layer_of(model).mtlora_C["default"].copy_(scale * rotation)
+        layer_of(model).weight_of("C", "default").copy_(scale * rotation)
     (row,) = transform_geometry(model, 4)
     assert (row["epoch"], row["module"]) == (4, "linear")
     assert row["singular_values"] == pytest.approx([scale, scale], rel=1e-4)

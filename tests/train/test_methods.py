@@ -9,6 +9,7 @@ import pytest
 import torch
 from builtin_text.tokenizers import word_tokenizer
 from helpers.own_method import SOURCE
+from helpers.shipped import METHODS
 from helpers.tiny_runs import cell_in, execute, finish, overrides, start
 from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -17,7 +18,6 @@ from transformers import AutoModelForSequenceClassification
 
 from mtlora.adapter.transforms import first_step
 from mtlora.base.errors import UserError
-from mtlora.base.paths import CONF
 from mtlora.data.encoding import collate
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.records.record import RunRecord
@@ -26,7 +26,6 @@ from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model, fresh_backbone, load_parent, weights_file
 from mtlora.train.model.methods import SEEDS, MethodModel, effective
 
-METHODS = [path.stem for path in sorted((CONF / "transform").glob("*.yaml"))]
 SHORT = ("train.epochs=1", "train.limit_examples=32", "protocol=matched")
 R, WIDTH = 2, 32  # rank, and the width of the tiny model, whose 4 layers (q and v, twice) are adapted
 OWN_RATE = {"full": 1 / 16}
@@ -78,7 +77,9 @@ def test_every_method_trains_and_its_record_states_what_was_computed(method: str
     assert max(row.get("learning_rate", 0) for row in rows) == pytest.approx(rate)
     saved = load_file(cell.folder / weights_file(cell.config))
     fresh = build_model(cell.config, load_tokenizer(cell.config.model))
-    frozen = {name for name in saved if method.endswith("_frozen") and name.endswith(("mtlora_C", "mtlora_D"))}
+    frozen = {
+        name for name in saved if method.endswith("_frozen") and name.endswith(("mtlora_C.weight", "mtlora_D.weight"))
+    }
     beginning = {
         name.replace(".default", "").replace(".modules_to_save", ""): t for name, t in fresh.state_dict().items()
     }

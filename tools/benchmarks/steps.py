@@ -30,6 +30,7 @@ from transformers.pytorch_utils import Conv1D
 
 from mtlora.adapter import MTLoraConfig
 from mtlora.adapter.layer import MTLoraLayer
+from mtlora.adapter.matrices import expanded
 from mtlora.base.files import write_text
 from mtlora.base.onednn import onednn_is_fp32, set_fp32_matmul_precision
 from mtlora.train.memory import peak_memory_bytes, reset_peak_memory, saved_bytes
@@ -149,7 +150,7 @@ def add_update_plainly(layer: MTLoraLayer, h: Tensor, x: Tensor, adapter: str, i
     """Return ``h + (alpha / r) B T A x``, computed from right to left."""
     t, ax = layer.get_transform(adapter), layer.project(x, adapter)
     tax = ax if t is None else F.linear(ax, t)
-    return h + F.linear(layer.scaling[adapter] * tax, layer.get_expanded_b(adapter))
+    return h + F.linear(layer.scaling[adapter] * tax, expanded(layer.weight_of("B", adapter), layer.slices[adapter]))
 
 
 def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
@@ -186,7 +187,7 @@ def measure(
             equal = f"loss and gradients of the plain formula to {reference_error(model, batch):.0e}"
             # the forward pass, and the gradients of A, of B T and of the input
             products = 3 * sum(
-                layer.mtlora_A["default"].numel() + layer.mtlora_B["default"].numel() for layer in layers
+                layer.weight_of("A", "default").numel() + layer.weight_of("B", "default").numel() for layer in layers
             )
             share = products / (2 * sum(p.numel() for n, p in model.named_parameters() if ".base_layer.weight" in n))
             why = f"The adapters are {share:.1%} of the arithmetic, at {thin:.0f} GFLOP/s (rank 8) and not at {large:.0f} (768)"

@@ -47,7 +47,7 @@ class CohortLinear(nn.Module):
         if s > 1 and any(c.dim() == 2 for layer in layers for c in _factors(layer).values()):
             raise CohortUnsupported("fused_transform=joint mixes the slices of a projection")
         self.ranks = [layer.r[ADAPTER] for layer in layers]
-        k, r, like = len(layers), max(self.ranks), first.mtlora_A[ADAPTER]
+        k, r, like = len(layers), max(self.ranks), first.weight_of("A", ADAPTER)
         self.A = nn.Parameter(like.new_zeros(k, s, r, first.in_features))
         self.B = nn.Parameter(like.new_zeros(k, s, h, r))
         self.factors = nn.ParameterDict()  # "shim.C": (runs of the structure, s, r, r)
@@ -78,8 +78,8 @@ class CohortLinear(nn.Module):
         structure, place = self.targets[run]
         matrix = (place, slice(None), slice(r), slice(r))
         return [
-            (layer.mtlora_A[ADAPTER], self.A, (run, slice(None), slice(r)), (s, r, self.A.shape[3])),
-            (layer.mtlora_B[ADAPTER], self.B, (run, slice(None), slice(None), slice(r)), (s, self.B.shape[2], r)),
+            (layer.weight_of("A", ADAPTER), self.A, (run, slice(None), slice(r)), (s, r, self.A.shape[3])),
+            (layer.weight_of("B", ADAPTER), self.B, (run, slice(None), slice(None), slice(r)), (s, self.B.shape[2], r)),
             *(
                 (factor, self.factors[f"{structure}_{letter}"], matrix, (s, r, r))
                 for letter, factor in _factors(layer).items()
@@ -153,5 +153,4 @@ class RunLinear(nn.Module):
 
 def _factors(layer: Linear) -> dict[str, nn.Parameter]:
     """Return the factors C and D of a layer, as far as its structure has them."""
-    found = {letter: getattr(layer, f"mtlora_{letter}") for letter in "CD"}
-    return {letter: parameters[ADAPTER] for letter, parameters in found.items() if ADAPTER in parameters}
+    return {letter: layer.weight_of(letter, ADAPTER) for letter in "CD" if ADAPTER in layer.matrices(letter)}

@@ -12,11 +12,14 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mtlora.adapter.layer import MTLoraLayer
+from mtlora.adapter.matrices import with_current_names
+from mtlora.adapter.transforms import STRUCTURES
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
 from mtlora.base.streams import torch_stream
 from mtlora.config.schema import RunConfig
-from mtlora.plan.cell import model_content
+from mtlora.plan.weights import model_content
 from mtlora.records.schema import Parameters
 from mtlora.train.model.backbones import drop_unread_tokens, load_backbone
 from mtlora.train.model.methods import MethodModel, add_method
@@ -102,7 +105,7 @@ def load_parent(model: MethodModel, config: RunConfig, folder: Path) -> None:
     """
     path = folder / weights_file(config)
     try:
-        saved = load_file(path)
+        saved = with_current_names(load_file(path))
     except Exception as error:  # OSError, or safetensors' own error for a damaged file
         raise UserError(f"init_from: cannot read {path} ({error}): train that run again") from None
     is_adapter = isinstance(model, PeftModel)
@@ -143,4 +146,19 @@ def count_parameters(model: nn.Module, head: Sequence[str]) -> Parameters:
         for p in m.original_module.parameters()
     )
     total = sum(p.numel() for p in model.parameters()) - replaced
-    return {"adapter": sum(trained.values()) - in_head, "head": in_head, "total": total}
+    bound = bound_entries(model)
+    return {"adapter": sum(trained.values()) - in_head - bound, "head": in_head, "total": total - bound}
+
+
+def bound_entries(model: nn.Module) -> int:
+    """Count the trained entries of the factors of T that are no free parameters of its structure, such as half of a triangle."""
+    bound = 0
+    for layer in (m for m in model.modules() if isinstance(m, MTLoraLayer)):
+        factors = [(n.split("."), p) for n, p in layer.named_parameters() if n.startswith(("mtlora_C.", "mtlora_D."))]
+        for adapter, structure in layer.structure.items():
+            free = STRUCTURES[structure].parameters
+            own = [p for path, p in factors if path[1] == adapter and p.requires_grad]
+            if free is not None and own:
+                r = own[0].shape[-1]
+                bound += sum(p.numel() for p in own) - own[0].numel() // r**2 * free(r)
+    return bound
