@@ -83,8 +83,7 @@ class LocalFile:
     columns: dict[str, str] = field(default_factory=dict)
     header: bool = True  # .tsv only: the first line names the columns
     subset: bool = False  # a part of the official split: read only with data.subset=true
-    # .tsv only: lines with too few fields are rows that a line break inside a text cuts in two: left out, with a count
-    cut_rows: bool = False
+    cut_rows: bool = False  # .tsv only: leave out, with a count, rows that a line break inside a text cuts in two
 
 
 @dataclass
