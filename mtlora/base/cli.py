@@ -206,11 +206,6 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
     except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         _discard_output()
         sys.exit(141)
-    except OSError as error:
-        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO):
-            raise
-        _discard_output()
-        fail(UserError(f"cannot write the output ({error.strerror}): redirect it to another place"))
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
@@ -232,6 +227,11 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
         if not mistake:
             raise
         fail(error)
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        _discard_output()
+        fail(UserError(f"cannot write the output ({error.strerror}): redirect it to another place"))
 
 
 def _discard_output() -> None:

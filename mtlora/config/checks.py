@@ -88,8 +88,8 @@ def validate(config: RunConfig) -> None:
     Raises:
         UserError: a value is not allowed; the message has the key, the value and the allowed values.
     """
-    _check_finite(asdict(config))
     _check_rules(config)
+    _check_finite(asdict(config))
     if math.isinf(config.learning_rate):
         raise UserError("train.learning_rate times train.lr_multiplier and adapter.rate is infinite: lower them")
     if config.targets not in config.model.target_sets:

@@ -83,8 +83,7 @@ class LocalFile:
     columns: dict[str, str] = field(default_factory=dict)
     header: bool = True  # .tsv only: the first line names the columns
     subset: bool = False  # a part of the official split: read only with data.subset=true
-    # .tsv only: lines with too few fields are rows that a line break inside a text cuts in two: left out, with a count
-    cut_rows: bool = False
+    cut_rows: bool = False  # .tsv only: leave out, with a count, rows that a line break inside a text cuts in two
 
 
 @dataclass
@@ -218,9 +217,8 @@ class TrainConfig:
     # generation: compute the validation loss on n rows only, the same for every run
     limit_validation: int | None = at_least(1, default=None)
     log_every: int = at_least(1, default=10)  # steps between rows of metrics.jsonl
-    checkpoint_seconds: float = at_least(
-        0, default=300.0
-    )  # longest time between two checkpoints; every epoch ends with one
+    # longest time between two checkpoints; every epoch ends with one
+    checkpoint_seconds: float = at_least(0, default=300.0)
 
 
 @dataclass
@@ -254,12 +252,10 @@ class ComputeConfig:
     """The device of a run and its settings; they are part of its provenance, not of its identity."""
 
     device: str = one_of("auto", "cpu", "cuda", default="auto")
-    threads: int = at_least(
-        0, default=0
-    )  # CPU threads; 0: OMP_NUM_THREADS, or else the cores that this process may use
-    cpu_gemm: str = one_of(
-        "auto", "stock", default="auto"
-    )  # auto: oneDNN where a measurement shows that it computes in fp32
+    # CPU threads; 0: OMP_NUM_THREADS, or else the cores that this process may use
+    threads: int = at_least(0, default=0)
+    # auto: oneDNN where a measurement shows that it computes in fp32
+    cpu_gemm: str = one_of("auto", "stock", default="auto")
 
 
 @dataclass
@@ -278,9 +274,8 @@ class RunConfig:
     # published: one learning rate and one alpha for all methods; matched: alpha so that their first steps are equally large;
     # tuned: matched, and the learning rate that `mtlora.tune` has chosen for each method
     protocol: str = one_of(*PROTOCOLS)
-    tuning: str | None = (
-        None  # the stem of the file in RESULTS/tuned that protocol=tuned reads; null: suite and profile
-    )
+    # the stem of the file in RESULTS/tuned that protocol=tuned reads; null: suite and profile
+    tuning: str | None = None
     # second: the second best learning rate; mtlora.reproduce trains both where the choice is unsure
     tuned_choice: str = one_of("best", "second", default="best")
     recipe: str = MISSING  # the source of the training values

@@ -128,6 +128,11 @@ torch.save(logits, {str(tmp_path / "logits.pt")!r})
     assert AutoConfig.from_pretrained(saved["base_model_name_or_path"]).n_embd == 24
 
 
+def test_the_files_have_one_mode(tmp_path: Path) -> None:
+    save_as_lora(adapted("shim", "linear"), tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
 def test_the_adapter_that_is_named_is_exported(tmp_path: Path) -> None:
     model = adapted("shim")
     model.add_adapter("other", MTLoraConfig(r=3, structure="dtsm", init_weights=False, target_modules=["conv"]))

@@ -1,6 +1,8 @@
 """Mistakes on the command line and in the input of a run: one line, exit code 1, no half-written record."""
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,72 @@ class Mistake:
 
 def void(value: Any) -> None:
     """Drop a value: an entry point returns nothing."""
+
+
+PATHS = [
+    "~/glue", "/data/run=3/glue", "/home/o'neil/glue", "/data/glue (copy)", "/tmp/日本", 'a"b', "a b", "{x}", "[x]", "{a:b}",
+    "1e3", "007", "true", "back\\slash", "trailing\\", '\\"', "a#b", "a!b", "a&b;c", "*?", "$HOME", "a:b", "'one quote", "%20",
+    "@x", "é",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["data.root", "model.path", "results"])
+@pytest.mark.parametrize("path", PATHS)
+def test_any_path_is_an_override(key: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    override = cli.path_override(f"{key}={path}")
+    config = compose_cell(["task=cola", "model=tiny", "data.source=local", "data.root=x", override]).config
+    found = {"data.root": config.data.root, "model.path": config.model.path, "results": config.results}[key]
+    assert found == path.replace("~", "/home/ann")
+    assert cli.path_override(override) == override  # a child process gets the arguments of its parent
+
+
+def test_overrides_that_are_read_already_stay_as_they_are(tmp_path: Path) -> None:
+    for override in (
+        "results=a,b",
+        'results="a b"',
+        "results=out/${seed}",
+        "data.root=null",
+        "model.hub=a=b",
+        "seed=1",
+        "--jobs",
+    ):
+        assert cli.path_override(override) == override
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    assert cli.path_override(f"results={folder}") == f'results="{folder}"'  # there is such a folder, so it is no sweep
+
+
+ENCODINGS = [
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+]
+
+
+@pytest.mark.parametrize("environment", ENCODINGS)
+def test_output_in_any_encoding(environment: dict[str, str]) -> None:
+    code = "from mtlora.base import cli; cli.run(lambda: print('5 \\u00b1 1 \\u2013 \\u65e5 \\ud83d'))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ | environment, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert ended.stdout.startswith(b"5 ")
+    assert ended.stdout.rstrip().endswith(rb"\u65e5 \ud83d")
+
+
+@pytest.mark.parametrize(
+    "code", ["print('x')", "print('x' * 10 ** 6)", "print('x', flush=True)", "(print('x'), exit(0))"]
+)
+def test_output_that_cannot_be_written_is_no_traceback(code: str) -> None:
+    command = [sys.executable, "-c", f"from mtlora.base import cli; cli.run(lambda: {code})"]
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` leaves it when it has ended
+    with os.fdopen(writing, "wb") as closed, open("/dev/full", "wb") as full:
+        for stream, status in ((closed, 141), (full, 1)):
+            ended = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True, check=False)
+            assert ended.returncode == status
+            assert "Traceback" not in ended.stderr
+            assert "Exception ignored" not in ended.stderr
+    assert ended.stderr == "error: cannot write the output (No space left on device): redirect it to another place\n"
 
 
 @pytest.fixture

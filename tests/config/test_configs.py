@@ -374,6 +374,54 @@ def test_a_wrong_value_is_one_line_that_names_it(override: str, named: str) -> N
     assert named in refusal(["model=tiny", "task=rte", override])
 
 
+@pytest.mark.parametrize("value", ["inf", "-inf", "1e999", "nan"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "train.learning_rate",
+            "train.weight_decay",
+            "train.lr_multiplier",
+            "train.eps",
+            "adapter.alpha",
+            "adapter.rate",
+        ),
+        *("adapter.dropout", "decode.length_penalty", "model.head_dropout", "+adapter.peft.lora_alpha"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_one_line(key: str, value: str) -> None:
+    line = refusal(["model=tiny", "task=rte", f"{key}={value}"])
+    assert line.startswith(f"{key.lstrip('+')}={float(value)} is ")
+
+
+def test_infinity_where_it_is_natural() -> None:
+    cell = composed("model=tiny", "task=rte", "train.max_grad_norm=inf", "train.checkpoint_seconds=inf")
+    assert cell.config.train.max_grad_norm == 0.0  # no clipping
+    assert cell.config.train.checkpoint_seconds > 1e7
+    assert cell.sha == composed("model=tiny", "task=rte", "train.max_grad_norm=0").sha
+
+
+def test_a_learning_rate_whose_factors_are_too_large_is_one_line() -> None:
+    line = refusal(["model=tiny", "task=rte", "train.learning_rate=1e300", "train.lr_multiplier=1e300"])
+    assert "train.lr_multiplier" in line
+    assert "infinite" in line
+
+
+def test_the_home_folder_is_known_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = [f'{key}="~/it\'s"' for key in ("data.root", "model.path", "results")]
+    config = composed("model=tiny", "task=rte", "data.source=local", *paths).config
+    assert {config.data.root, config.model.path, config.results} == {f"{tmp_path}/it's"}
+
+
+@pytest.mark.parametrize(
+    "override", ['data.root="~nobody_here/x"', 'results="~nobody_here/x"', "results=", 'model.path=" "']
+)
+def test_a_path_that_is_none_is_one_line(override: str) -> None:
+    key = override.partition("=")[0]
+    assert refusal(["model=tiny", "task=rte", "data.source=local", override]).startswith(f"{key}=")
+
+
 @pytest.mark.parametrize(
     ("task", "override", "reason"),
     [

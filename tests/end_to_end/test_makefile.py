@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.glue_files import write, write_official
 
+from mtlora.base.cli import path_override
 from mtlora.base.paths import EXPERIMENTS, REPOSITORY
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
@@ -83,6 +84,19 @@ def test_variables_become_overrides(tmp_path: Path) -> None:
     assert len(plan.cells) == 4
     config = plan.cells[0].config
     assert (config.model.path, config.data.root) == (str(model), f"{tmp_path}/my data")
+
+
+def test_any_value_is_one_word_for_the_shell(tmp_path: Path) -> None:
+    root = tmp_path / "o'neil's data, a=b (copy)"
+    write_official(root)
+    words = dry("plan", "SEEDS=range(0,2)", "TASKS=rte", "METHODS=lora", "data.source=local", f"data.root={root}")
+    overrides = words[4:]
+    assert set(overrides) == {
+        *("profile=mini", "task=rte", "transform=lora", "seed=range(0,2)", "data.source=local", f"data.root={root}")
+    }
+    plan = make_plan(load_experiment("glue"), [path_override(override) for override in overrides])
+    assert [(cell.config.seed, cell.config.data.root) for cell in plan.cells] == [(0, str(root)), (1, str(root))]
+    assert dry("tables", "RUNS=/it's here/runs")[-2:] == ["--runs", "/it's here/runs"]
 
 
 @pytest.mark.parametrize(

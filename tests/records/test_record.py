@@ -14,7 +14,7 @@ from mtlora.base.paths import REPOSITORY
 from mtlora.data.sources import load_split
 from mtlora.plan.cell import compose_cell
 from mtlora.records.__main__ import main, markdown
-from mtlora.records.record import RunRecord, record_status
+from mtlora.records.record import RunRecord, find_records, record_status
 from mtlora.tables.evidence import load_evidence
 
 
@@ -233,6 +233,17 @@ def test_identity_follows_the_content_of_local_data(tmp_path: Path) -> None:
     assert sha(*local) not in (first, sha())
 
 
+def test_records_in_hidden_folders_are_no_records(tmp_path: Path) -> None:
+    paths = [
+        tmp_path / ".hidden/runs" / name / "record.json"
+        for name in ("a", ".ipynb_checkpoints", "b/.snapshot/old", "b/c")
+    ]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    assert list(find_records(tmp_path / ".hidden/runs")) == [paths[0], paths[3]]
+
+
 def test_identity_follows_the_content_of_a_snapshot(tmp_path: Path) -> None:
     snapshot = tmp_path / "snapshot"
     snapshot.mkdir()
@@ -241,6 +252,8 @@ def test_identity_follows_the_content_of_a_snapshot(tmp_path: Path) -> None:
     first = sha(f"model.path={snapshot}")
     shutil.copytree(snapshot, tmp_path / "moved")
     assert sha(f"model.path={tmp_path / 'moved'}") == first
+    (snapshot / "._config.json").write_bytes(b"\0\5\26\7")  # of macOS
+    assert sha(f"model.path={snapshot}") == first
     (snapshot / "model.safetensors").write_bytes(b"weights, trained longer")
     assert sha(f"model.path={snapshot}") not in (first, sha())
 
