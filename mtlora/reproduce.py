@@ -251,31 +251,38 @@ def start(module: str, description: str) -> tuple[argparse.Namespace, Console]:
         UserError: `--jobs` or `--launcher` has a value that is not allowed.
     """
     parser = cli.experiment_parser(module, description)
-    parser.add_argument("--launcher", default="cohort", help=f"{', '.join(LAUNCHERS)} (default: cohort)")
+    parser.add_argument(
+        "--launcher",
+        help=f"{', '.join(LAUNCHERS)} (default: local in the paper profile, which is for GPUs, else cohort)",
+    )
     parser.add_argument(
         "--jobs", type=int, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
     )
     arguments = parser.parse_intermixed_args()
     check_jobs(arguments.jobs)
-    if arguments.launcher not in LAUNCHERS:
+    if arguments.launcher not in (None, *LAUNCHERS):
         raise UserError(f"--launcher {arguments.launcher} is not known: choose one of {', '.join(LAUNCHERS)}")
     handle_signals()
     return arguments, Console(stderr=True)
 
 
-def jobs_of(arguments: argparse.Namespace, plan: Plan) -> int | None:
-    """Return the number of runs at a time; None: the launcher decides, because it uses other machines."""
-    if arguments.jobs is None and arguments.launcher in (*DIRECT, "joblib"):
-        return default_jobs(plan.profile)
+def launching(arguments: argparse.Namespace, plan: Plan) -> tuple[str, int | None]:
+    """Return the launcher, and the number of runs at a time; None: the launcher decides, because it uses other machines.
+
+    Cohorts are the default only where they were measured, on CPUs: the paper profile trains each run alone.
+    """
+    launcher: str = arguments.launcher or ("local" if plan.profile == "paper" else "cohort")
     jobs: int | None = arguments.jobs
-    return jobs
+    if jobs is None and launcher in (*DIRECT, "joblib"):
+        jobs = default_jobs(plan.profile)
+    return launcher, jobs
 
 
 def main() -> None:
     """Parse the command line, train the missing cells, print the table; exit code 1 if a cell is not done."""
     arguments, console = start("mtlora.reproduce", "Run an experiment and print its table.")
     plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
-    left = run_missing(plan, arguments.launcher, jobs_of(arguments, plan), console)
+    left = run_missing(plan, *launching(arguments, plan), console)
     tables = plan.results / "tables"
     print(write_tables(View(plan, load_evidence(plan.runs)), tables)[0])
     console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
