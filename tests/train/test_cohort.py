@@ -428,5 +428,6 @@ def test_copies_of_weights_in_bf16_are_no_activations(tmp_path: Path) -> None:
         found[precision] = kept_bytes(run, accelerator)
         linear = sum(m.base_layer.weight.numel() for m in run.model.modules() if hasattr(m, "mtlora_A"))
     (row, shared), (half_row, half_shared) = found["fp32"], found["bf16"]
-    assert half_shared - shared > 2 * linear, "two bytes for each value of the adapted weights"
+    # two bytes a value; the first layer's are not needed, as no gradient goes back to its input
+    assert 1.5 * linear < half_shared - shared < 2.5 * linear
     assert half_row < row
