@@ -269,24 +269,31 @@ def start(module: str, description: str) -> tuple[argparse.Namespace, Console]:
         UserError: `--launcher` has a value that is not allowed.
     """
     parser = cli.experiment_parser(module, description)
-    parser.add_argument("--launcher", default="cohort", help=f"{', '.join(LAUNCHERS)} (default: cohort)")
+    parser.add_argument(
+        "--launcher",
+        help=f"{', '.join(LAUNCHERS)} (default: local in the paper profile, which is for GPUs, else cohort)",
+    )
     parser.add_argument(
         "--jobs", type=cli.jobs, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
     )
     arguments = parser.parse_intermixed_args()
-    if arguments.launcher not in LAUNCHERS:
+    if arguments.launcher not in (None, *LAUNCHERS):
         given = cli.both_forms("--launcher", arguments.launcher)
         raise UserError(f"{given} is not known: choose one of {', '.join(LAUNCHERS)}")
     handle_signals()
     return arguments, Console(stderr=True)
 
 
-def jobs_of(arguments: argparse.Namespace, plan: Plan) -> int | None:
-    """Return the number of runs at a time; None: the launcher decides, because it uses other machines."""
-    if arguments.jobs is None and arguments.launcher in (*DIRECT, "joblib"):
-        return default_jobs(plan.profile)
+def launching(arguments: argparse.Namespace, plan: Plan) -> tuple[str, int | None]:
+    """Return the launcher, and the number of runs at a time; None: the launcher decides, because it uses other machines.
+
+    Cohorts are the default only where they were measured, on CPUs: the paper profile trains each run alone.
+    """
+    launcher: str = arguments.launcher or ("local" if plan.profile == "paper" else "cohort")
     jobs: int | None = arguments.jobs
-    return jobs
+    if jobs is None and launcher in (*DIRECT, "joblib"):
+        jobs = default_jobs(plan.profile)
+    return launcher, jobs
 
 
 def main() -> None:
@@ -295,7 +302,7 @@ def main() -> None:
     if parse_overrides(arguments.overrides).get("data.split", ["full"]) != ["full"]:
         raise UserError("data.split=tune belongs to mtlora.tune (make tune SUITE=...): leave it out here")
     plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
-    left = run_missing(plan, arguments.launcher, jobs_of(arguments, plan), console)
+    left = run_missing(plan, *launching(arguments, plan), console)
     tables = plan.results / "tables"
     view = View(plan, load_evidence(plan.runs))
     if view.has_results:

@@ -25,7 +25,7 @@ from mtlora.plan.scores import Scores
 from mtlora.plan.status import State
 from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, save_tuning, with_earlier
 from mtlora.records.record import RECORD, RunRecord
-from mtlora.reproduce import jobs_of, run_missing, start
+from mtlora.reproduce import launching, run_missing, start
 from mtlora.tables.formats import markdown
 from mtlora.tables.tuning import choices_table
 
@@ -244,7 +244,7 @@ def main() -> None:
         raise UserError(f"{min(taken)} is set by mtlora.tune itself: leave it out")
     plan = plan_with_data(experiment, [*own, "data.split=tune", "train.lr_multiplier=1.0"], console)
     check_seeds(experiment, plan)
-    sweep = Sweep(plan, arguments.launcher, jobs_of(arguments, plan), console)
+    sweep = Sweep(plan, *launching(arguments, plan), console)
     tuning = tune(experiment, plan, by, grid, sweep)
     tuning.overrides = arguments.overrides
     print(markdown(choices_table(plan, tuning)))

@@ -197,14 +197,15 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         if adapter_names is not None:
             return self._forward_by_row(x, adapter_names, *args, **kwargs)
 
-        in_place = self._may_add_in_place()
+        base = self.base_layer
+        in_place = _may_change_output(base)
         rows = x.reshape(-1, x.shape[-1]) if in_place else x
-        h = self.base_layer(rows, *args, **kwargs)
+        h = base(rows, *args, **kwargs)
         dtype = h.dtype
         for adapter in self.active_adapters:
             if adapter in self.mtlora_A:
                 h = self.add_update(h, rows, adapter, in_place)
-        h = h.to(dtype)
+        h = h if h.dtype == dtype else h.to(dtype)
         return h.view(*x.shape[:-1], self.out_features) if in_place else h
 
     def _forward_by_row(self, x: torch.Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -214,16 +215,6 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             h[rows] = self.add_update(h[rows], x[rows], adapter).to(h.dtype)
         return h
 
-    def _may_add_in_place(self) -> bool:
-        """Whether updates may be added in place to the tensor that the base layer returns for an input (rows, in).
-
-        A plain linear layer keeps its input for the backward pass, not its output, and for two dimensions the output is
-        not a view of another tensor. A hook, however, may keep the output.
-        """
-        base = self.base_layer
-        hooked = base._forward_hooks or base._backward_hooks or base._backward_pre_hooks
-        return type(base) is nn.Linear and not hooked
-
     def add_update(self, h: torch.Tensor, x: torch.Tensor, adapter: str, in_place: bool = False) -> torch.Tensor:
         """Return ``h + (alpha / r) B T A x``, in the wider dtype of the two terms; `in_place` needs h of shape (rows, out).
 
@@ -231,14 +222,16 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         backward pass keeps no tensor of the size of h; with `in_place` and equal dtypes none is allocated either.
         """
         ax = self.project(x, adapter)
-        dtype = torch.promote_types(h.dtype, ax.dtype)
-        factors = [self.matrices(letter)[adapter]() for letter in STRUCTURES[self.structure[adapter]].factors]
-        t = transform(self.structure[adapter], factors)
-        bt = self.mtlora_B[adapter](t, self.slices[adapter]).to(dtype)
+        structure = self.structure[adapter]
+        t = transform(structure, [self.matrices(letter)[adapter]() for letter in STRUCTURES[structure].factors])
+        bt = self.mtlora_B[adapter](t, self.slices[adapter])
+        if not h.dtype == ax.dtype == bt.dtype:  # asked first, because `to` takes time even if it does nothing
+            dtype = torch.promote_types(h.dtype, ax.dtype)
+            h, ax, bt = h.to(dtype), ax.to(dtype), bt.to(dtype)
         if in_place:
-            return h.to(dtype).addmm_(ax.to(dtype), bt, alpha=self.scaling[adapter])
-        flat, width = h.reshape(-1, h.shape[-1]).to(dtype), ax.shape[-1]
-        return torch.addmm(flat, ax.reshape(-1, width).to(dtype), bt, alpha=self.scaling[adapter]).view(h.shape)
+            return h.addmm_(ax, bt, alpha=self.scaling[adapter])
+        flat, width = h.reshape(-1, h.shape[-1]), ax.shape[-1]
+        return torch.addmm(flat, ax.reshape(-1, width), bt, alpha=self.scaling[adapter]).view(h.shape)
 
     def project(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
         """Return ``A dropout(x)`` of shape (..., k r)."""
@@ -274,8 +267,8 @@ class Linear(MTLoraLayer):
 
     def project(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
         """Return ``A dropout(x)``; x (..., in) is cast to the dtype of A, and all slices share one dropout mask."""
-        x = self._cast_input_dtype(x, self.weight_of("A", adapter).dtype)
-        return self.mtlora_A[adapter](self.mtlora_dropout[adapter](x))
+        a = self.mtlora_A[adapter]
+        return a(self.mtlora_dropout[adapter](self._cast_input_dtype(x, a.weight.dtype)))
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether `peft.convert_to_lora` can approximate this layer; `MTLoraModel.to_lora` is exact."""
@@ -293,3 +286,13 @@ class Embedding(MTLoraLayer):
         h = self.mtlora_A[adapter](x, base.padding_idx, base.scale_grad_by_freq)
         scale = self._get_embed_scale()  # some models (Gemma 3) scale the output of the embedding
         return h if scale is None else h * scale.to(h.dtype)
+
+
+def _may_change_output(base: nn.Module) -> bool:
+    """Whether updates may be added in place to the tensor that a base layer returns for an input (rows, in).
+
+    A plain linear layer keeps its input for the backward pass, not its output, and for two dimensions the output is
+    not a view of another tensor. A hook, however, may keep the output.
+    """
+    hooked = base._forward_hooks or base._backward_hooks or base._backward_pre_hooks
+    return type(base) is nn.Linear and not hooked

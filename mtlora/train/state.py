@@ -1,4 +1,4 @@
-"""The checkpoint, from which a killed run resumes with the same losses.
+"""The checkpoint, from which a killed run resumes: with the same losses on a CPU, to rounding on a GPU.
 
 It holds the trainable tensors, the optimizer's state and the `TrainingState`. It needs no state of random generators, because
 batches depend on (seed, epoch) and dropout on (seed, step) alone.

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.files import only_process
+from mtlora.base.gpus import visible_gpus
 from mtlora.base.interrupt import handle_signals, ignore_signals
 from mtlora.plan.cell import Cell
 from mtlora.records.provenance import now
@@ -35,7 +36,15 @@ SECONDS_TO_SAVE = 60.0  # an interrupted child finishes its step and writes a ch
 class Child:
     """A process that trains cells, one at a time or several together."""
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, gpu: str | None = None) -> None:
+        """Start the process.
+
+        Args:
+            threads: the number of its threads; None is `cpu.threads_allowed`.
+            gpu: the only GPU that it sees; None hides none.
+        """
+        self.gpu = gpu
+        environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         self.connection, theirs = Pipe()
         with theirs:
             # Not with -m: pickled objects must refer to mtlora.train.worker, not to __main__.
@@ -53,7 +62,7 @@ class Child:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.PIPE,
                 start_new_session=True,
-                env=os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+                env=environment | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
             )
         self.runs = 0
 
@@ -127,7 +136,7 @@ def train_in_child(cell: Cell) -> RunRecord | None:
     if _child is None or _child.runs >= RUNS_PER_CHILD or _child.is_dead():
         if _child is not None:
             _child.end()
-        _child = Child()
+        _child = Child(gpu=_gpu_of_loky())
     child, _child = _child, None  # kept only after success
     with passing_signals([child]):
         child.send([cell])
@@ -152,6 +161,7 @@ def train_in_children(
         on_answer: called once for each cell.
     """
     waiting, idle = deque(cohorts), list[Child]()
+    gpus = visible_gpus() if children > 1 else []
     busy: dict[Connection, tuple[Child, list[Cell]]] = {}
     alive: list[Child] = []
     with passing_signals(alive):
@@ -161,7 +171,8 @@ def train_in_children(
                     alive.remove(idle[-1])
                     idle.pop().end()
                 if not idle:
-                    idle.append(Child(threads))
+                    in_use = [child.gpu for child in alive]
+                    idle.append(Child(threads, min(gpus, key=in_use.count, default=None)))
                     alive.append(idle[-1])
                 child = idle.pop()
                 busy[child.connection] = (child, waiting.popleft())
@@ -197,6 +208,13 @@ def _end_with_loky() -> None:
         os._exit(1)  # the child then saves and ends, too
 
     threading.Thread(target=watch, daemon=True, name="end-with-loky").start()
+
+
+def _gpu_of_loky() -> str | None:
+    """Return the GPU of this process of joblib, which numbers its processes; None in another process or without GPUs."""
+    number = current_process().name.partition("LokyProcess-")[2]
+    gpus = visible_gpus() if number.isdigit() else []
+    return gpus[int(number) % len(gpus)] if gpus else None
 
 
 def record_death(cell: Cell, how: str) -> str:

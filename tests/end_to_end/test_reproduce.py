@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from helpers.record_files import grid, make_record
 from rich.console import Console
 
 from mtlora import reproduce
+from mtlora.base.cpu import available_cores
 from mtlora.plan.cell import Cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
@@ -227,3 +229,22 @@ def test_a_wrong_argument_is_one_line(module: str, arguments: tuple[str, ...], n
     assert ended.stdout == ""
     assert re.fullmatch(rf"error: .*{named}.*\n", ended.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "profile", "launcher", "jobs"),
+    [
+        ([], "paper", "local", 1),
+        ([], "mini", "cohort", available_cores()),
+        (["--launcher", "cohort"], "paper", "cohort", 1),
+        (["--jobs", "3"], "paper", "local", 3),
+        (["--launcher", "slurm"], "paper", "slurm", None),
+    ],
+)
+def test_the_paper_profile_trains_alone_unless_told_otherwise(
+    given: list[str], profile: str, launcher: str, jobs: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduce", "glue", *given])
+    monkeypatch.setattr(reproduce, "handle_signals", lambda: None)
+    arguments, _ = reproduce.start("mtlora.reproduce", "")
+    assert reproduce.launching(arguments, SimpleNamespace(profile=profile)) == (launcher, jobs)  # type: ignore[arg-type]

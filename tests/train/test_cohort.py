@@ -14,7 +14,9 @@ from mtlora.plan.cell import Cell, compose_cell
 from mtlora.score import text
 from mtlora.train import execution, lifecycle
 from mtlora.train.answer import Answer, Status
+from mtlora.train.cohort.fit import kept_bytes
 from mtlora.train.cohort.grouping import cohort_key, cohorts
+from mtlora.train.compute import make_accelerator
 from mtlora.train.execution import execute as train_together
 from mtlora.train.state import CHECKPOINT
 
@@ -413,3 +415,19 @@ def test_cohorts_are_bounded_shared_evenly_and_enough_for_the_children() -> None
     assert sorted(map(len, cohorts(cells[:10:2], 25, 4))) == [1, 1, 1, 2]
     assert list(map(len, cohorts(cells[:2], 25, 4))) == [1, 1]
     assert sum(map(len, cohorts(cells, 25, 7))) == len(cells)
+
+
+def test_copies_of_weights_in_bf16_are_no_activations(tmp_path: Path) -> None:
+    """Autocast keeps a copy of each weight, once for all rows: it does not grow with the number of runs."""
+    wide = ("model.architecture.hidden_size=256", "model.architecture.intermediate_size=1024", "targets=all")
+    found = {}
+    for precision in ("fp32", "bf16"):
+        cell = cell_in(tmp_path, *wide, f"train.precision={precision}")
+        accelerator = make_accelerator(cell.config)
+        run = lifecycle.prepare(cell, lifecycle.new_record(cell), accelerator, shared=True)
+        found[precision] = kept_bytes(run, accelerator)
+        linear = sum(m.base_layer.weight.numel() for m in run.model.modules() if hasattr(m, "mtlora_A"))
+    (row, shared), (half_row, half_shared) = found["fp32"], found["bf16"]
+    # two bytes a value; the first layer's are not needed, as no gradient goes back to its input
+    assert 1.5 * linear < half_shared - shared < 2.5 * linear
+    assert half_row < row

@@ -5,7 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from helpers.tiny_runs import cell_in, execute, overrides, record_of
@@ -16,6 +21,7 @@ from mtlora.base.paths import REPOSITORY
 from mtlora.plan.cell import Cell
 from mtlora.records.record import record_status
 from mtlora.train import worker
+from mtlora.train.answer import Answer, Status
 from mtlora.train.state import CHECKPOINT
 
 LONG = ("train.epochs=2000", "train.checkpoint_seconds=1000")
@@ -196,3 +202,67 @@ def test_a_child_stops_when_its_parent_is_killed(tmp_path: Path) -> None:
     wait_until_free(cell)
     assert record_of(cell).status == "interrupted"
     assert (cell.folder / CHECKPOINT).exists()
+
+
+class FakeChild:
+    """Answers at once, and remembers with which GPU it was started."""
+
+    started: ClassVar[list[tuple[int | None, str | None]]] = []
+
+    def __init__(self, threads: int | None = None, gpu: str | None = None) -> None:
+        self.gpu, self.runs = gpu, 0
+        self.connection, self.theirs = Pipe()
+        self.started.append((threads, gpu))
+
+    def send(self, cells: Sequence[Cell]) -> None:
+        self.answers = [Answer(Status.FAILED, reason="on purpose")] * len(cells)  # so it is replaced
+        self.theirs.send(None)
+
+    def receive(self) -> list[Answer]:
+        return self.answers
+
+    def is_dead(self) -> bool:
+        return False
+
+    def end(self) -> str:
+        return "ended"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "children", "expected"),
+    [
+        (["0", "1"], 2, {"0": 3, "1": 3}),
+        (["3", "5", "7"], 3, {"3": 2, "5": 2, "7": 2}),
+        (["0", "1"], 1, {None: 6}),  # one child sees what its parent sees
+        ([], 2, {None: 6}),
+    ],
+)
+def test_children_are_spread_over_the_gpus(
+    gpus: list[str], children: int, expected: dict[str | None, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "Child", FakeChild)
+    monkeypatch.setattr(worker, "visible_gpus", lambda: gpus)
+    FakeChild.started = []
+    cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(6)]
+    # all connections of the busy children are ready, so they are replaced in turns
+    worker.train_in_children([[cell] for cell in cells], children, None, lambda cell, answer: None)
+    assert Counter(gpu for _, gpu in FakeChild.started) == expected
+
+
+def test_a_child_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(worker.subprocess, "Popen", lambda *_, env, **__: seen.append(env))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    for gpu in (None, "6"):
+        worker.Child(gpu=gpu).connection.close()
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in seen] == ["4,6", "6"]
+
+
+def test_the_processes_of_joblib_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "visible_gpus", lambda: ["0", "1"])
+    assert worker._gpu_of_loky() is None
+    found = []
+    for number in (1, 2):
+        monkeypatch.setattr(worker, "current_process", lambda n=number: SimpleNamespace(name=f"LokyProcess-{n}"))
+        found.append(worker._gpu_of_loky())
+    assert sorted(found) == ["0", "1"]

@@ -40,21 +40,36 @@ def cohorts_that_fit(runs: Sequence[Run], accelerator: Accelerator) -> list[list
 def runs_that_fit(run: Run, accelerator: Accelerator) -> int:
     """Return how many runs can train together: limited by memory, and on a CPU by the size that is still faster.
 
-    The memory of a run is extrapolated from the bytes that the forward pass of its two longest rows keeps for the backward pass.
+    The memory of a run is extrapolated from the bytes that the forward pass of its longest rows keeps for the backward pass.
     """
     t, data, device = run.config.train, run.data, accelerator.device
-    lengths = data.train.lengths[data.train_rows]
-    longest = data.train_rows[lengths.argsort()[-2:]]
-    batch = collate(data.train, longest, data.pad_token_id, run.config.data.padding, run.config.data.max_length)
-    run.model.train()
-    on_device = to_device(batch, device)
-    use_masks(run.model, Masks([run.config.seed], device))
-    with accelerator.autocast():
-        saved = saved_bytes(run.model, lambda: batch_loss(run.config, run.model, on_device))
-    needed = saved / len(longest) * t.batch_size
+    per_row, shared = kept_bytes(run, accelerator)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # return the cached memory of an earlier cohort
-        return max(1, int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0] / needed))
-    by_memory = MEMORY_SHARE * available_memory() / needed
-    by_speed = CPU_TOKENS / (t.batch_size * lengths.mean())
-    return max(1, int(min(by_memory, by_speed)))
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = available_memory()
+    by_memory = (MEMORY_SHARE * free - shared) / (per_row * t.batch_size)
+    by_speed = CPU_TOKENS / (t.batch_size * data.train.lengths[data.train_rows].mean())
+    return max(1, int(by_memory if device.type == "cuda" else min(by_memory, by_speed)))
+
+
+def kept_bytes(run: Run, accelerator: Accelerator) -> tuple[float, float]:
+    """Return the bytes that a forward pass keeps for the backward pass: for each row of greatest length, and however many rows.
+
+    The second part is mostly the copies of the weights in bf16 under autocast, which the runs of a cohort share.
+    """
+    data = run.data
+    longest = data.train_rows[data.train.lengths[data.train_rows].argsort()[-1:]]
+    run.model.train()
+    use_masks(run.model, Masks([run.config.seed], accelerator.device))
+
+    def kept(rows: int) -> int:
+        padding, width = run.config.data.padding, run.config.data.max_length
+        batch = collate(data.train, longest.repeat(rows), data.pad_token_id, padding, width)
+        on_device = to_device(batch, accelerator.device)
+        with accelerator.autocast():
+            return saved_bytes(run.model, lambda: batch_loss(run.config, run.model, on_device))
+
+    few, more = kept(2), kept(4)
+    return max((more - few) / 2, 1.0), max(2 * few - more, 0)
