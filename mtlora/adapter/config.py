@@ -38,7 +38,7 @@ class MTLoraConfig(PeftConfig):
         mtlora_dropout: Probability of dropout on the input of A, in [0, 1). One mask per layer. Embeddings have no
             dropout, as in PEFT's LoRA: their input is token ids.
         use_rslora: Scale by ``mtlora_alpha / sqrt(r)`` instead (arXiv 2312.03732).
-        structure: How T is built from its trainable factors, a row of `transforms.STRUCTURES`: ``none`` (T = I, which is LoRA), ``shim`` (C), ``icfm`` (C C^T),
+        structure: How T is built from its trainable factors: ``none`` (T = I, which is LoRA), ``shim`` (C), ``icfm`` (C C^T),
             ``ctcm`` (C D), ``dtsm`` (C + D).
         init_weights: ``True`` or ``official``: A, C and D Kaiming uniform with a = sqrt(5), B = 0, as in the authors'
             NLU and NLG code. ``identity_t``: the same A and B, but T = I. ``identity``: T = I, B = 0 and A Gaussian with

@@ -16,8 +16,8 @@ CONDITIONS = ["profile", "data_source", "epochs", "limit"]
 def with_conditions(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
     """Return a frame with `CONDITIONS` added, for its columns `task` and those of `Row`.
 
-    Values that differ between the runs of a row, as the epochs of an average over tasks may, are separated by spaces. `limit` holds
-    the overrides that shorten a run, such as `train.limit_examples=64`; it is empty for whole runs.
+    Values that differ between the runs of a row, as the epochs of an average over tasks may, are separated by spaces. `limit`
+    holds the overrides that shorten a run, such as `train.limit_examples=64`; it is empty for whole runs.
     """
     configs: dict[tuple[Row, str], list[RunConfig]] = {}
     for cell in plan.cells:
