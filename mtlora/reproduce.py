@@ -36,8 +36,8 @@ from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, parse_overrides
 from mtlora.plan.show import default_jobs, show
-from mtlora.plan.status import SETTLED, State, lacking_metrics, state_of, statuses
-from mtlora.records.record import RECORD, RunRecord, record_status
+from mtlora.plan.status import SETTLED, State, reason_of, state_of, statuses
+from mtlora.records.record import RECORD, record_status
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
@@ -244,19 +244,8 @@ def report_failures(cells: Sequence[Cell], console: Console) -> dict[str, State]
     states = [(cell, state_of(cell)) for cell in cells]
     failures = [(cell, state) for cell, state in states if state != State.DONE]
     for cell, state in failures:
-        console.print(f"not done: {cell.run_id} ({state}): {_reason(cell, state)}", markup=False)
+        console.print(f"not done: {cell.run_id} ({state}): {reason_of(cell, state)}", markup=False)
     return {cell.sha: state for cell, state in failures}
-
-
-def _reason(cell: Cell, state: State) -> str:
-    if state == State.MISSING:
-        return "no run was started"
-    if state == State.UNSCORED:
-        return f"its texts were not scored again, so there is no {', '.join(lacking_metrics(cell))}"
-    try:
-        return RunRecord.load(cell.folder / RECORD).error or "it was killed"
-    except UserError as error:  # an unreadable record must not prevent the table
-        return str(error)
 
 
 LAUNCHERS = [path.stem for path in visible_files(CONF / "hydra" / "launcher", "*.yaml")]

@@ -210,6 +210,7 @@ def choice(group: Group, method: str, scores: Scores) -> Choice:
         standard_error=error,
         runs=list(dict.fromkeys(cell.basis for cell in own)),
         setting=group.setting,
+        parts={cell.config.task.name: cell.basis_parts for cell in own},
     )
 
 

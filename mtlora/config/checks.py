@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mtlora.base.cli import unknown_key
 from mtlora.base.errors import UserError, did_you_mean
 from mtlora.config.metrics import METRICS, metrics_for
-from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, RunConfig, TaskConfig, TrainConfig
+from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, ModelConfig, RunConfig, TaskConfig, TrainConfig
 
 TEST_PARTS = ("test", "test_A", "test_S", "test_U")  # the parts of a test split that a generation task may be scored on
 SECONDS_OF_A_YEAR = 365 * 24 * 3600.0
@@ -97,6 +97,7 @@ def validate(config: RunConfig) -> None:
         raise UserError(
             f"targets={config.targets} is not a target set of model {config.model.name}: choose one of {known}"
         )
+    _check_model(config.model)
     _check_adapter(config.adapter)
     _check_ratios(config)
     if config.data.source != "local" and config.data.root is not None:
@@ -104,6 +105,21 @@ def validate(config: RunConfig) -> None:
             f"data.root={config.data.root} is not read with data.source={config.data.source}: add data.source=local"
         )
     _check_metrics(config.task)
+
+
+# source -> the keys that it needs
+MODEL_KEYS = {"hub": ("hub", "revision"), "package": ("package", "weights_sha256"), "random": ("architecture",)}
+
+
+def _check_model(model: ModelConfig) -> None:
+    """Check that a model says where its weights come from."""
+    if model.path is not None:
+        return
+    if missing := [key for key in MODEL_KEYS[model.source] if not getattr(model, key)]:
+        raise UserError(
+            f"model {model.name} has source: {model.source}, which needs {' and '.join(missing)}: add them to "
+            f"conf/model/{model.name}.yaml, or give model.path=DIR"
+        )
 
 
 def _check_adapter(a: AdapterConfig) -> None:

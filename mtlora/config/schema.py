@@ -233,7 +233,7 @@ class DecodeConfig:
     max_new_tokens: int = at_least(1, default=64)
     max_context: int = at_least(1, default=448)  # tokens of the context that are kept, counted from its end
     batch_size: int = at_least(1, default=16)  # contexts decoded together
-    # a trial: decode and score only n test contexts, the same for every seed and method
+    # a short run: decode and score only n test contexts, the same for every seed and method
     limit_contexts: int | None = at_least(1, default=None)
 
 

@@ -132,6 +132,19 @@ class Cell:
     @cached_property
     def basis(self) -> str:
         """The hash of all that the choice of a learning rate depends on: neither the seed nor the evaluation splits."""
+        return digest(self._basis | {"parent": self.parent.basis if self.parent else None})
+
+    @cached_property
+    def basis_parts(self) -> dict[str, str]:
+        """A hash of each part of what `basis` covers, to tell which part of a choice does not fit: see `tuning.PARTS`."""
+        names = {"data": ("training_rows",), "weights": ("model_content",), "code": ("versions",)}
+        others = {key: value for key, value in self._basis.items() if (key,) not in names.values()}
+        parts = {"settings": others} | {part: {key: self._basis[key] for key in keys} for part, keys in names.items()}
+        above = self.parent.basis_parts if self.parent else {}
+        return {part: digest([value, above.get(part)])[:16] for part, value in parts.items()}
+
+    @cached_property
+    def _basis(self) -> dict[str, Any]:
         config = self.config
         values = dict(self.identity)
         for name in ("seed", "decode", "data_content"):
@@ -140,8 +153,8 @@ class Cell:
         values["task"] = {name: value for name, value in values["task"].items() if name != "metrics"}
         values["train"] |= {"learning_rate": config.train.learning_rate * config.adapter.rate}
         values["training_rows"] = split_fingerprint(config.task, config.data, "train")
-        values["parent"] = self.parent.basis if self.parent else None
-        return digest(values)
+        del values["parent"]
+        return values
 
     @property
     def choice(self) -> Choice:
@@ -150,7 +163,9 @@ class Cell:
         Raises:
             UserError: see `choice_of`.
         """
-        return choice_of(self.config, None if self.archive is not None else self.basis)
+        if self.archive is not None:
+            return choice_of(self.config, None)
+        return choice_of(self.config, self.basis, self.basis_parts)
 
     @property
     def label(self) -> str:

@@ -7,7 +7,7 @@ from statistics import median
 
 from mtlora.base.errors import UserError
 from mtlora.base.product_rate import measured_in_child
-from mtlora.config.schema import DataConfig, TaskConfig
+from mtlora.config.schema import DataConfig, RunConfig, TaskConfig
 from mtlora.data.sources import load_split
 from mtlora.plan.cell import Cell
 from mtlora.records.record import RECORD, RunRecord
@@ -17,11 +17,17 @@ from mtlora.records.record import RECORD, RunRecord
 UTILISATION = {"cpu": 0.5, "cuda": 0.07}
 # For small models on the built-in texts, special tokens included; a small vocabulary splits names in facts into several tokens.
 TOKENS_PER_WORD = {"classification": 1.3, "regression": 1.3, "generation": 2.2}
+# Seconds of a run outside training and decoding, measured on a CPU: imports, weights and data, where one process trains several
+# runs; and of the metrics of decoded texts, once and for each context (METEOR 1.5 and the start of Java take most of them).
+START_SECONDS, SCORE_SECONDS, CONTEXT_SECONDS = 5.0, 10.0, 0.02
+A100_RATE = UTILISATION["cuda"] * 312e12  # operations per second: the same share of the data sheet's rate in bf16
 
 
 @dataclass(frozen=True)
 class Estimate:
     """The cost of cells: operations, training tokens, the sum of the runs' seconds, and the basis of the estimate in words.
+
+    `overhead`: the seconds of start-up and of scoring texts, which `seconds` does not include.
 
     `divisible`: n runs at a time take 1/n of `seconds`, because the finished runs had only a share of the machine, too.
     """
@@ -31,6 +37,12 @@ class Estimate:
     seconds: float
     basis: str
     divisible: bool = True
+    overhead: float = 0.0
+
+    @property
+    def a100(self) -> float:
+        """A guess of the seconds on one A100."""
+        return self.flops / A100_RATE + self.overhead
 
 
 def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
@@ -47,16 +59,23 @@ def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
         return Estimate(0.0, 0.0, 0.0, "nothing left")
     work = {cell.sha: workload(cell) for cell in cells}
     flops, tokens = (sum(work[cell.sha][part] for cell in cells) for part in (0, 1))
+    overhead = sum(map(overhead_of, cells))
     paces = _paces([*among, *cells])
     if not paces:
         compute = cells[0].config.compute
         rate, device = measured_in_child(compute.device, compute.cpu_gemm)
         basis = f"a guess: {UTILISATION[device]:.0%} of this machine's matrix-product rate"
-        return Estimate(flops, tokens, flops / (UTILISATION[device] * rate), basis, divisible=False)
+        return Estimate(flops, tokens, flops / (UTILISATION[device] * rate), basis, False, overhead)
     every = [pace for alike in paces.values() for pace in alike]
     seconds = sum(median(paces.get(_kind(cell), every)) * work[cell.sha][0] for cell in cells)
     runs = f"from {len(every)} finished run{'s' * (len(every) > 1)}"
-    return Estimate(flops, tokens, seconds, runs + _error_of(list(paces.values())))
+    return Estimate(flops, tokens, seconds, runs + _error_of(list(paces.values())), overhead=overhead)
+
+
+def overhead_of(cell: Cell) -> float:
+    """Return about the seconds of a run outside training and decoding."""
+    scoring = SCORE_SECONDS + CONTEXT_SECONDS * contexts_of(cell.config) if cell.config.decodes else 0.0
+    return START_SECONDS + scoring
 
 
 def _kind(cell: Cell) -> tuple[str, str]:
@@ -105,10 +124,15 @@ def workload(cell: Cell) -> tuple[float, float]:
     evaluated = min(evaluated, (train.limit_validation if generation else None) or evaluated)
     forwards = tokens * train.epochs * (2 * rows + evaluated)
     if config.decodes:  # on average a text has about half of the allowed tokens
-        is_builtin = config.data.source == "builtin"
-        contexts = _builtin_size(task, "full", "test")[2] if is_builtin else task.sizes["test"]
-        forwards += min(contexts, decode.limit_contexts or contexts) * decode.beams * decode.max_new_tokens / 2
+        forwards += contexts_of(config) * decode.beams * decode.max_new_tokens / 2
     return 2.0 * config.model.parameters * forwards, tokens * train.epochs * rows
+
+
+def contexts_of(config: RunConfig) -> int:
+    """Return the number of contexts that a run decodes."""
+    is_builtin = config.data.source == "builtin"
+    contexts = _builtin_size(config.task, "full", "test")[2] if is_builtin else config.task.sizes["test"]
+    return min(contexts, config.decode.limit_contexts or contexts)
 
 
 _counted: dict[tuple[str, str, str], tuple[int, int, int]] = {}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mtlora.base.cpu import available_cores
-from mtlora.base.progress import duration
+from mtlora.base.progress import DAY, duration
 from mtlora.plan.estimate import estimate
 from mtlora.plan.grid import Plan
 from mtlora.plan.status import SETTLED, State, statuses
@@ -30,9 +30,15 @@ def show(plan: Plan, console: Console, jobs: int | None) -> None:
     rest = [cell for cell in cells if state[cell.sha] not in SETTLED]
     cost = estimate([cell for cell in rest if state[cell.sha] != State.UNSCORED], cells)
     how = {None: "if run one after another", 1: "one after another"}.get(jobs, f"{jobs} at a time")
+    share = jobs if jobs and cost.divisible else 1
+    seconds = (cost.seconds + cost.overhead) / share
+    long = seconds > DAY
+    gpu = f"; about {duration(cost.a100)} on one A100 (a guess)" if long else ""
     console.print(
         f"{len(rest)} cell{'s' * (len(rest) != 1)} to run: {cost.flops:.2g} FLOP, {cost.tokens:.2g} training tokens, "
-        f"about {duration(cost.seconds / (jobs if jobs and cost.divisible else 1))} {how} ({cost.basis})"
+        f"about {duration(seconds)}{' on this machine' * long} {how} ({cost.basis}); "
+        f"{duration(cost.overhead / share)} of it for start-up and scoring{gpu}",
+        soft_wrap=True,
     )
 
 

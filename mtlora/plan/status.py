@@ -57,6 +57,20 @@ def _diverged(cell: Cell) -> bool:
     return False
 
 
+def reason_of(cell: Cell, state: State) -> str:
+    """Say why a cell is not done; of one that was never started, why its parent is not."""
+    if state == State.MISSING:
+        if cell.parent is not None and (above := state_of(cell.parent)) != State.DONE:
+            return f"it starts from {cell.parent.run_id}, which is not done ({above}): {reason_of(cell.parent, above)}"
+        return "no run was started"
+    if state == State.UNSCORED:
+        return f"its texts were not scored again, so there is no {', '.join(lacking_metrics(cell))}"
+    try:
+        return RunRecord.load(cell.folder / RECORD).error or "it was killed"
+    except UserError as error:  # an unreadable record must not prevent the table
+        return str(error)
+
+
 def lacking_metrics(cell: Cell) -> list[str]:
     """Return, in words, the metrics that a finished run lacks although this machine can compute them.
 

@@ -17,6 +17,7 @@ from mtlora.base.files import write_text
 from mtlora.config.schema import RunConfig
 
 FIRST_SEED = 100  # seeds from here on are for tuning only
+PARTS = ("settings", "data", "weights", "code")  # that a choice depends on
 SURE = 0.8  # where fewer of the resamples make a choice, the second best factor is confirmed, too
 
 
@@ -48,6 +49,8 @@ class Choice:
     standard_error: float  # of the difference
     runs: list[str]  # the `Cell.basis` of the runs that this choice is for
     setting: str = ""  # as in `Trial`
+    # task -> the `Cell.basis_parts` of its runs; an older file has none
+    parts: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def is_sure(self) -> bool:
@@ -138,12 +141,13 @@ def path_for(config: RunConfig) -> Path:
     return tuning_path(Path(config.results), config.tuning or file_stem(config.task.suite, config.profile))
 
 
-def choice_of(config: RunConfig, basis: str | None) -> Choice:
+def choice_of(config: RunConfig, basis: str | None, parts: dict[str, str] | None = None) -> Choice:
     """Return the choice of the factor of the recipe's learning rate for a run.
 
     Args:
         config: its configuration.
         basis: its `Cell.basis`; None if the tuning file is part of an archive, whose data and code are not at hand.
+        parts: its `Cell.basis_parts`, by which the error tells what is new.
 
     Raises:
         UserError: no rate was chosen for its method, task and settings, or with other data or code, or with its seed.
@@ -164,11 +168,19 @@ def choice_of(config: RunConfig, basis: str | None) -> Choice:
                 )
             return choice
     if named:
+        new = min((_differing(choice, task, parts or {}) for choice in named), key=len)
         raise UserError(
-            f"{path} is stale for {method} on {task}: it was made with other settings, data, weights or code: "
-            "run `make tune` again"
+            f"{path} has no learning rate for {method} on {task} with {new}: "
+            "it was made with others: run `make tune` with the same values as here"
         )
     raise UserError(f"{path} has no learning rate for {method} on {task}: run `make tune` with it")
+
+
+def _differing(choice: Choice, task: str, parts: dict[str, str]) -> str:
+    """Name the parts in which the trials of a choice differ from a run."""
+    known = choice.parts.get(task, {})
+    new = [part for part in PARTS if known.get(part) != parts.get(part)] if known else []
+    return f"these {' and '.join(new)}" if new else f"these {', '.join(PARTS[:-1])} or this {PARTS[-1]}"
 
 
 def check_seed(config: RunConfig) -> None:

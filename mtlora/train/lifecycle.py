@@ -26,7 +26,7 @@ from mtlora.base.processes import is_first, world_size
 from mtlora.base.progress import show_progress
 from mtlora.data.sources import data_commit, low_resource
 from mtlora.plan.cell import Cell
-from mtlora.plan.status import lacking_metrics
+from mtlora.plan.status import lacking_metrics, reason_of, state_of
 from mtlora.records.predictions import read_predictions, text_rows
 from mtlora.records.provenance import now, provenance
 from mtlora.records.record import RECORD, RunRecord, record_status
@@ -102,8 +102,10 @@ def begin(cell: Cell) -> RunRecord:
     """
     if cell.parent is not None and record_status(cell.parent.folder) != "success":
         command = shlex.join(cell.parent.overrides)
+        state = state_of(cell.parent)
         raise UserError(
-            f"init_from={cell.config.init_from}: its run is not finished in {cell.parent.folder}: "
+            f"init_from={cell.config.init_from}: its run is not finished in {cell.parent.folder} ({state}: "
+            f"{reason_of(cell.parent, state)}): "
             f"run `python -m mtlora.train {command}` first, or set init_from=none"
         )
     record = new_record(cell)

@@ -168,6 +168,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("data.source=local", ["data.root=DIR", "CoLA/train.tsv", "CoLA/dev.tsv"]),
         ("data.root=/some/where", ["data.root=/some/where", "add data.source=local"]),
         ("task.metrics.validation=[accuray]", ["accuray is not known (did you mean accuracy?)", "accuracy, f1"]),
+        ("model.source=hub", ["model tiny has source: hub", "needs hub and revision", "conf/model/tiny.yaml"]),
         ("decode.beams=0", ["decode.beams=0", "at least 1"]),
         ("task=rte,mrpc", ["task=rte,mrpc", "multirun"]),
         ("task=(", ["task=("]),
@@ -266,7 +267,7 @@ def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
         ("reproduce", ["gleu"], "there is no experiment gleu (did you mean glue?)"),
         (
             "reproduce",
-            ["glue", "data.split=tune", "model=tiny", "task=rte", "protocol=nothing"],
+            ["glue", "data.split=tune", "protocol=nothing"],
             "data.split=tune belongs to mtlora.tune",
         ),
         ("reproduce", ["glue", "--launcher", "lokal"], "--launcher lokal (LAUNCHER=lokal of make) is not known"),

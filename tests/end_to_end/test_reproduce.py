@@ -130,8 +130,25 @@ def test_children_of_a_failed_parent_are_not_started(tmp_path: Path, monkeypatch
     assert swept == [["mnli none", "mnli shim"], ["rte shim"]]
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert re.search(r"not done: glue-mnli-tiny-lora-\S+ \(failed\): loss is nan", text)
-    assert re.search(r"not done: glue-rte-tiny-lora-\S+ \(missing\): no run was started", text)
-    assert text.count("not done") == 2
+    why = r"it starts from glue-mnli-tiny-lora-\S+, which is not done \(failed\): loss is nan"
+    assert re.search(rf"not done: glue-rte-tiny-lora-\S+ \(missing\): {why}", text)
+    assert text.count("not done: ") == 2
+
+
+def test_the_lines_about_epochs_are_shown_while_a_sweep_runs(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    log = write(tmp_path / "sweep.log", "training 2 runs of rte\n2 runs of rte: epoch 1 of 2, loss 0.7")
+    with reproduce.Monitor([], console) as monitor:
+        monitor.log = log
+        monitor.look()
+        with log.open("a") as stream:
+            stream.write("\nrte: done\n2 runs of rte: epoch 2 of 2, loss 0.6\n")
+        monitor.look()
+        monitor.look()
+    shown = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert shown == ["2 runs of rte: epoch 1 of 2, loss 0.7", "2 runs of rte: epoch 2 of 2, loss 0.6"], (
+        "whole lines, once"
+    )
 
 
 def test_an_unreadable_record_is_listed_beside_the_others(tmp_path: Path) -> None:

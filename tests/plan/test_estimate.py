@@ -1,15 +1,18 @@
 """The time that a plan needs, from finished runs or by a measured rate."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from helpers.record_files import make_record
+from rich.console import Console
 
 from mtlora.plan.cell import Cell
-from mtlora.plan.estimate import estimate
+from mtlora.plan.estimate import estimate, overhead_of
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
+from mtlora.plan.show import show
 
 SHORT = ("model=tiny", "train.limit_examples=64", "train.epochs=1", "seed=0")
 
@@ -85,3 +88,31 @@ def test_without_finished_runs_the_time_is_a_guess(tmp_path: Path, monkeypatch: 
     assert cost.seconds == pytest.approx(cost.flops / 1e9), "half of the measured rate"
     assert cost.basis == "a guess: 50% of this machine's matrix-product rate"
     assert not cost.divisible
+
+
+def test_start_up_and_the_scoring_of_texts_count(tmp_path: Path) -> None:
+    (cell,) = plan_of(*SHORT, "task=rte", "transform=lora", f"results={tmp_path}").cells
+    finish(cell, 10)
+    assert estimate([cell]).overhead == 5
+    given = [
+        "profile=paper",
+        "model=gpt2_medium",
+        "transform=lora",
+        "seed=0",
+        "data.source=local",
+        f"data.root={tmp_path}",
+    ]
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"dart-v1.1.1-full-{name}.json").write_text("[]")
+    (text,) = make_plan(load_experiment("dart"), [*given, f"results={tmp_path}"]).cells
+    assert overhead_of(text) == pytest.approx(5 + 10 + 0.02 * 4159), "METEOR over all contexts"
+
+
+def test_years_are_not_shown_in_hours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plan = plan_of("profile=paper", "task=cola", "transform=lora", "seed=0", f"results={tmp_path}")
+    finish(plan.cells[0], 80_000 * 3600)
+    longer = plan_of("profile=paper", "task=cola", "transform=lora", "seed=0,1", f"results={tmp_path}")
+    show(longer, Console(), 1)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "about 9 years on this machine one after another (from 1 finished run); 5 s of it for start-up" in shown
+    assert re.search(r"about [\d.]+ min on one A100 \(a guess\)", shown)

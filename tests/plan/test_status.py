@@ -11,12 +11,12 @@ from helpers.record_files import make_record
 from rich.console import Console
 
 from mtlora.base.files import only_process
-from mtlora.plan.cell import Cell
+from mtlora.plan.cell import Cell, compose_cell
 from mtlora.plan.estimate import estimate
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.plan.show import commands, show
-from mtlora.plan.status import State, lacking_metrics, state_of, statuses
+from mtlora.plan.status import State, lacking_metrics, reason_of, state_of, statuses
 
 SHORT = ("model=tiny", "train.limit_examples=64", "train.epochs=1", "seed=0")
 
@@ -105,3 +105,15 @@ def test_commands_of_what_is_not_done(tmp_path: Path) -> None:
         re.findall(r"task=(\w+)|transform=(\w+)", " ".join(cell.overrides)) for stage in plan.stages for cell in stage
     ][1:]
     assert all(re.match(r"\S*python\S* -m mtlora.train ", line) for line in lines)
+
+
+def test_a_cell_whose_parent_failed_says_why(tmp_path: Path) -> None:
+    given = ["model=tiny", "task=rte", "init_from=mnli", "data.source=builtin", f"results={tmp_path}"]
+    child = compose_cell(given)
+    assert child.parent is not None
+    assert reason_of(child, State.MISSING).endswith("which is not done (missing): no run was started")
+    record = make_record(child.parent, {})
+    record.status, record.error = "failed", "the training loss is nan"
+    record.save(child.parent.folder)
+    expected = f"it starts from {child.parent.run_id}, which is not done (failed): the training loss is nan"
+    assert reason_of(child, state_of(child)) == expected

@@ -210,8 +210,9 @@ def test_what_makes_a_tuning_file_unusable_is_one_line(tmp_path: Path, monkeypat
     run(tmp_path, peak({"lora": 1, "shim": 2}), *BOTH)
     assert final(tmp_path, "seed=1").config.seed == 1
     assert "seed=100 was used for tuning" in refused(tmp_path, "seed=100")
-    assert "stale for shim on rte" in refused(tmp_path, "train.epochs=1")
-    assert "stale" in refused(tmp_path, "rank=r8")
+    line = refused(tmp_path, "train.epochs=1")
+    assert "has no learning rate for shim on rte with these settings: it was made with others" in line
+    assert "with these settings" in refused(tmp_path, "rank=r8")
     assert "no learning rate for ctcm" in refused(tmp_path, "transform=ctcm")
     assert "no learning rate for shim on mrpc" in refused(tmp_path, "task=mrpc")
     assert "leave it out" in refused(tmp_path, "train.lr_multiplier=2")
