@@ -6,6 +6,7 @@ The page loads nothing from the network. Tables and figures are written beside i
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.progress import track
 
 from mtlora.base.files import write_text
 from mtlora.plan.tuning import Tuning
+from mtlora.report.links import linked, run_links, without_paths
 from mtlora.report.plots import RATES, Plot, draw_all
 from mtlora.report.provenance import provenance
 from mtlora.report.verdicts import Card, answer, cards, claims_answer, claims_table
@@ -38,7 +40,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment in the report."""
+    """One experiment in the report; without a result it has no tables and figures."""
 
     view: View
     tables: list[TextTable]
@@ -53,27 +55,31 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
     for view in track(views, "report", console=console, disable=not console.is_terminal):
         _, tables = write_tables(view, results / "tables")
         if view.touched:
-            sections.append(Section(view, tables, draw_all(view, results / "figures"), cards(view)))
+            shown = tables if view.scored or view.diverged else []  # nothing but dashes
+            sections.append(Section(view, shown, draw_all(view, results / "figures"), cards(view)))
         else:
             absent.append(view.plan)
         if view.tuning is not None:
             rates.append(_rates(view, view.tuning, results / "figures"))
-    shown = [section.view for section in sections]
+    touched = [section.view for section in sections]
+    links = run_links(evidence, results)
     verdicts = [v for view in views for v in claim_verdicts(view.plan, view.records, view.comparisons)]
     text = render(
         TEMPLATE,
-        answer=answer(shown),
+        answer=answer(touched),
         claims_answer=claims_answer(verdicts),
         claims=claims_table(verdicts),
         sections=sections,
         rates=rates,
         absent=absent,
+        links=links,
+        linked=partial(linked, links=links, folder=results),
         unreadable=[*evidence.problems, *outside([view.plan for view in views], evidence)],
-        overrides=shlex.join(item for item in overrides if item != "profile=mini"),
-        provenance=provenance(shown),
+        overrides=shlex.join(without_paths(item) for item in overrides if item != "profile=mini"),
+        provenance=provenance(touched),
         profile=views[0].plan.profile,
         protocols=[
-            PROTOCOLS[name] for name in dict.fromkeys(p for view in shown or views for p in view.plan.protocols)
+            PROTOCOLS[name] for name in dict.fromkeys(p for view in touched or views for p in view.plan.protocols)
         ],
     )
     write_text(results / name, text)

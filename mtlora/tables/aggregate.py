@@ -119,7 +119,8 @@ def entries_of(column: Column) -> list[Entry]:
 def average_column(plan: Plan) -> Column:
     """Return the column of the suite's average."""
     shown, every = len(plan.columns), len(plan.experiment.columns)
-    return Column("average", "", "mean", "Average" if shown == every else f"Average of {shown}")
+    label = plan.columns[0].label if shown == 1 else f"Average of {shown}"
+    return Column("average", "", "mean", "Average" if shown == every else label)
 
 
 def summary(plan: Plan, records: Mapping[str, RunRecord]) -> pd.DataFrame:
