@@ -83,7 +83,7 @@ def _latex_table(table: TextTable) -> str:
     caption = _latex_text(f"{table.title}: {table.caption}" if table.caption else table.title)
     lines = [
         r"\begin{table}[htbp]",
-        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{4pt}",
         rf"\caption{{{caption}}}",
         rf"\label{{tab:{table.name}}}",
         "\n\\par\\medskip\n".join(_tabular(table, columns) for columns in _blocks(table)),
@@ -97,23 +97,27 @@ def _headings(table: TextTable) -> list[list[str]]:
     """Break each heading into lines that are no wider than the column needs to be."""
     bodies = [max((len(row[i].text) for row in table.rows), default=1) for i in range(len(table.header))]
     return [
-        textwrap.wrap(title, max(body, 1), break_long_words=False)
+        textwrap.wrap(title, max(body, 8), break_long_words=False)
         for title, body in zip(table.header, bodies, strict=True)
     ]
 
 
 def _blocks(table: TextTable) -> list[list[int]]:
-    """Split the columns of a wide table into blocks that stand below each other, each with the columns that name the rows."""
-    widths = [
-        2 + max(map(len, [*lines, *(row[i].text for row in table.rows)])) for i, lines in enumerate(_headings(table))
-    ]
+    """Split the columns of a wide table into blocks below each other, as few and as even as can be, each with the row names."""
+    texts = [[*lines, *(row[i].text for row in table.rows)] for i, lines in enumerate(_headings(table))]
+    widths = [2 + max(map(len, own)) for own in texts]
     labels = list(range(table.labels))
-    blocks = [[*labels]]
-    for i in range(table.labels, len(widths)):
-        if sum(widths[j] for j in [*blocks[-1], i]) > LINE and len(blocks[-1]) > len(labels):
-            blocks.append([*labels])
-        blocks[-1].append(i)
-    return blocks
+
+    def split(limit: int) -> list[list[int]]:
+        blocks = [[*labels]]
+        for i in range(table.labels, len(widths)):
+            if len(blocks[-1]) > len(labels) and sum(widths[j] for j in [*blocks[-1], i]) > limit:
+                blocks.append([*labels])
+            blocks[-1].append(i)
+        return blocks
+
+    fewest = len(split(LINE))
+    return next(blocks for limit in range(LINE + 1) if len(blocks := split(limit)) == fewest)
 
 
 def _tabular(table: TextTable, columns: Sequence[int]) -> str:
