@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.progress import track
 
 from mtlora.base.files import write_text
 from mtlora.plan.tuning import Tuning
+from mtlora.report.links import linked, run_links, without_paths
 from mtlora.report.plots import RATES, Plot, draw_all
 from mtlora.report.provenance import provenance
 from mtlora.report.verdicts import Card, answer, cards, claims_answer, claims_table
@@ -44,7 +46,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment in the report."""
+    """One experiment in the report; without a result it has no tables and figures."""
 
     view: View
     tables: list[TextTable]
@@ -63,26 +65,27 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
             sections.append(Section(view, tables, draw_all(view, results / "figures"), cards(view)))
         if view.tuning is not None:
             rates.append(_rates(view, view.tuning, results / "figures"))
-    shown = [section.view for section in sections]
+    links = run_links(evidence, results)
     verdicts = [v for view in views for v in claim_verdicts(view.plan, view.records, view.comparisons)]
-    counts = {view.plan.name: len(view.records) for view in shown}
+    counts = {view.plan.name: len(view.records) for view in run}
+    given = [without_paths(item) for item in overrides if item != "profile=mini"]
     text = render(
         TEMPLATE,
         description=_description(counts),
-        answer=answer(shown),
+        answer=answer(run),
         claims_answer=claims_answer(verdicts),
         claims=claims_table(verdicts),
         sections=sections,
         rates=rates,
         absent=[view.plan for view in absent],
+        links=links,
+        linked=partial(linked, links=links, folder=results),
         unreadable=[*evidence.problems, *outside([view.plan for view in views], evidence)],
-        overrides=shlex.join(item for item in overrides if item != "profile=mini"),
-        tuning=shlex.join(item for item in overrides if item.partition("=")[0] not in FINAL and item != "profile=mini"),
-        provenance=provenance(shown),
+        overrides=shlex.join(given),
+        tuning=shlex.join(item for item in given if item.partition("=")[0] not in FINAL),
+        provenance=provenance(run),
         profile=views[0].plan.profile,
-        protocols=[
-            PROTOCOLS[name] for name in dict.fromkeys(p for view in shown or views for p in view.plan.protocols)
-        ],
+        protocols=[PROTOCOLS[name] for name in dict.fromkeys(p for view in run or views for p in view.plan.protocols)],
     )
     if (line := _replaced(results / name, counts)) is not None:
         log.warning("%s", line)

@@ -8,32 +8,86 @@ from mtlora.config.schema import STRUCTURES
 from mtlora.tables.captions import method_label, row_labels
 from mtlora.tables.claims import JudgedClaim
 from mtlora.tables.comparison import Comparison, headlines, needed
-from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number
-from mtlora.tables.statistics import Difference, Verdict
+from mtlora.tables.layout import TableCell, TextTable, estimate, number
+from mtlora.tables.statistics import ALPHA, FEWEST, Difference, Verdict
 from mtlora.tables.view import View
 
 DECIDED = (Verdict.BETTER, Verdict.WORSE, Verdict.EQUAL)
 CLASSES = {Verdict.BETTER: "good", Verdict.WORSE: "bad"}  # classes of cards in style.css; other verdicts have "open"
 
 
-def answer(views: Sequence[View]) -> tuple[str, str]:
+@dataclass(frozen=True)
+class Answer:
+    """The first lines of the report."""
+
+    short: str  # whether MTLoRA beats LoRA in these runs
+    open: str = ""  # why it is not decided for some methods
+    certain: str = ""  # what a verdict rests on
+
+
+def answer(views: Sequence[View]) -> Answer:
     """Answer whether MTLoRA beats LoRA in these runs, and how sure that is."""
     main = [view for view in views if not view.plan.experiment.ablation] or views
     shown = [view for view in main if any(c.verdict is not Verdict.NO_DATA for c in headlines(view.comparisons))]
     heads = [c for view in main for c in headlines(view.comparisons)]
     found = [c for c in heads if c.verdict is not Verdict.NO_DATA]
     if not found:
-        return "Nothing can be said yet.", "No method has a finished pair of runs with LoRA on every task."
-    protocols = list(dict.fromkeys(c.row.protocol for c in found))
-    parts = [_counted([c for c in found if c.row.protocol == protocol]) for protocol in protocols]
-    text = parts[0] if len(parts) == 1 else "; ".join(f"{p}: {part}" for p, part in zip(protocols, parts, strict=True))
-    titles = ", ".join(dict.fromkeys(view.plan.experiment.title for view in shown))
+        return Answer("Nothing can be said yet.", "No method has a finished pair of runs with LoRA on every task.")
+    parts = {
+        p: _counted([c for c in found if c.row.protocol == p]) for p in dict.fromkeys(c.row.protocol for c in found)
+    }
+    text = "; ".join(f"{p}: {part}" for p, part in parts.items())
+    if len(set(parts.values())) == 1:
+        same = next(iter(parts.values()))
+        text = same if len(parts) == 1 else f"under each protocol ({', '.join(parts)}) {same}"
+    titles = ", ".join(dict.fromkeys(map(_scope, shown)))
     seeds = sorted({c.seeds for c in found})
     structures = [c for c in heads if STRUCTURES.get(c.row.method, "none") != "none"]
-    return f"{_first_word(structures)} Compared with LoRA on {titles}: {text}.", (
-        "Each verdict is the position of one interval, whose level accounts for all methods that the experiment declares. "
-        f"Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}."
+    margins = " or ".join(f"{margin:g}" for margin in sorted({c.head.margin for c in found if c.head}))
+    reasons: dict[str, dict[str, None]] = {}
+    for c in found:
+        if why := reason(c):
+            reasons.setdefault(why, {})[_short(c)] = None
+    open_ = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+    return Answer(
+        f"{_first_word(structures)} Compared with LoRA on {titles}: {text}.",
+        f"Why not decided: {open_}." if reasons else "",
+        f"Certain means: at least {FEWEST} seeds of every task, no run that diverged, and a whole interval of the difference on "
+        f"one side of 0 (better, worse) or within {margins} of 0 (no difference). The intervals are so wide that in at most "
+        f"{ALPHA:.0%} of such experiments any of them misses the true difference. "
+        f"Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}.",
     )
+
+
+def _short(c: Comparison) -> str:
+    return method_label(c.row.method).removeprefix("MTLoRA ")
+
+
+def _scope(view: View) -> str:
+    """Name an experiment, and its tasks if it has further ones that these runs leave out."""
+    plan = view.plan
+    labels = ", ".join(column.label for column in plan.columns)
+    return plan.experiment.title + (f" ({labels} only)" if len(plan.columns) < len(plan.experiment.columns) else "")
+
+
+def reason(c: Comparison) -> str:
+    """Say why a comparison is not decided; empty if it is."""
+    assert c.head is not None
+    verdict, margin = c.verdict, c.head.margin
+    if verdict is Verdict.FAILS:
+        return "a divergence blocks the verdict, since a run that diverged has no score"
+    if verdict is Verdict.NO_DATA:
+        return "a task has no seed with both methods"
+    if verdict is Verdict.TOO_FEW:
+        return f"so few seeds give an estimate only: train at least {FEWEST} of every task, as with SEEDS=0,1,2,3,4"
+    if verdict is not Verdict.UNDECIDED or c.interval is None:
+        return ""
+    low, high = c.interval
+    if low < -margin and high > margin:
+        return f"the interval spans both a loss and a gain of more than {margin:g}"
+    if low < -margin or high > margin:
+        return f"the interval spans both 0 and a {'loss' if low < -margin else 'gain'} of more than {margin:g}"
+    return "the methods are equal only with the tasks that one of them has not learned, and those say nothing about equality"
 
 
 def _first_word(structures: Sequence[Comparison]) -> str:
@@ -68,7 +122,7 @@ def _counted(found: Sequence[Comparison]) -> str:
     """List the methods by verdict."""
     by_verdict: dict[str, list[str]] = {}
     for c in found:
-        by_verdict.setdefault(c.verdict_text, []).append(method_label(c.row.method).removeprefix("MTLoRA "))
+        by_verdict.setdefault(c.verdict_text, []).append(_short(c))
     return "; ".join(f"{', '.join(dict.fromkeys(names))} {text}" for text, names in by_verdict.items())
 
 
@@ -99,7 +153,8 @@ class Card:
     title: str
     verdict: str
     css_class: str
-    detail: str
+    detail: str  # the figure
+    why: str  # it is not decided, and the seeds that would decide; else empty
 
 
 def cards(view: View) -> list[Card]:
@@ -111,44 +166,45 @@ def _card(view: View, c: Comparison) -> Card:
     others = [values[0] for name, values in row_labels([c.row], view.rows).items() if name != "Method"]
     h = view.plan.experiment.headline
     title = f"{view.plan.experiment.title}, {', '.join([method_label(c.row.method), *others])}"
-    verdict, _ = c.judged
-    if c.difference is None:
-        text = "a task has no seed with both methods"
-    else:
+    verdict, text, why = c.verdict, "", [reason(c)]
+    if c.difference is not None:
         figure = c.label if h.task == "average" else h.metric.upper()
         text = f"{figure} {estimate(c.difference.mean, c.interval, without=', no interval')}"
         text += f" at {c.level:.2%}, {c.seeds} seed{'s' if c.seeds > 1 else ''}"
         if verdict is Verdict.FAILS:
             text = f"where both train: {text}"
-        if verdict is Verdict.UNDECIDED and (seeds := needed(c)):
-            text += f"; {seeds}"
-    return Card(title, c.verdict_text, CLASSES.get(verdict, "open"), text)
+    if verdict is Verdict.UNDECIDED:
+        why.append(needed(c))
+        if c.head and c.head.rates > 1:
+            why.append("the learning rate of one of the two is unsure, which widens it")
+    assert verdict is not None
+    return Card(title, c.verdict_text, CLASSES.get(verdict, "open"), text, "; ".join(filter(None, why)))
 
 
-def claims_table(verdicts: Sequence[JudgedClaim]) -> TextTable:
-    """Return every claim with its verdict for each method."""
+def claims_table(verdicts: Sequence[JudgedClaim]) -> TextTable | None:
+    """Return every claim that was tested with its verdict for each method, or None if none was."""
     rows = []
+    notes = [f"Not tested here: {v.claim.source} ({v.why})." for v in verdicts if v.comparison is None]
     for v in verdicts:
-        claimed = TableCell(number(v.claim.difference, 2, True), v.claim.difference)
-        name = TableCell(f"{v.claim.source}, {v.claim.model}")
-        if v.comparison is None:
-            rows.append([name, TableCell("all"), TableCell(v.verdict), claimed, *[MISSING] * 3, TableCell(v.why)])
+        if (c := v.comparison) is None:
             continue
-        c = v.comparison
         published = c.head.as_published if c.head else None
         others = "; ".join(f"{o.row.protocol}: {_measured(o.difference, o.level)}, {o.verdict_text}" for o in v.others)
+        claimed, method = v.claim.difference, f"{method_label(c.row.method)}, targets {c.row.targets}"
         rows.append(
             [
-                name,
-                TableCell(f"{method_label(c.row.method)}, targets {c.row.targets}"),
+                TableCell(f"{v.claim.source}, {v.claim.model}"),
+                TableCell(method),
                 TableCell(v.verdict),
-                claimed,
+                TableCell(number(claimed, 2, True), claimed),
                 TableCell(_measured(c.difference, v.level), c.difference.mean if c.difference else None, c.runs),
                 TableCell(_measured(published, v.level), published.mean if published else None, c.runs),
                 TableCell(_share(c.difference, v)),
                 TableCell(v.why or others or "–"),
             ]
         )
+    if not rows:
+        return None
     header = [
         "Claim",
         "Method",
@@ -166,7 +222,7 @@ def claims_table(verdicts: Sequence[JudgedClaim]) -> TextTable:
         "claim; practically none: within half of the claim; a loss: high is below 0; claimed size excluded: high is below the "
         "claim."
     )
-    return TextTable("claims", "The paper's claims", text, header, rows, labels=3)
+    return TextTable("claims", "The paper's claims", text, header, rows, labels=3, notes=notes)
 
 
 def _measured(difference: Difference | None, level: float) -> str:

@@ -1,5 +1,6 @@
 """The formats of a table: Markdown, LaTeX (booktabs) and HTML."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,17 +44,29 @@ LATEX = {
     "‡": r"$\ddagger$",
 }
 LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{special: "\\" + special for special in "&%$#_"}}
-LATEX |= {"<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$", "×": r"$\times$", "|": r"$|$", "Δ": r"$\Delta$"}
+LATEX |= {
+    "[": "{[}",
+    "<": "$<$",
+    ">": "$>$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "×": r"$\times$",
+    "|": r"$|$",
+    "Δ": r"$\Delta$",
+}
+
+LINE = 100  # characters of \footnotesize that a line holds, about
+BREAK = r"\\"
 
 # A file that LaTeX compiles as it is, and that a paper can \input: inside a document only the tables count.
 PREAMBLE = r"""\makeatletter
 \ifx\@nodocument\relax
 \let\mtloraend\relax
 \else
-\documentclass{article}
+\documentclass[a4paper]{article}
 \usepackage[utf8]{inputenc}
 \usepackage{booktabs,graphicx}
-\usepackage[landscape,margin=1.5cm]{geometry}
+\usepackage[margin=2cm]{geometry}
 \def\mtloraend{\end{document}}
 \begin{document}
 \fi
@@ -67,25 +80,63 @@ def latex(tables: Sequence[TextTable]) -> str:
 
 
 def _latex_table(table: TextTable) -> str:
-    columns = "l" * table.labels + "r" * (len(table.header) - table.labels)
-    rows = [" & ".join(_marked(c, _latex_text, r"\textbf{", "}") for c in row) + r" \\" for row in table.rows]
-    caption = _latex_text(" ".join([f"{table.title}: {table.caption}" if table.caption else table.title, *table.notes]))
+    caption = _latex_text(f"{table.title}: {table.caption}" if table.caption else table.title)
     lines = [
         r"\begin{table}[htbp]",
-        r"\centering",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{4pt}",
         rf"\caption{{{caption}}}",
         rf"\label{{tab:{table.name}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        " & ".join(_latex_text(title) for title in table.header) + r" \\",
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}}",
+        "\n\\par\\medskip\n".join(_tabular(table, columns) for columns in _blocks(table)),
+        *(rf"\par\smallskip\raggedright {_latex_text(note)}" for note in table.notes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _headings(table: TextTable) -> list[list[str]]:
+    """Break each heading into lines that are no wider than the column needs to be."""
+    bodies = [max((len(row[i].text) for row in table.rows), default=1) for i in range(len(table.header))]
+    return [
+        textwrap.wrap(title, max(body, 8), break_long_words=False)
+        for title, body in zip(table.header, bodies, strict=True)
+    ]
+
+
+def _blocks(table: TextTable) -> list[list[int]]:
+    """Split the columns of a wide table into blocks below each other, as few and as even as can be, each with the row names."""
+    texts = [[*lines, *(row[i].text for row in table.rows)] for i, lines in enumerate(_headings(table))]
+    widths = [2 + max(map(len, own)) for own in texts]
+    labels = list(range(table.labels))
+
+    def split(limit: int) -> list[list[int]]:
+        blocks = [[*labels]]
+        for i in range(table.labels, len(widths)):
+            if len(blocks[-1]) > len(labels) and sum(widths[j] for j in [*blocks[-1], i]) > limit:
+                blocks.append([*labels])
+            blocks[-1].append(i)
+        return blocks
+
+    fewest = len(split(LINE))
+    return next(blocks for limit in range(LINE + 1) if len(blocks := split(limit)) == fewest)
+
+
+def _tabular(table: TextTable, columns: Sequence[int]) -> str:
+    """Return some columns as a tabular, scaled down only if even so it is wider than the line."""
+    sides = ["l" if i < table.labels else "r" for i in columns]
+    lines = [[_latex_text(line) for line in _headings(table)[i]] for i in columns]
+    titles = [rf"\shortstack[{side}]{{{BREAK.join(own)}}}" for side, own in zip(sides, lines, strict=True)]
+    rows = [[_marked(row[i], _latex_text, r"\textbf{", "}") for i in columns] for row in table.rows]
+    grid = [
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{''.join(sides)}}}",
+        r"\toprule",
+        " & ".join(titles) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}}",
+    ]
+    return "\n".join(grid)
 
 
 def _latex_text(text: str) -> str:

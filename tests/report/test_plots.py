@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
+from mtlora.report.plots import draw_all
+from mtlora.report.plots.differences import forest
 from mtlora.report.plots.pareto import Name, front, pareto, quantity
 from mtlora.report.plots.rates import best_by_number, best_curves, score_by_rate
 from mtlora.report.plots.style import OTHER, STYLES, style
@@ -118,6 +120,42 @@ def test_nothing_to_draw_without_runs(tmp_path: Path) -> None:
     plan = plan_of("task=rte", "transform=lora", "seed=0", f"results={tmp_path}")
     view = View(plan, load_evidence(tmp_path / "runs"))
     assert (pareto(view), score_by_rate(view), best_by_number(view)) == (None, None, None)
+
+
+def test_one_epoch_is_no_curve_and_one_method_no_comparison(tmp_path: Path) -> None:
+    (cell,) = plan_of("task=rte", "transform=lora", "seed=0").cells
+    record = make_record(cell, {ACCURACY: (0.6, 0.6)})
+    for epochs, drawn in ((1, []), (2, ["glue_curves"])):
+        record.epochs = [{"epoch": n, "metrics": {"validation": {"accuracy": 0.5}}} for n in range(epochs)]
+        save_record(tmp_path / "runs", record)
+        view = View(plan_of("task=rte", "transform=lora", "seed=0"), load_evidence(tmp_path / "runs"))
+        assert [plot.name for plot in draw_all(view, tmp_path / "figures")] == drawn
+
+
+def test_panels_reserve_their_place_and_are_described(tmp_path: Path) -> None:
+    costs = next(plot for plot in draw_all(costly_view(tmp_path), tmp_path / "figures") if plot.name == "glue_pareto")
+    assert [mark.alt for mark in costs.legend] == ["LoRA", "MTLoRA SHIM", "DoRA"]
+    assert len(costs.panels) == 3
+    for panel, quantity_name in zip(costs.panels, ("adapter parameters", "time of a step", "peak memory"), strict=True):
+        assert quantity_name in panel.alt
+        assert all(200 < pixels < 400 for pixels in panel.size), "a panel fits a phone without being scaled down"
+
+
+def test_an_interval_that_is_cut_has_an_arrow(tmp_path: Path) -> None:
+    plan = plan_of("task=rte", "transform=lora,shim,dora", "seed=0,1")
+    gains = {"lora": (0.0, 0.0), "shim": (0.010, 0.011), "dora": (0.01, 0.03)}
+    for cell in plan.cells:
+        value = 0.6 + gains[cell.config.adapter.method][cell.config.seed]
+        save_record(tmp_path / "runs", make_record(cell, {ACCURACY: (value, value)}))
+    made = forest(View(plan, load_evidence(tmp_path / "runs")))
+    assert made is not None
+    (axis,) = made[0].axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["RTE"], "one task is the average"
+    arrows = [
+        (line.get_marker(), float(line.get_xdata()[0])) for line in axis.get_lines() if line.get_marker() in ("<", ">")
+    ]
+    assert ("<", axis.get_xlim()[0]) in arrows
+    assert (">", axis.get_xlim()[1]) in arrows
 
 
 def score(method: str, task: str, factor: float, seed: int) -> float | None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from helpers.record_files import make_record, save_record
@@ -14,7 +15,9 @@ from helpers.tuning_files import make_tuning, write_tuning
 
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
+from mtlora.report.links import linked, relative
 from mtlora.report.page import build
+from mtlora.report.verdicts import cards
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 
@@ -56,11 +59,14 @@ def test_the_first_screen_answers(report: Path) -> None:
     assert "Does MTLoRA beat LoRA here, and how sure are we?" in words
     assert "In part." in words
     assert (
-        "Compared with LoRA on GLUE: SHIM better, by more than 0.5; ICFM worse, by more than 0.5; "
+        "Compared with LoRA on GLUE (RTE only): SHIM better, by more than 0.5; ICFM worse, by more than 0.5; "
         "CTCM no difference larger than 0.5; DTSM undecided." in words
     )
     assert "Seeds per task: 10." in words
     assert "not tested here" in words
+    assert "Why not decided: DTSM: the interval spans both a loss and a gain of more than 0.5." in words
+    assert "Certain means: at least 5 seeds of every task, no run that diverged" in words
+    assert 'id="claims"' not in report.read_text(), "a claim that is not tested is no table of dashes"
 
 
 def test_verdicts_of_the_cards(report: Path) -> None:
@@ -75,7 +81,12 @@ def test_verdicts_of_the_cards(report: Path) -> None:
 
 def test_it_is_self_contained_and_escapes_what_records_hold(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
-    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert not re.search(r'<(?!a )[^>]*(src|href)="(?!data:)', text)
+    addresses = re.findall(r'<a href="([^#][^"]*)"', text)
+    assert addresses
+    for address in addresses:
+        assert (report.parent / unquote(address)).exists(), address
+    assert str(report.parent) not in text
     assert "@import" not in text
     assert "url(" not in text
     assert "<script>alert" not in text
@@ -107,8 +118,11 @@ addEventListener("load", () => {
   const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent.trim());
   const heading = table.tHead.rows[0].cells[1];
   const seen = {start: names()};
-  heading.querySelector("button").click();
-  seen.down = names(); seen.sort = heading.ariaSort;
+  heading.scrollIntoView();
+  const place = heading.getBoundingClientRect();
+  document.elementFromPoint(place.left + 2, place.top + 2).click();
+  seen.down = names(); seen.sort = [...table.tHead.rows[0].cells].map((cell) => cell.ariaSort);
+  seen.marks = [...table.querySelectorAll("th button")].map((b) => getComputedStyle(b, "::after").content.includes("↕"));
   heading.querySelector("button").click();
   seen.up = names();
   table.tHead.rows[0].cells[0].querySelector("button").click();
@@ -118,7 +132,9 @@ addEventListener("load", () => {
   cell.click();
   const shown = document.querySelectorAll(":popover-open");
   seen.popovers = shown.length; seen.runs = [...shown[0].querySelectorAll("li")].map((item) => item.textContent);
-  seen.images = [...document.images].map((image) => { image.loading = "eager"; return image.alt.length > 20; });
+  seen.images = [...document.querySelectorAll(".panels img")].map((image) => image.alt.length > 20);
+  seen.sizes = [...document.images].every((image) => image.getAttribute("width") && image.getAttribute("height"));
+  seen.links = [...shown[0].querySelectorAll("li a")].length;
   seen.overflow = document.documentElement.scrollWidth > document.documentElement.clientWidth;
   seen.errors = window.errors;
   const result = document.createElement("pre"); result.id = "seen"; result.textContent = JSON.stringify(seen);
@@ -148,15 +164,96 @@ def test_in_a_browser(width: int, report: Path, tmp_path: Path) -> None:
     assert match, ended.stderr
     seen = json.loads(html.unescape(match[1]))
     assert seen["start"] == ["LoRA", "MTLoRA SHIM", "MTLoRA ICFM", "MTLoRA CTCM", "MTLoRA DTSM"]
-    assert (seen["down"][0], seen["down"][-1], seen["sort"]) == ("MTLoRA SHIM", "MTLoRA ICFM", "descending")
+    assert (seen["down"][0], seen["down"][-1]) == ("MTLoRA SHIM", "MTLoRA ICFM"), "a click beside the text sorts"
+    assert seen["sort"] == ["none", "descending", "none"]
+    assert seen["marks"] == [True, False, True]
     assert seen["up"] == seen["down"][::-1]
     assert seen["by_name"] == sorted(seen["start"], reverse=True)
     assert (seen["focus"], seen["popovers"], len(seen["runs"])) == (True, 1, 10)
     assert all(re.fullmatch(r"glue-rte-tiny-\w+-r8-qv-seed\d-\w{8}", run) for run in seen["runs"])
-    assert seen["images"] == [True] * 3
+    assert seen["images"] == [True] * 5
+    assert seen["sizes"], "an image without a size moves the text when it is drawn"
+    assert seen["links"] == 10
     assert not seen["overflow"], "wide tables scroll inside their frame, the page does not"
     assert seen["errors"] == []
     assert "CONSOLE" not in ended.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Debian's `chromium` is not installed")
+def test_on_paper(report: Path, tmp_path: Path) -> None:
+    printed = tmp_path / "page.pdf"
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--print-to-pdf={printed}"]
+    command += [f"--user-data-dir={tmp_path}/profile", report.as_uri()]
+    subprocess.run(command, capture_output=True, check=True, timeout=120)
+    boxes = re.findall(rb"/MediaBox \[([^\]]*)\]", printed.read_bytes())
+    assert boxes
+    for box in boxes:
+        assert [float(side) for side in box.split()] == pytest.approx([0, 0, 595, 842], abs=1), "A4"
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "expected"),
+    [
+        ("/w/results/runs/a", "/w/results", "runs/a"),
+        ("/w/other/runs/a", "/w/results", "../other/runs/a"),
+        ("/scratch/runs/a", "/home/results", None),
+    ],
+)
+def test_links_are_relative(path: str, folder: str, expected: str | None) -> None:
+    assert relative(path, Path(folder)) == expected
+
+
+def test_lines_about_runs_have_links_and_no_path_of_the_machine() -> None:
+    line = linked(
+        "run-1 failed: /w/results/runs/b c/record.json and /scratch/me/runs/x/record.json: <b>, https://a.b/c/d",
+        {"run-1": "runs/1/"},
+        Path("/w/results"),
+    )
+    assert line == (
+        '<a href="runs/1/">run-1</a> failed: runs/b c/record.json and …/x/record.json: &lt;b&gt;, https://a.b/c/d'
+    )
+
+
+def test_runs_that_failed_have_no_tables_of_dashes(tmp_path: Path) -> None:
+    plan = make_plan(load_experiment("glue"), ["model=tiny", "task=rte", "transform=lora,shim", "seed=0"])
+    for cell in plan.cells:
+        record = make_record(cell, {})
+        record.status, record.error = "failed", f"no space left for {tmp_path}/cache/x"
+        save_record(tmp_path / "runs", record)
+    evidence = load_evidence(tmp_path / "runs")
+    text = build([View(plan, evidence)], evidence, tmp_path, "report.html", [f"results={tmp_path}"])
+    assert "<table>" not in text
+    assert "<figure>" not in text
+    assert "no space left" in text
+    assert str(tmp_path) not in text
+    assert "results=DIR" in text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "gains", "diverged", "expected"),
+    [
+        (3, (0.02, 0.02), False, "so few seeds give an estimate only"),
+        (6, (0.09, -0.09), False, "the interval spans both a loss and a gain of more than 0.5"),
+        (6, (0.016, 0.002), False, "the interval spans both 0 and a gain of more than 0.5"),
+        (6, (-0.016, -0.002), False, "the interval spans both 0 and a loss of more than 0.5"),
+        (6, (0.02, 0.02), True, "a divergence blocks the verdict"),
+        (6, (0.02, 0.02), False, ""),
+    ],
+)
+def test_why_a_verdict_is_open(
+    seeds: int, gains: tuple[float, float], diverged: bool, expected: str, tmp_path: Path
+) -> None:
+    given = ["model=tiny", "task=rte", "transform=lora,shim", f"seed=range(0,{seeds})"]
+    plan = make_plan(load_experiment("glue"), given)
+    for cell in plan.cells:
+        seed, method = cell.config.seed, cell.config.adapter.method
+        value = 0.6 + (gains[seed % 2] if method == "shim" else 0.0)
+        record = make_record(cell, {ACCURACY: (value, value)})
+        if diverged and method == "shim" and seed == 0:
+            record.status, record.diverged, record.metrics = "failed", True, []
+        save_record(tmp_path / "runs", record)
+    (card,) = cards(View(plan, load_evidence(tmp_path / "runs")))
+    assert card.why.lower().startswith(expected) if expected else card.why == ""
 
 
 def test_nothing_is_said_where_a_task_is_missing(tmp_path: Path) -> None:

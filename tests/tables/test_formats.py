@@ -73,6 +73,20 @@ def test_latex_escapes_every_special_character() -> None:
     assert r"\textbf{1.00} $\pm$ 0.10" in body
 
 
+def test_latex_splits_a_wide_table_into_readable_blocks() -> None:
+    cells = [TableCell("+2.25 [-11.51, 16.01]", 2.25) for _ in range(9)]
+    header = ["Method", *(f"Seeds to see {i}" for i in range(9))]
+    table = TextTable("wide", "Wide", "", header, [[TableCell("MTLoRA SHIM"), *cells]], notes=["A note."])
+    text = latex([table])
+    bodies = re.findall(r"\\midrule\n(.*?)\n\\bottomrule", text, re.DOTALL)
+    assert [body.count("+2.25") for body in bodies] == [3, 3, 3], "as even as can be"
+    assert all(body.startswith("MTLoRA SHIM & ") for body in bodies), "each block names its rows"
+    assert max(map(len, bodies)) < 110
+    assert re.findall(r"Seeds to see (\d)", text) == list("012345678")
+    assert "A note." not in text[text.index(r"\caption") : text.index(r"\label")]
+    assert "\n[" not in text.replace("{[}", "")
+
+
 @lru_cache
 def paper_plan() -> Plan:
     return make_plan(load_experiment("deberta"), ["profile=paper", "task=rte,qqp", "transform=lora,shim", "seed=0,1,2"])

@@ -27,7 +27,7 @@ def curves(view: View) -> tuple[Figure, str] | None:
         if record is None or column is None:
             continue
         title, axis_label, values = _curve(cell, record, column)
-        if values and np.isfinite(values).all():
+        if len(values) > 1 and np.isfinite(values).all():  # a single epoch is no curve
             axis_labels[title] = axis_label
             series.setdefault((title, row_of(view.plan, cell)), []).append(values)
     settings = settings_of(view)

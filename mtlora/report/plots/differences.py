@@ -9,41 +9,56 @@ from matplotlib.figure import Figure
 from mtlora.report.plots.style import grid, legend, settings_of, style
 from mtlora.tables.captions import method_label
 from mtlora.tables.comparison import Comparison
-from mtlora.tables.statistics import Difference
 from mtlora.tables.view import View
 
 
 def forest(view: View) -> tuple[Figure, str] | None:
     """Draw the paired differences with their intervals, a panel per setting."""
     found = [c for c in view.comparisons if not c.contrast and c.difference is not None]
+    if len(view.plan.columns) == 1:  # a single task is the average, which has the verdict
+        found = [c for c in found if c.head]
     if not found:
         return None
     settings = {name: rows for name, rows in settings_of(view).items() if any(c.row in rows for c in found)}
     scales = _panels_by_scale(found)
-    figure, axes = grid(len(settings) * len(scales), 4.2, 1.2 + 0.42 * max(map(len, scales)))
+    figure, axes = grid(len(settings) * len(scales), (4.2, 1.2 + 0.42 * max(map(len, scales))))
     for axis, (name, rows, chosen) in zip(axes, ((n, r, s) for n, r in settings.items() for s in scales), strict=True):
         methods = [row.method for row in rows if row.method != "lora"]
-        gap = min(0.17, 0.8 / max(1, len(methods)))  # many methods must not reach the next label
-        for c in found:
-            if c.row not in rows or c.label not in chosen or c.difference is None:
-                continue
-            y = chosen.index(c.label) + (methods.index(c.row.method) - (len(methods) - 1) / 2) * gap
-            interval = c.interval or (c.difference.mean, c.difference.mean)
-            look = style(c.row.method)
-            axis.plot(interval, (y, y), color=look["color"], linestyle=look["linestyle"], linewidth=1.2)
-            point = look | {"linestyle": "none"}
-            axis.plot(c.difference.mean, y, label=method_label(c.row.method), **point)
-        axis.axvline(0, color="#444444", linewidth=0.8)
-        axis.set_yticks(range(len(chosen)), chosen)
-        axis.set_ylim(len(chosen) - 0.5, -0.5)
+        limits = _limits([c for c in found if c.label in chosen])
+        axis.set_xlim(limits)
+        _draw(axis, [c for c in found if c.row in rows and c.label in chosen], methods, chosen, limits)
         axis.set_title(name, fontsize=9)
-        axis.set_xlabel("difference to LoRA, on the table's scale")
-        _clip_x(axis, [c.difference for c in found if c.difference is not None and c.label in chosen])
     legend(figure, axes)
     return figure, (
-        f"Method less LoRA at the same task and seed: mean and t interval, {_levels(found)}. An interval that is wider than the "
-        "panel is cut at its edge."
+        f"Method less LoRA at the same task and seed: mean and t interval, {_levels(found)}. Grey: the margin of the figure with "
+        "a verdict. An arrow marks an interval that goes on beyond the panel."
     )
+
+
+def _draw(
+    axis: Axes, found: Sequence[Comparison], methods: Sequence[str], labels: Sequence[str], limits: tuple[float, float]
+) -> None:
+    """Draw a line of the panel for each label, with the methods side by side in it; an arrow at a limit that cuts an interval."""
+    gap = min(0.17, 0.8 / max(1, len(methods)))  # many methods must not reach the next label
+    for c in found:
+        assert c.difference is not None
+        middle = labels.index(c.label)
+        if c.head:
+            margin = c.head.margin
+            axis.fill_betweenx([middle - 0.5, middle + 0.5], -margin, margin, color="#EBEBEB", linewidth=0, zorder=0)
+        y = middle + (methods.index(c.row.method) - (len(methods) - 1) / 2) * gap
+        interval = c.interval or (c.difference.mean, c.difference.mean)
+        look = style(c.row.method)
+        axis.plot(interval, (y, y), color=look["color"], linestyle=look["linestyle"], linewidth=1.2)
+        for end, mark in zip(interval, "<>", strict=True):
+            if not limits[0] <= end <= limits[1]:
+                axis.plot(np.clip(end, *limits), y, mark, color=look["color"], markersize=4, clip_on=False)
+        axis.plot(c.difference.mean, y, label=method_label(c.row.method), **look | {"linestyle": "none"})
+    axis.axvline(0, color="#444444", linewidth=0.8)
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
+    axis.tick_params(axis="y", pad=6)
+    axis.set_xlabel("difference to LoRA, on the table's scale")
 
 
 def _levels(comparisons: Sequence[Comparison]) -> str:
@@ -60,10 +75,12 @@ def _panels_by_scale(comparisons: Iterable[Comparison]) -> list[list[str]]:
     return [list(labels) for labels in groups.values()]
 
 
-def _clip_x(axis: Axes, differences: Sequence[Difference]) -> None:
-    """Fit the axis to the estimates: with two seeds an interval can be a hundred times wider than every estimate."""
-    errors = [d.error or 0.0 for d in differences]
-    reach = 1.15 * (max(abs(d.mean) for d in differences) + 3 * float(np.median(errors)))
-    low, high = axis.get_xlim()
-    if reach > 0:
-        axis.set_xlim(max(low, -reach), min(high, reach))
+def _limits(found: Sequence[Comparison]) -> tuple[float, float]:
+    """Fit an axis to the estimates: with two seeds an interval can be a hundred times wider than every estimate."""
+    differences = [c.difference for c in found if c.difference is not None]
+    reach = 1.15 * (max(abs(d.mean) for d in differences) + 3 * float(np.median([d.error or 0.0 for d in differences])))
+    reach = max([reach, 1e-9, *(1.3 * c.head.margin for c in found if c.head)])
+    ends = [
+        1.05 * end for c in found for end in c.interval or ()
+    ]  # of all panels of a scale, so that they share an axis
+    return max(-reach, min([-reach / 2, *ends])), min(reach, max([reach / 2, *ends]))

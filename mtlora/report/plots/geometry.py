@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from mtlora.report.plots.style import grid, legend, settings_of, style
 from mtlora.tables.captions import method_label
@@ -32,6 +32,10 @@ def geometry(view: View) -> tuple[Figure, str] | None:
         _draw(below, frame, "epoch", key)
         for axis in (above, below):
             axis.set_yscale(scale)
+            if scale == "log":
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_ylabel(label, fontsize=8)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         above.set_xlabel("module, input to output")
@@ -42,7 +46,7 @@ def geometry(view: View) -> tuple[Figure, str] | None:
     axes[0].set_ylabel("largest and smallest singular value", fontsize=8)
     legend(figure, axes)
     return figure, (
-        "Above: by module after training; below: over training. Lines are medians over tasks, seeds and (below) modules; bands "
+        "By module: after training; by epoch: on the way. Lines are medians over tasks, seeds and (by epoch) modules; bands "
         "cover the middle half. T = I would have singular values 1, phases 0, condition number 1 and "
         "distance 0; in LoRA T is always I." + (f" Setting: {setting}." if setting else "")
     )

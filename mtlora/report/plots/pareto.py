@@ -7,6 +7,7 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from mtlora.config.metrics import METRICS
 from mtlora.report.plots.scores import headline_name, headline_points
@@ -70,17 +71,23 @@ def front(points: Sequence[tuple[float, float]], higher_is_better: tuple[bool, b
 
 
 def pareto(view: View, pairs: Sequence[tuple[Name, Name]] = PAIRS) -> tuple[Figure, str] | None:
-    """Draw pairs of quantities, a panel each for every model and protocol; a pair that no row has is left out."""
+    """Draw pairs of quantities, a panel each for every model and protocol; a pair that fewer than two rows have is left out."""
     panels = []
     settings = list(dict.fromkeys((row.model, row.protocol) for row in view.rows))
     for setting in settings:
         for names in pairs:
             x, y = (quantity(view, name) for name in names)
-            if rows := [r for r in view.rows if (r.model, r.protocol) == setting and r in x.values and r in y.values]:
-                panels.append((", ".join(setting) if len(settings) > 1 else "", rows, x, y))
+            rows = [r for r in view.rows if (r.model, r.protocol) == setting and r in x.values and r in y.values]
+            if len(rows) > 1:  # a single method has nothing to be compared with
+                title = ", ".join(
+                    own
+                    for own, values in zip(setting, zip(*settings, strict=True), strict=True)
+                    if len(set(values)) > 1
+                )
+                panels.append((title, rows, x, y))
     if not panels:
         return None
-    figure, axes = grid(len(panels), 4.0 if len(panels) > 1 else 5.0, 3.2)
+    figure, axes = grid(len(panels))
     for axis, (title, rows, x, y) in zip(axes, panels, strict=True):
         _draw(axis, rows, x, y)
         axis.set_title(title, fontsize=9)
@@ -115,5 +122,8 @@ def _draw(axis: Axes, rows: Sequence[Row], x: Quantity, y: Quantity) -> None:
         reach = [point[side] for point in points]
         if not values.errors and min(reach) > 0 and max(reach) / min(reach) > WIDE:
             scale("log")
+        elif side == 0:
+            axis.xaxis.set_major_locator(MaxNLocator(4))
+            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
     axis.set_xlabel(x.label)
     axis.set_ylabel(y.label)

@@ -1,6 +1,6 @@
 """The trials of learning rates: the score by rate, and the best score by the number of rates tried."""
 
-from collections.abc import Sequence
+import textwrap
 from math import isfinite
 from typing import Any
 
@@ -14,8 +14,6 @@ from mtlora.tables.captions import method_label
 from mtlora.tables.tuning import TaskGroup, expected_best, task_groups
 from mtlora.tables.view import View
 
-COLUMNS = 4  # panels in a row
-SIZES = {False: (5.0, 3.2), True: (3.0, 2.6)}  # of a panel, by whether there are several
 MARK = "#555555"  # the colour of entries of the legend that hold for all methods
 RING: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "linestyle": "none"}
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.4, "linestyle": "none"}
@@ -26,14 +24,12 @@ def score_by_rate(view: View) -> tuple[Figure, str] | None:
     groups = task_groups(view.tuning) if view.tuning else []
     if not groups:
         return None
-    score = _score_name(view)
-    single = all(len(group.tasks) == 1 for group in groups)
-    if single:
-        figure, axes = grid(len(groups), *SIZES[len(groups) > 1])
-        for axis, group in zip(axes, groups, strict=True):
-            _draw(axis, group, None, _title(group, group.tasks[0]), score)
-    else:
-        figure, axes = _panels(groups, score)
+    panels: list[tuple[TaskGroup, str | None]] = []
+    for group in groups:
+        panels += [(group, None), *((group, task) for task in group.tasks if len(group.tasks) > 1)]
+    figure, axes = grid(len(panels))
+    for axis, (group, task) in zip(axes, panels, strict=True):
+        _draw(axis, group, task, _score_name(view))
     axes[0].plot([], [], color=MARK, label="chosen", **RING)
     diverged = any(group.trials["diverged"].any() for group in groups)
     if diverged:
@@ -42,34 +38,12 @@ def score_by_rate(view: View) -> tuple[Figure, str] | None:
     caption = (
         "Each line is the mean over seeds, each faint point a seed, and a ring the factor that was chosen for a method"
     )
-    caption += "." if single else ", by its mean over the tasks."
+    caption += "." if len(panels) == len(groups) else ", by its mean over the tasks."
     if diverged:
         finite = all(np.isfinite(group.trials["score"]).all() for group in groups)
         place = "the score of the majority answer, which it counts with" if finite else "the lower edge: it has no loss"
         caption += f" A cross is a trial that diverged, at {place}."
     return figure, caption
-
-
-def _panels(groups: Sequence[TaskGroup], score: str) -> tuple[Figure, list[Axes]]:
-    """Draw each group as a block of rows: a larger panel for the mean over its tasks, and a small one for each task."""
-    sizes = [1 if len(group.tasks) <= 2 else 2 for group in groups]
-    rows = [
-        size + max(0, -(-(len(group.tasks) - 2 * size) // COLUMNS)) for group, size in zip(groups, sizes, strict=True)
-    ]
-    figure = Figure(figsize=(3.0 * COLUMNS, 2.4 * sum(rows) if sum(rows) > 1 else 3.0), layout="constrained")
-    cells = figure.add_gridspec(sum(rows), COLUMNS)
-    axes = []
-    for i, (group, size) in enumerate(zip(groups, sizes, strict=True)):
-        top = sum(rows[:i])
-        axes.append(figure.add_subplot(cells[top : top + size, :2]))
-        several = len(group.tasks) > 1
-        text = f"mean over {', '.join(group.tasks)}" if several else group.tasks[0]
-        _draw(axes[-1], group, None, _title(group, text), f"mean {score}" if several else score)
-        places = [(row, column) for row in range(rows[i]) for column in range(COLUMNS) if row >= size or column >= 2]
-        for task, (row, column) in zip(group.tasks if several else (), places, strict=False):
-            axes.append(figure.add_subplot(cells[top + row, column]))
-            _draw(axes[-1], group, task, task, "")
-    return figure, axes
 
 
 def _score_name(view: View) -> str:
@@ -78,11 +52,12 @@ def _score_name(view: View) -> str:
     return "minus validation loss, nats" if generation else "held-out score"
 
 
-def _title(group: TaskGroup, text: str) -> str:
-    return f"{group.setting}: {text}" if group.setting else text
-
-
-def _draw(axis: Axes, group: TaskGroup, task: str | None, title: str, label: str) -> None:
+def _draw(axis: Axes, group: TaskGroup, task: str | None, score: str) -> None:
+    """Draw the scores of a task, or (None) their mean over the group's tasks."""
+    mean_of_several = task is None and len(group.tasks) > 1
+    name = f"mean over {', '.join(group.tasks)}" if mean_of_several else task or group.tasks[0]
+    axis.set_title(textwrap.fill(f"{group.setting}: {name}" if group.setting else name, 44), fontsize=9)
+    axis.set_ylabel(f"mean {score}" if mean_of_several else score, fontsize=8)
     factors: set[float] = set()
     dead = []
     for method, choice in group.choices.items():
@@ -93,7 +68,7 @@ def _draw(axis: Axes, group: TaskGroup, task: str | None, title: str, label: str
         alive = seeds[~seeds["diverged"]]
         axis.plot(alive["multiplier"], alive["score"], **look | {"linestyle": "none", "markersize": 3, "alpha": 0.35})
         if isfinite(mean := means.get(choice.multiplier, np.nan)):
-            axis.plot(choice.multiplier, mean, color=look["color"], **RING | {"markersize": 9 if label else 7})
+            axis.plot(choice.multiplier, mean, color=look["color"], **RING)
         if seeds["diverged"].any():
             dead.append((look["color"], seeds[seeds["diverged"]]))
     low = axis.get_ylim()[0]
@@ -108,8 +83,6 @@ def _draw(axis: Axes, group: TaskGroup, task: str | None, title: str, label: str
     axis.set_xticks(ticks, [f"{factor:g}" for factor in ticks])
     axis.minorticks_off()
     axis.set_xlabel("factor of the recipe's learning rate", fontsize=8)
-    axis.set_ylabel(label, fontsize=8)
-    axis.set_title(title, fontsize=9)
 
 
 def _ticks(factors: set[float]) -> list[float]:
@@ -124,12 +97,13 @@ def best_by_number(view: View) -> tuple[Figure, str] | None:
     curves = [best_curves(group) for group in groups]
     if max((len(best) for found in curves for best in found.values()), default=0) < 2:
         return None
-    figure, axes = grid(len(groups), *SIZES[len(groups) > 1])
+    figure, axes = grid(len(groups))
     for axis, group, found in zip(axes, groups, curves, strict=True):
         for method, best in found.items():
             values = [value if isfinite(value) else np.nan for value in best]
             axis.plot(range(1, len(best) + 1), values, label=method_label(method), **style(method))
-        axis.set_title(_title(group, ", ".join(group.tasks)) if len(groups) > 1 else group.setting, fontsize=9)
+        several = ", ".join(group.tasks) if len(groups) > 1 else ""
+        axis.set_title(textwrap.fill(": ".join(filter(None, (group.setting, several))), 44), fontsize=9)
         axis.set_xlabel("trials k")
         axis.set_ylabel(f"mean {_score_name(view)}" if len(groups) == 1 else "mean score", fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -36,7 +36,7 @@ def score_by_rank(view: View) -> tuple[Figure, str] | None:
     if len(ranks) < 2:
         return None
     settings = list(dict.fromkeys((row.model, row.targets, row.protocol, row.variant) for row in view.rows))
-    figure, axes = grid(len(settings), 5.0, 3.2)
+    figure, axes = grid(len(settings))
     for axis, setting in zip(axes, settings, strict=True):
         for method in dict.fromkeys(row.method for row in view.rows):
             rows = [r for r in points if r.method == method and (r.model, r.targets, r.protocol, r.variant) == setting]

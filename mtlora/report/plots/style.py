@@ -6,6 +6,7 @@ The further methods have colours that stay apart, too, for eyes without the cone
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -44,8 +45,9 @@ SETTINGS: dict[Any, Any] = {
 }
 
 
-def grid(panels: int, width: float = 3.0, height: float = 2.4) -> tuple[Figure, list[Axes]]:
-    """Return a figure with this number of panels, at most four in a row."""
+def grid(panels: int, size: tuple[float, float] | None = None) -> tuple[Figure, list[Axes]]:
+    """Return a figure with this number of panels, at most four in a row, of a size in inches (a single one is larger)."""
+    width, height = size or ((4.2, 2.8) if panels == 1 else (3.2, 2.5))
     columns = min(panels, 4)
     rows = -(-panels // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -62,8 +64,13 @@ def style(method: str) -> dict[str, Any]:
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """Put one legend of all panels below them."""
-    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    found = labelled(axes)
     figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(5, max(1, len(found))))
+
+
+def labelled(axes: Sequence[Axes]) -> dict[str, Artist]:
+    """Return the entries of a legend of all panels."""
+    return {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
 
 
 def settings_of(view: View) -> dict[str, list[Row]]:

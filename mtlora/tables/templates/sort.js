@@ -1,11 +1,11 @@
-// A click on a header sorts its table by that column: numbers by value, texts by name, cells without a value last.
-for (const button of document.querySelectorAll("th button")) {
-  button.addEventListener("click", () => {
-    const header = button.parentElement;
+// A click anywhere in a heading cell, or Enter on its button, sorts the table by that column: numbers by value, texts by name,
+// cells without a value last.
+for (const header of document.querySelectorAll("th")) {
+  header.addEventListener("click", () => {
     const table = header.closest("table");
     const column = header.cellIndex;
     const sign = header.ariaSort === "descending" ? 1 : -1;
-    for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
+    for (const other of table.querySelectorAll("th")) other.ariaSort = "none";
     header.ariaSort = sign > 0 ? "ascending" : "descending";
     const key = (row) => row.cells[column].dataset.value;
     const text = (row) => row.cells[column].textContent;
