@@ -190,3 +190,12 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield each line with its number, from 1; only line feeds separate lines, unlike in `str.splitlines` (U+2028 is text)."""
     for number, line in enumerate(text.rstrip("\r\n").split("\n"), start=1):
         yield number, line.removesuffix("\r")
+
+
+def whole_lines(path: Path, offset: int) -> tuple[list[str], int]:
+    """Return the whole lines of a growing text file from a byte offset on, and the offset behind them."""
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        text = stream.read()
+    whole = text[: text.rfind(b"\n") + 1]
+    return whole.decode("utf-8", "replace").splitlines(), offset + len(whole)
