@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mtlora.base import cli
 from mtlora.base.cpu import available_cores
 from mtlora.base.errors import UserError
-from mtlora.base.files import is_held, require_writable, visible_files, write_text
+from mtlora.base.files import is_held, require_writable, visible_files, whole_lines, write_text
 from mtlora.base.interrupt import handle_signals
 from mtlora.base.paths import CONF
 from mtlora.base.progress import EPOCH_LINE, PLAIN_SECONDS, duration
@@ -220,12 +220,8 @@ class Monitor:
         """Print the lines about epochs that the sweep has logged since the last look."""
         if self.log is None:
             return
-        with self.log.open("rb") as stream:
-            stream.seek(self.read.get(self.log, 0))
-            text = stream.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self.read[self.log] = self.read.get(self.log, 0) + len(whole)
-        for line in whole.decode("utf-8", "replace").splitlines():
+        lines, self.read[self.log] = whole_lines(self.log, self.read.get(self.log, 0))
+        for line in lines:
             if EPOCH_LINE.match(line):
                 self.spoken = time.monotonic()
                 self.console.print(line, markup=False, highlight=False, soft_wrap=True)

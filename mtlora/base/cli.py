@@ -89,9 +89,8 @@ def _known_keys() -> list[str]:
     def below(node: DictConfig, prefix: str = "") -> list[str]:
         keys = []
         for name in map(str, node):
-            missing = OmegaConf.is_missing(node, name)
-            value = None if missing else node._get_node(name)
             keys.append(f"{prefix}{name}")
+            value = None if OmegaConf.is_missing(node, name) else node._get_node(name)
             if isinstance(value, DictConfig) and not value._is_none():
                 keys += below(value, f"{prefix}{name}.")
         return keys

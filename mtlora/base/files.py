@@ -242,3 +242,12 @@ def visible_files(folder: Path, pattern: str) -> list[Path]:
     """
     found = (path for path in folder.rglob(pattern) if path.is_file())
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def whole_lines(path: Path, offset: int) -> tuple[list[str], int]:
+    """Return the whole lines of a growing text file from a byte offset on, and the offset behind them."""
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        text = stream.read()
+    whole = text[: text.rfind(b"\n") + 1]
+    return whole.decode("utf-8", "replace").splitlines(), offset + len(whole)

@@ -3,7 +3,7 @@
     python tools/benchmarks/gpu.py
 
 The model has RoBERTa-base's layers with random weights, in bf16. Batch sizes and epochs are those of the recipes, lengths the
-means of the tasks. Without a GPU, --trial runs two small layers on the CPU, which only shows that the script works.
+means of the tasks. Without a GPU, --small runs two small layers on the CPU, which only shows that the script works.
 """
 
 import argparse
@@ -38,12 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Utilisation of a GPU, and hours of the GLUE grid.")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--trial", action="store_true", help="two small layers, on any device")
+    parser.add_argument("--small", action="store_true", help="two small layers, on any device")
     options = parser.parse_args()
-    if not torch.cuda.is_available() and not options.trial:
-        sys.exit("error: this PyTorch sees no CUDA device: run it on a machine with one, or try it with --trial")
-    architecture = {"model_type": "roberta", "num_hidden_layers": 2 if options.trial else 12}
-    if options.trial:
+    if not torch.cuda.is_available() and not options.small:
+        sys.exit("error: this PyTorch sees no CUDA device: run it on a machine with one, or try it with --small")
+    architecture = {"model_type": "roberta", "num_hidden_layers": 2 if options.small else 12}
+    if options.small:
         architecture |= {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
     overrides = ["model=roberta_base", "model.source=random", "profile=paper", "train.precision=bf16"]
     overrides += [f"+model.architecture.{key}={value}" for key, value in architecture.items()]
