@@ -22,25 +22,24 @@ from typing import IO
 
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mtlora.base import cli
 from mtlora.base.cpu import available_cores
 from mtlora.base.errors import UserError
-from mtlora.base.files import is_held, require_writable, visible_files, whole_lines, write_text
+from mtlora.base.files import is_held, require_writable, visible_files, write_text
 from mtlora.base.interrupt import handle_signals
 from mtlora.base.paths import CONF
-from mtlora.base.progress import EPOCH_LINE, PLAIN_SECONDS, duration
 from mtlora.plan.cell import Cell
 from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, parse_overrides
 from mtlora.plan.show import default_jobs, show
 from mtlora.plan.status import SETTLED, State, reason_of, state_of, statuses
-from mtlora.records.record import RECORD, record_status
+from mtlora.records.record import record_status
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
+from mtlora.train.monitor import Monitor, record_time
 from mtlora.train.worker import SECONDS_TO_SAVE
 
 # Launchers whose sweeps run without Hydra, which would compose every cell a second time.
@@ -77,9 +76,7 @@ def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -
     return report_failures(every, console)
 
 
-def run_stage(
-    plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: "Monitor"
-) -> None:
+def run_stage(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: Monitor) -> None:
     """Sweep the cells of a stage until each is done or has failed; wait for cells that another process is training.
 
     A second sweep is needed if the first one, or another process that trained some of the cells, was killed. A cell that failed
@@ -95,7 +92,7 @@ def run_stage(
         fruitless = fruitless + 1 if len(left) == before else 0
 
 
-def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: "Monitor") -> None:
+def sweep(plan: Plan, stage: int, cells: Sequence[Cell], launcher: str, jobs: int | None, monitor: Monitor) -> None:
     """Train cells in a separate process and show the progress until it ends; its output goes to a log file.
 
     Raises:
@@ -148,7 +145,7 @@ def start_hydra_sweep(
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
-def watch(process: "subprocess.Popen[bytes]", monitor: "Monitor") -> None:
+def watch(process: "subprocess.Popen[bytes]", monitor: Monitor) -> None:
     """Show progress until a sweep ends; pass Ctrl-C and SIGTERM on to it, and give it time to save."""
     try:
         while process.poll() is None:
@@ -161,78 +158,6 @@ def watch(process: "subprocess.Popen[bytes]", monitor: "Monitor") -> None:
             process.wait(timeout=SECONDS_TO_SAVE + 10)
         raise
     monitor.look()
-
-
-class Monitor:
-    """Shows how many cells are done and the time left, read from the records: a bar on a terminal, lines elsewhere."""
-
-    def __init__(self, cells: Sequence[Cell], console: Console):
-        self.cells, self.console = list(cells), console
-        self.started = self.spoken = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.bar = Progress(
-            *columns, TextColumn("{task.fields[left]}"), console=console, disable=not console.is_terminal
-        )
-        self.before = {cell.sha: record_time(cell) for cell in cells}
-        self.seen = dict(self.before)
-        self.log: Path | None = None  # of the current sweep
-        self.read: dict[Path, int] = {}  # log -> the bytes of it that have been read
-        self.status: dict[str, str | None] = {}  # config_sha -> status of a record written since then
-
-    def __enter__(self) -> "Monitor":
-        self.line = self.bar.add_task("cells", total=len(self.cells), left="")
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
-
-    def wait_for(self, cells: Sequence[Cell]) -> None:
-        """Wait until no other process is training one of the cells."""
-        if held := [cell for cell in cells if is_held(cell.lock)]:
-            self.console.print(f"waiting for {len(held)} cell{'s' * (len(held) != 1)} that another process is training")
-        while any(is_held(cell.lock) for cell in held):
-            self.look()
-            time.sleep(0.5)
-
-    def is_settled(self, cell: Cell) -> bool:
-        """Tell whether a cell is done, or has failed since this command started."""
-        state = state_of(cell)
-        return state in SETTLED or (state == State.FAILED and record_time(cell) != self.before[cell.sha])
-
-    def look(self) -> None:
-        """Read the records written since the last look, and show the progress; a failed run may still succeed later."""
-        self.show_epochs()
-        for cell in self.cells:
-            if self.status.get(cell.sha) != "success" and (written := record_time(cell)) != self.seen[cell.sha]:
-                self.seen[cell.sha], self.status[cell.sha] = written, record_status(cell.folder)
-        failures = sum(status in ("failed", "interrupted") for status in self.status.values())
-        done = failures + sum(status == "success" for status in self.status.values())
-        elapsed = time.monotonic() - self.started
-        left = f", about {duration(elapsed / done * (len(self.cells) - done))} left" if done else ""
-        failed = f", {failures} failed" if failures else ""
-        self.bar.update(self.line, completed=done, left=left.removeprefix(", ") + failed)
-        if not self.console.is_terminal and time.monotonic() - self.spoken > PLAIN_SECONDS:
-            self.spoken = time.monotonic()
-            self.console.print(f"{done}/{len(self.cells)} cells done{failed}, {duration(elapsed)} so far{left}")
-
-    def show_epochs(self) -> None:
-        """Print the lines about epochs that the sweep has logged since the last look."""
-        if self.log is None:
-            return
-        lines, self.read[self.log] = whole_lines(self.log, self.read.get(self.log, 0))
-        for line in lines:
-            if EPOCH_LINE.match(line):
-                self.spoken = time.monotonic()
-                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def record_time(cell: Cell) -> int:
-    """Return when a cell's record was written, in nanoseconds; 0 if there is none."""
-    try:
-        return (cell.folder / RECORD).stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
 
 
 def report_failures(cells: Sequence[Cell], console: Console) -> dict[str, State]:

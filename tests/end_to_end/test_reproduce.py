@@ -22,6 +22,7 @@ from mtlora.plan.cell import Cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.records.record import RunRecord
+from mtlora.train.monitor import Monitor
 
 SHORT = ("model=tiny", "train.limit_examples=64", "train.epochs=1", "seed=0")
 
@@ -138,7 +139,7 @@ def test_children_of_a_failed_parent_are_not_started(tmp_path: Path, monkeypatch
 def test_the_lines_about_epochs_are_shown_while_a_sweep_runs(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     log = write(tmp_path / "sweep.log", "training 2 runs of rte\n2 runs of rte: epoch 1 of 2, loss 0.7")
-    with reproduce.Monitor([], console) as monitor:
+    with Monitor([], console) as monitor:
         monitor.log = log
         monitor.look()
         with log.open("a") as stream:
@@ -173,7 +174,7 @@ def test_a_sweep_that_cannot_start_is_one_line(tmp_path: Path) -> None:
 
 def test_monitor_counts_records_written_since_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(*SHORT, "task=rte,stsb", "transform=lora,shim", f"results={tmp_path}")
-    monkeypatch.setattr(reproduce, "PLAIN_SECONDS", -1.0)
+    monkeypatch.setattr("mtlora.train.monitor.PLAIN_SECONDS", -1.0)
     console = Console(file=io.StringIO(), width=200)
     first, second, third, _ = plan.cells
     make_record(third, {}, status="failed").save(third.folder)  # of an earlier attempt: it does not count
@@ -182,7 +183,7 @@ def test_monitor_counts_records_written_since_its_start(tmp_path: Path, monkeypa
         monitor.look()
         return str(console.file.getvalue()).splitlines()[-1]  # type: ignore[attr-defined]
 
-    with reproduce.Monitor(plan.cells, console) as monitor:
+    with Monitor(plan.cells, console) as monitor:
         assert line().startswith("0/4 cells done, ")
         make_record(first, {}, status="running").save(first.folder)
         assert line().startswith("0/4 cells done, ")
