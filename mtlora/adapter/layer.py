@@ -268,7 +268,7 @@ class Linear(MTLoraLayer):
     def project(self, x: torch.Tensor, adapter: str) -> torch.Tensor:
         """Return ``A dropout(x)``; x (..., in) is cast to the dtype of A, and all slices share one dropout mask."""
         a = self.mtlora_A[adapter]
-        return a(self.mtlora_dropout[adapter](self._cast_input_dtype(x, a.weight.dtype)))
+        return a(self.mtlora_dropout[adapter](self._cast_input_dtype(x, a.weight.dtype)))  # type: ignore[arg-type]
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether `peft.convert_to_lora` can approximate this layer; `MTLoraModel.to_lora` is exact."""
