@@ -19,7 +19,7 @@ REASONS: dict[str, str] = {
     "test_custom_models.py::*test_add_adapter_rejects_duplicate_name_without_mutation*True*": NOT_MIXED,
     "test_custom_models.py::TestRequiresGrad::test_requires_grad_*": LORA_NAMES,
     "test_custom_models.py::TestRequiresGrad::test_loading_adapter_preserves_custom_requires_grad": LORA_NAMES,
-    "test_helpers.py::TestDisableInputDtypeCasting::*": "casts through hooks on LoRA's submodules; ours are parameters",
+    "test_helpers.py::TestDisableInputDtypeCasting::*": LORA_NAMES,
     "test_helpers.py::*diffusers*": "needs diffusers",
     "test_helpers.py::TestCheckIsPeftModel::test_valid_hub_model": "needs the hub",
     "test_initialization.py::TestLoraInitialization::*": "about LoRA's own initialisations",

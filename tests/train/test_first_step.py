@@ -75,11 +75,8 @@ def test_dtsm_is_shim_at_twice_the_rate_of_t() -> None:
     for more in (shim, dtsm):
         cell = compose_cell(["model=tiny", "task=rte", *NO_DROPOUT, *more])
         models.append(build_model(cell.config, load_data(cell)[0]).double())
-    pairs = [
-        (one, other)
-        for one, other in zip(*(model.modules() for model in models), strict=False)
-        if isinstance(one, MTLoraLayer) and isinstance(other, MTLoraLayer)
-    ]
+    layers = [[layer for layer in model.modules() if isinstance(layer, MTLoraLayer)] for model in models]
+    pairs = list(zip(*layers, strict=True))
     assert len(pairs) == 4
     with torch.no_grad():
         for one, other in pairs:
