@@ -38,7 +38,7 @@ def one_line(error: BaseException) -> str:
             )
         options = error.options or ["nothing"]
         near = did_you_mean(option, options)
-        return f"{group}={option} is not known{near}: choose one of {', '.join(options)}"
+        return f"{group}={option} is not known: choose one of {', '.join(options)}{near}"
     text = str(error)
     if text.startswith(NUMBER_FOR_GROUP):
         return f"{_number_for_group()}: a group takes the name of one of its options, for example rank=r8"
