@@ -44,7 +44,7 @@ def one_line(error: BaseException) -> str:
             )
         options = error.options or ["nothing"]
         near = did_you_mean(option, options)
-        return f"{group}={option} is not known{near}: choose one of {', '.join(options)}"
+        return f"{group}={option} is not known: choose one of {', '.join(options)}{near}"
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     text = str(error)

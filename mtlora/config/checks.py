@@ -197,12 +197,11 @@ def _check_metrics(task: TaskConfig) -> None:
     fitting = metrics_for(task.kind, len(task.labels))
     for split, names in task.metrics.items():
         if wrong := [name for name in names if name not in fitting]:
-            problem = (
-                f"does not fit a {task.kind} task{classes}"
-                if wrong[0] in METRICS
-                else f"is not known{did_you_mean(wrong[0], fitting)}"
+            problem = f"does not fit a {task.kind} task{classes}" if wrong[0] in METRICS else "is not known"
+            near = did_you_mean(wrong[0], fitting)
+            raise UserError(
+                f"task.metrics of {task.name}: {wrong[0]} {problem}: choose from {', '.join(fitting)}{near}"
             )
-            raise UserError(f"task.metrics of {task.name}: {wrong[0]} {problem}: choose from {', '.join(fitting)}")
         if task.kind == "generation" and split not in TEST_PARTS:
             raise UserError(f"task.metrics of {task.name}: {split} is not one of {', '.join(TEST_PARTS)}")
 

@@ -97,7 +97,7 @@ def load_experiment(name: str) -> Experiment:
     if not path.is_file():
         known = [p.stem for p in visible_files(EXPERIMENTS, "*.yaml")]
         near = did_you_mean(name, known)
-        raise UserError(f"there is no experiment {name}{near}: choose one of {', '.join(known)}")
+        raise UserError(f"there is no experiment {name}: choose one of {', '.join(known)}{near}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.load(path), {"name": name})
         experiment: Experiment = OmegaConf.to_object(merged)  # type: ignore[assignment]

@@ -146,7 +146,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("train.epoch=1", ["train.epoch is not a known key", "did you mean train.epochs?"]),
         ("+train.epoch=1", ["train.epoch is not a known key", "did you mean train.epochs?"]),
         ("trasnform=shim", ["trasnform is not a known key or group (did you mean transform?)"]),
-        ("task=rtee", ["task=rtee is not known (did you mean rte?)"]),
+        ("task=rtee", ["task=rtee is not known: choose one of cola", "(did you mean rte?)"]),
         ("METHODS=shim", ["METHODS is a variable of make", "it is transform="]),
         ("tune.grid=1", ["tune.grid belongs to mtlora.tune"]),
         ("train=3", ["train=3"]),
@@ -167,7 +167,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("init_from=nothing", ["task=nothing is not known"]),
         ("data.source=local", ["data.root=DIR", "CoLA/train.tsv", "CoLA/dev.tsv"]),
         ("data.root=/some/where", ["data.root=/some/where", "add data.source=local"]),
-        ("task.metrics.validation=[accuray]", ["accuray is not known (did you mean accuracy?)", "accuracy, f1"]),
+        ("task.metrics.validation=[accuray]", ["accuray is not known", "accuracy, f1", "(did you mean accuracy?)"]),
         ("model.source=hub", ["model tiny has source: hub", "needs hub and revision", "conf/model/tiny.yaml"]),
         ("decode.beams=0", ["decode.beams=0", "at least 1"]),
         ("task=rte,mrpc", ["task=rte,mrpc", "multirun"]),
@@ -264,7 +264,7 @@ def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("module", "arguments", "part"),
     [
-        ("reproduce", ["gleu"], "there is no experiment gleu (did you mean glue?)"),
+        ("reproduce", ["gleu"], "webnlg (did you mean glue?)"),
         (
             "reproduce",
             ["glue", "data.split=tune", "protocol=nothing"],
