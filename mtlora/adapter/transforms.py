@@ -41,12 +41,14 @@ class Structure:
 
         A product of factors gets none: the gradient of each factor is a multiple of the others.
         """
-        zeros = [torch.zeros(2, 2, requires_grad=True) for _ in self.factors]
-        t = self.matrix(*zeros)
-        if t is None or t.detach().any():
-            return False
-        gradients = torch.autograd.grad(t.sum(), zeros, allow_unused=True)
-        return all(gradient is not None and bool(gradient.any()) for gradient in gradients)
+        # A configuration may be made under `no_grad`, `inference_mode` or on the meta device.
+        with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+            zeros = [torch.zeros(2, 2, requires_grad=True) for _ in self.factors]
+            t = self.matrix(*zeros)
+            if t is None or t.detach().any() or not t.requires_grad:
+                return False
+            gradients = torch.autograd.grad(t.sum(), zeros, allow_unused=True)
+            return all(gradient is not None and bool(gradient.any()) for gradient in gradients)
 
 
 # The squared gains: the entries of C and D are uniform with variance 1 / (3 r) and fourth moment 1 / (5 r^2), so

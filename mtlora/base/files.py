@@ -240,7 +240,7 @@ def visible_files(folder: Path, pattern: str) -> list[Path]:
     Hidden files and those in hidden folders are left out: macOS's `._x` beside each `x` of an archive, `.ipynb_checkpoints`,
     `.snapshot`.
     """
-    found = (path for path in folder.rglob(pattern) if path.is_file())
+    found = folder.rglob(pattern)
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 

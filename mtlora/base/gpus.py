@@ -11,7 +11,9 @@ def visible_gpus() -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
         try:
-            given = subprocess.run(QUERY, capture_output=True, text=True, check=True).stdout.replace("\n", ",")
-        except (OSError, subprocess.CalledProcessError):  # no driver, or no GPU
+            given = subprocess.run(QUERY, capture_output=True, text=True, check=True, timeout=10).stdout.replace(
+                "\n", ","
+            )
+        except (OSError, subprocess.SubprocessError):  # no driver, no GPU, or a driver that hangs
             return []
     return [name for part in given.split(",") if (name := part.strip())]

@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 import re
-import sys
+import ssl
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Literal
 
 from mtlora.base.errors import UserError
-from mtlora.base.hashing import file_sha256
 
 # Returns those of a commit's files that are needed; an empty list if the commit lacks any of them.
 Choice = Callable[[Sequence[str]], list[str]]
@@ -27,7 +26,7 @@ Choice = Callable[[Sequence[str]], list[str]]
 COMMIT = re.compile("[0-9a-f]{40}")
 SECONDS_TO_ANSWER = 20.0  # the client's own requests about a repository would wait for ever
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,16 @@ class Repository:
                 if commit != self.revision:
                     self._listed(self.revision)  # notes the commit of the branch
                 folder, names = self._listed(commit), self._names(commit)
-                files = choose(names)
+        except Exception as error:  # network, repository and file errors share no base class
+            raise self.unavailable(error) from None
+        files = choose(names)
+        try:
+            with _quiet():
                 for file in files:
                     fetch = partial(hf_hub_download, self.name, file, repo_type=self.kind, revision=commit)
                     if is_damaged(Path(fetch())):
                         fetch(force_download=True)
-        except Exception as error:  # network, repository and file errors share no base class
+        except Exception as error:
             raise self.unavailable(error) from None
         return Snapshot(folder, files, names)
 
@@ -152,10 +155,16 @@ class Repository:
                 return f"HF_HUB_OFFLINE=1 forbids the network: run `make download` without it, or use {self.instead}"
             case errors.FileMetadataError() | JSONDecodeError():
                 return "the answer is not one of the hub: check HF_ENDPOINT, and whether this network wants a login"
+            case ssl.SSLError():
+                return "the certificate is not trusted: behind a proxy, set SSL_CERT_FILE to the proxy's certificates"
             case OSError() if error.errno in FULL_DISK:
                 return "the disk is full: free space, or set HF_HOME to a folder on another disk"
             case OSError() if error.errno in UNWRITABLE:
                 return "set HF_HOME to a folder that can be written"
+        if status in (401, 403):
+            return "access is refused: set HF_TOKEN to a valid access token with the right to read it"
+        if status == 407:
+            return "the proxy wants a login: set HTTPS_PROXY with user and password"
         if status == 429:
             return "too many requests: wait some minutes, or set HF_TOKEN, and give the same command again"
         if status is not None and status >= 500:
@@ -167,7 +176,8 @@ def is_damaged(file: Path) -> bool:
     """Tell whether the content of a cached file differs from the hash that is its name in the cache: git's, or sha256."""
     blob = file.resolve()
     if re.fullmatch("[0-9a-f]{64}", blob.name):
-        return file_sha256(blob) != blob.name
+        with blob.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() != blob.name
     if COMMIT.fullmatch(blob.name):
         content = blob.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob.name
@@ -185,19 +195,14 @@ def _require_writable_cache() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the hub's client, which would print a dozen lines about retries; progress bars are for terminals only."""
+    """Silence the hub's client, which would print a dozen lines about retries."""
     import huggingface_hub
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    verbosity, bars = huggingface_hub.logging.get_verbosity(), not are_progress_bars_disabled()
+    verbosity = huggingface_hub.logging.get_verbosity()
     huggingface_hub.logging.set_verbosity_error()
-    if bars and not sys.stderr.isatty():
-        disable_progress_bars()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a full disk, before the error
             yield
     finally:
         huggingface_hub.logging.set_verbosity(verbosity)
-        if bars:
-            enable_progress_bars()

@@ -15,7 +15,7 @@ from mtlora.base.hub import COMMIT, Choice, Repository, Snapshot, is_damaged
 from mtlora.config.schema import TaskConfig
 from mtlora.data.contexts import Sentence
 from mtlora.data.table_files import check_columns
-from mtlora.data.text_files import HUB_FORMATS
+from mtlora.data.text_files import HUB_FORMATS, malformed
 
 CARD = "README.md"  # names the classes where the files do not
 
@@ -102,12 +102,8 @@ def read_sentences(task: TaskConfig, split: str, subset: bool = False) -> list[S
     """
     where, parse, sentences = _where(task, split), HUB_FORMATS[task.hub.format], list[Sentence]()
     for number, row in enumerate(_rows(task, split, _snapshot(task, split)).to_pylist()):
-        try:
+        with malformed(f"{where}, row {number}", task.hub.format):
             sentences += parse(row, task.lower_relation)
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            raise UserError(
-                f"{where}, row {number}, is not {task.hub.format} data ({type(error).__name__}: {error}): use data.source=local"
-            ) from None
     _check_size(task, split, len({s.context for s in sentences}) if split == "test" else len(sentences), subset)
     return sentences
 
@@ -162,10 +158,11 @@ def _rows(task: TaskConfig, split: str, snapshot: Snapshot) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = []
+    tables: list[Any] = []
     for name in _parquet(task, split, snapshot.files):
         try:
             tables.append(pq.read_table(snapshot.folder / name))
+            pa.concat_tables(tables)  # shards of other columns cannot be joined
         except (OSError, pa.ArrowException) as error:
             path = snapshot.folder / name
             remedy = (

@@ -145,7 +145,8 @@ def split_fingerprint(task: TaskConfig, data: DataConfig, split: str) -> str:
     """Return a hash of the content of one split; see `fingerprint`."""
     split = _file_split(split)
     if data.source == "hub":
-        return hub.content_of(task, split)
+        content = hub.content_of(task, split)
+        return cache_key(content, TEXT_VERSION) if task.kind == "generation" else content
     file, path = find_file(task, data, split)
     if file.format != "table":
         return cache_key(content_digest(path), file.format, TEXT_VERSION)

@@ -108,7 +108,7 @@ class Cell:
             return self.archive.runs.get(configuration, configuration)
         return digest(self.identity)
 
-    @property
+    @cached_property
     def configuration(self) -> str:
         """The digest of the configuration alone, without the content of data and weights."""
         return digest(metric_values(asdict(self.config)))

@@ -50,10 +50,14 @@ def plan_with_data(experiment: Experiment, overrides: Sequence[str], console: Co
 
     A plan identifies each cell by the commit of its data, so data on a branch of the hub are fetched before the plan is made.
     """
+    fetched = set()
     while True:
         try:
             return make_plan(experiment, overrides)
         except hub.NotDownloaded as error:
+            if error.task.name in fetched:
+                raise
+            fetched.add(error.task.name)
             console.print(f"fetching {error.task.hub.path} for {error.task.name}", highlight=False)
             hub.fetch(error.task, hub_splits(error.task))
 

@@ -74,7 +74,7 @@ def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
 
 def overhead_of(cell: Cell) -> float:
     """Return about the seconds of a run outside training and decoding."""
-    scoring = SCORE_SECONDS + CONTEXT_SECONDS * contexts_of(cell.config) if cell.config.decodes else 0.0
+    scoring = SCORE_SECONDS + CONTEXT_SECONDS * number_of_contexts(cell.config) if cell.config.decodes else 0.0
     return START_SECONDS + scoring
 
 
@@ -124,11 +124,11 @@ def workload(cell: Cell) -> tuple[float, float]:
     evaluated = min(evaluated, (train.limit_validation if generation else None) or evaluated)
     forwards = tokens * train.epochs * (2 * rows + evaluated)
     if config.decodes:  # on average a text has about half of the allowed tokens
-        forwards += contexts_of(config) * decode.beams * decode.max_new_tokens / 2
+        forwards += number_of_contexts(config) * decode.beams * decode.max_new_tokens / 2
     return 2.0 * config.model.parameters * forwards, tokens * train.epochs * rows
 
 
-def contexts_of(config: RunConfig) -> int:
+def number_of_contexts(config: RunConfig) -> int:
     """Return the number of contexts that a run decodes."""
     is_builtin = config.data.source == "builtin"
     contexts = _builtin_size(config.task, "full", "test")[2] if is_builtin else config.task.sizes["test"]

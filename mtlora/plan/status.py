@@ -63,6 +63,8 @@ def reason_of(cell: Cell, state: State) -> str:
         if cell.parent is not None and (above := state_of(cell.parent)) != State.DONE:
             return f"it starts from {cell.parent.run_id}, which is not done ({above}): {reason_of(cell.parent, above)}"
         return "no run was started"
+    if state == State.RUNNING:
+        return "another process is training it"
     if state == State.UNSCORED:
         return f"its texts were not scored again, so there is no {', '.join(lacking_metrics(cell))}"
     try:

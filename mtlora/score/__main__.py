@@ -5,7 +5,9 @@ contexts and references and needs no data. The scores are printed as JSON for ea
 """
 
 import argparse
+import io
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,12 +44,12 @@ def read_texts(path: Path, contexts: list[Context]) -> list[str]:
 
 
 def holds_records(path: Path) -> bool:
-    """Tell whether a file holds the rows of a `predictions.jsonl`, by its content or by its name.
+    """Tell whether a file holds the rows of a `predictions.jsonl`, by its content.
 
     Raises:
         UserError: the file cannot be read, or is JSON of another form.
     """
-    if is_predictions(path) or {suffix.lower() for suffix in path.suffixes[-2:]} & {".json", ".jsonl"}:
+    if is_predictions(path):
         return True
     with suppress(ValueError, RecursionError):
         if isinstance(json.loads(read_text(path)), (list, dict)):
@@ -108,6 +110,8 @@ def main() -> None:
         overrides.append(f"data.root={cli.quoted(arguments.data_root)}")
     config = compose_cell(overrides).config
     contexts = load_contexts(config.task, config.data) if source else []
+    if not sys.stdout.isatty() and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # a file of contexts is data, whatever the terminal can show
     if arguments.list_contexts:
         print("\n".join(" ".join(context.facts.splitlines()) for context in contexts), flush=True)
         return

@@ -9,6 +9,7 @@ from hydra.errors import MissingConfigException
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
+from mtlora.base.files import visible_files
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.data.hub import NotDownloaded
 from mtlora.plan.experiment import load_experiment
@@ -27,7 +28,7 @@ def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
         return [name]
     given = parse_overrides(overrides)
     profile, tasks = given.get("profile", ["mini"])[0], set(given.get("task", []))
-    experiments = [load_experiment(path.stem) for path in EXPERIMENTS.glob("*.yaml")]
+    experiments = [load_experiment(path.stem) for path in visible_files(EXPERIMENTS, "*.yaml")]
     experiments.sort(key=lambda e: (e.ablation, e.suite != "glue", e.name))
     return [e.name for e in experiments if profile in e.profiles and tasks <= {c.task for c in e.columns}]
 

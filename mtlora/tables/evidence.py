@@ -4,13 +4,14 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
+from mtlora.config.schema import RunConfig
 from mtlora.plan.cell import Archive, Cell, metric_values
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord, find_records
@@ -104,9 +105,21 @@ def archive(evidence: Evidence, runs: Path) -> Archive:
 
 def _configuration(record: RunRecord) -> str | None:
     try:
-        return digest(metric_values(record.config))
+        return digest(metric_values(with_defaults(record.config, RunConfig)))
     except (KeyError, TypeError, ValueError):
         return None  # written with another schema, so it is another configuration
+
+
+def with_defaults(config: dict[str, Any], schema: type) -> dict[str, Any]:
+    """Add the defaults of the keys that a record's configuration lacks because it is older than they are, and return it."""
+    for key in fields(schema):
+        if is_dataclass(key.type):
+            with_defaults(config.setdefault(key.name, {}), key.type)  # type: ignore[arg-type]
+        elif key.default is not MISSING:
+            config.setdefault(key.name, key.default)
+        elif key.default_factory is not MISSING:
+            config.setdefault(key.name, key.default_factory())
+    return config
 
 
 def usable(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
@@ -228,7 +241,7 @@ def _outcome(record: RunRecord) -> str:
 
 def _twins(cell: Cell, evidence: Evidence) -> list[str]:
     """Return a line for each finished record of the same configuration with other data, weights or code."""
-    key = digest(metric_values(asdict(cell.config)))
+    key = cell.configuration
     lines = []
     for sha in evidence.configurations.get(key, []):
         record = evidence.records[sha]
@@ -251,7 +264,7 @@ def outside(plans: Sequence[Plan], evidence: Evidence) -> list[str]:
         and "data.split=tune" not in record.overrides  # the trials of mtlora.tune are no runs of a table
     ]
     if others:  # `problems` reports the runs of the same configuration
-        twins = {digest(metric_values(asdict(cell.config))) for cell in cells}
+        twins = {cell.configuration for cell in cells}
         named = {sha for key, shas in evidence.configurations.items() if key in twins for sha in shas}
         others = [record for record in others if record.config_sha not in named]
     if not others:

@@ -1,5 +1,6 @@
 """The device, the threads and the library of matrix products that a run computes with."""
 
+import logging
 import os
 
 import torch
@@ -12,6 +13,8 @@ from mtlora.base.onednn import fp32_matmul_precision, use_fastest_products
 from mtlora.config.schema import RunConfig
 from mtlora.records.schema import Provenance
 
+log = logging.getLogger(__name__)
+
 
 def make_accelerator(config: RunConfig) -> Accelerator:
     """Make the Accelerator of a run, and reset the settings of an earlier run in this process.
@@ -22,7 +25,9 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     if config.compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device=cuda: this PyTorch sees no CUDA device: use compute.device=cpu or auto")
     # Accelerate reads them in many places, even in place of its arguments; only the configuration may change a run.
-    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+    if ignored := [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        log.info("%s: not read; only the configuration changes a run", ", ".join(ignored))
+    for name in ignored:
         del os.environ[name]
     torch.set_num_threads(config.compute.threads or threads_allowed())
     use_fastest_products(config.compute.cpu_gemm)

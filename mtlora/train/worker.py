@@ -214,7 +214,7 @@ def _gpu_of_loky() -> str | None:
     """Return the GPU of this process of joblib, which numbers its processes; None in another process or without GPUs."""
     number = current_process().name.partition("LokyProcess-")[2]
     gpus = visible_gpus() if number.isdigit() else []
-    return gpus[int(number) % len(gpus)] if gpus else None
+    return gpus[(int(number) - 1) % len(gpus)] if gpus else None
 
 
 def record_death(cell: Cell, how: str) -> str:

@@ -152,8 +152,8 @@ def test_parameters_of_gpt2_medium_are_those_of_the_paper(
     # Numbers cannot be drawn on a meta device.
     monkeypatch.setattr(MTLoraLayer, "reset_mtlora_parameters", lambda *_, **__: None)
 
-    def on_meta(*arguments: Any) -> Any:
-        return get_peft_model(*arguments, low_cpu_mem_usage=True)
+    def on_meta(*arguments: Any, **keywords: Any) -> Any:
+        return get_peft_model(*arguments, **keywords, low_cpu_mem_usage=True)
 
     monkeypatch.setattr("mtlora.train.model.methods.get_peft_model", on_meta)
     model = build_model(config, byte_tokenizer())

@@ -101,7 +101,9 @@ def test_three_of_twenty_runs_fail_and_seventeen_are_made(launcher: tuple[str, .
 
 def trained(log: str, run_id: str) -> int:
     """Return how often a sweep trained a run: it also reports the runs that it skips."""
-    return len(re.findall(rf"^{run_id}: {{", log, re.M)) - len(re.findall(rf"^{run_id} is finished already", log, re.M))
+    return len(re.findall(rf"^{run_id}: .* in ", log, re.M)) - len(
+        re.findall(rf"^{run_id} is finished already", log, re.M)
+    )
 
 
 def test_two_sweeps_at_once_train_each_cell_once(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_any_value_is_one_word_for_the_shell(tmp_path: Path) -> None:
     words = dry("plan", "SEEDS=range(0,2)", "TASKS=rte", "METHODS=lora", "data.source=local", f"data.root={root}")
     overrides = words[4:]
     assert set(overrides) == {
-        *("profile=mini", "task=rte", "transform=lora", "seed=range(0,2)", "data.source=local", f"data.root={root}")
+        *("task=rte", "transform=lora", "seed=range(0,2)", "data.source=local", f"data.root={root}")
     }
     plan = make_plan(load_experiment("glue"), [path_override(override) for override in overrides])
     assert [(cell.config.seed, cell.config.data.root) for cell in plan.cells] == [(0, str(root)), (1, str(root))]
