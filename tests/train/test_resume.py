@@ -137,6 +137,21 @@ def test_checkpoint_of_another_run_is_not_used(
     assert_same_outcome(other.folder, finish(tmp_path / "whole", *OFTEN, "seed=1")[1])
 
 
+def test_a_checkpoint_of_an_earlier_version_is_used(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = checkpointed(tmp_path, monkeypatch)
+    state = torch.load(path, weights_only=True)
+    names = {name: name.removesuffix(".weight") if ".mtlora_" in name else name for name in state["tensors"]}
+    assert any(name != old for name, old in names.items())
+    state["tensors"] = {names[name]: tensor for name, tensor in state["tensors"].items()}
+    torch.save(state, path)
+    cell = cell_in(tmp_path, *OFTEN)
+    assert execute(cell).status == "success"
+    assert "cannot be used" not in caplog.text
+    assert_same_outcome(cell.folder, uninterrupted)
+
+
 def test_init_from_starts_from_the_parents_adapter(tmp_path: Path) -> None:
     more = ["transform=icfm", "train.epochs=1"]
     child = cell_in(tmp_path, "task=rte", "init_from=mnli", *more)
