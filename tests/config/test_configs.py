@@ -439,7 +439,7 @@ def test_a_metric_of_another_kind_of_task_is_one_line(task: str, override: str, 
     ("override", "allowed"),
     [
         ("data.padding=none", "choose one of longest, max_length"),
-        ("adapter.structure=lora", "choose one of ctcm, dtsm, icfm, none, shim"),
+        ("adapter.structure=lora", f"choose one of {', '.join(sorted({*STRUCTURES.values(), 'none'}))}"),
         ("model.target_sets.qv.fused_transform=both", "choose one of block, joint"),
         ("train.warmup_ratio=1.0", "it must be at least 0 and below 1"),
         ("train.warmup_steps=-1", "it must be at least 0"),
