@@ -63,7 +63,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installed. make help lists what it can do; make reproduce-glue trains and prints a table."
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n auto tests
+	$(BIN)/python -m pytest -n auto --dist loadgroup tests
 
 test-peft: $(STAMP) ## run PEFT's own tests against MTLoraConfig (fetches PEFT's source package)
 	$(BIN)/python tests/peft_suite/run.py

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import ssl
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -93,7 +94,7 @@ class Repository:
             raise self.unavailable(error) from None
         files = choose(names)
         try:
-            with _quiet():
+            with _quiet(show_bars=sys.stderr.isatty()):
                 for file in files:
                     fetch = partial(hf_hub_download, self.name, file, repo_type=self.kind, revision=commit)
                     if is_damaged(Path(fetch())):
@@ -194,15 +195,20 @@ def _require_writable_cache() -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the hub's client, which would print a dozen lines about retries."""
+def _quiet(show_bars: bool = False) -> Iterator[None]:
+    """Silence the hub's client, which would print a dozen lines about retries; its progress bars are for large files."""
     import huggingface_hub
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    verbosity = huggingface_hub.logging.get_verbosity()
+    verbosity, bars = huggingface_hub.logging.get_verbosity(), not are_progress_bars_disabled()
     huggingface_hub.logging.set_verbosity_error()
+    if bars and not show_bars:
+        disable_progress_bars()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a full disk, before the error
             yield
     finally:
         huggingface_hub.logging.set_verbosity(verbosity)
+        if bars:
+            enable_progress_bars()

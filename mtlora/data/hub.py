@@ -122,7 +122,10 @@ def _where(task: TaskConfig, split: str) -> str:
 def _parquet(task: TaskConfig, split: str, names: Sequence[str]) -> list[str]:
     """Return the files of a split: `CONFIGURATION/SPLIT-00000-of-00001.parquet`, or `CONFIGURATION/SPLIT/0000.parquet`."""
     stem = re.escape(f"{task.hub.name}/{task.hub.splits.get(split, split)}")
-    return sorted(name for name in names if re.fullmatch(rf"{stem}(-\d+-of-\d+(-\w+)?|/\d+)\.parquet", name))
+    found = {name: re.fullmatch(rf"{stem}(?:-\d+-of-(\d+)(?:-\w+)?|/\d+)\.parquet", name) for name in names}
+    files = sorted(name for name, match in found.items() if match)
+    declared = [int(match[1]) for match in found.values() if match and match[1]]
+    return files if not declared or len(files) == declared[0] else []  # a part of a split is none
 
 
 def _wanted(task: TaskConfig, splits: Sequence[str]) -> Choice:

@@ -4,10 +4,8 @@ The page loads nothing from the network. Tables and figures are written beside i
 """
 
 import logging
-import re
 import shlex
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,11 +65,9 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
             rates.append(_rates(view, view.tuning, results / "figures"))
     links = run_links(evidence, results)
     verdicts = [v for view in views for v in claim_verdicts(view.plan, view.records, view.comparisons)]
-    counts = {view.plan.name: len(view.records) for view in run}
     given = [without_paths(item) for item in overrides if item != "profile=mini"]
     text = render(
         TEMPLATE,
-        description=_description(counts),
         answer=answer(run),
         claims_answer=claims_answer(verdicts),
         claims=claims_table(verdicts),
@@ -87,24 +83,8 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
         profile=views[0].plan.profile,
         protocols=[PROTOCOLS[name] for name in dict.fromkeys(p for view in run or views for p in view.plan.protocols)],
     )
-    if (line := _replaced(results / name, counts)) is not None:
-        log.warning("%s", line)
     write_text(results / name, text)
     return text
-
-
-def _description(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {count} run{'s' * (count != 1)}" for name, count in counts.items())
-
-
-def _replaced(path: Path, counts: Mapping[str, int]) -> str | None:
-    """Return a line about the report that a file held, if the new one, with these numbers of runs, has fewer; else None."""
-    with suppress(OSError, UnicodeDecodeError):
-        found = re.search(r'<meta name="description" content="(.*?)">', path.read_text(encoding="utf-8"))
-        old = {name: int(count) for name, count in re.findall(r"([^ ,]+): (\d+) run", found[1] if found else "")}
-        if any(counts.get(name, 0) < count for name, count in old.items()):
-            return f"{path}: {_description(counts) or 'no run'}, in place of {_description(old)}"
-    return None
 
 
 def _rates(view: View, tuning: Tuning, figures: Path) -> Rates:

@@ -12,6 +12,8 @@ from helpers.sharded_training import CONFIGS, WAYS
 
 Losses = dict[str, dict[str, list[float]]]
 
+pytestmark = pytest.mark.xdist_group("adapter_sharding")  # one process makes the costly fixture, once
+
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory: pytest.TempPathFactory) -> list[Losses]:

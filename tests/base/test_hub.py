@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import ssl
 import threading
 import time
 from pathlib import Path
@@ -75,6 +76,8 @@ def test_files_that_another_program_fetched(hub: HubServer, tmp_path: Path) -> N
     [
         (("resolve", 500), ["500", "error of its own", "data.source=local"]),
         (("resolve", 429), ["429", "too many requests", "HF_TOKEN"]),
+        (("revision", 403), ["403", "access is refused", "HF_TOKEN"]),
+        (("resolve", 407), ["407", "the proxy wants a login"]),
         (("revision", 429), ["429", "too many requests"]),
         (("resolve", "truncate"), ["received 2000 bytes, expected 4000", "check the network"]),
         ((".", "html"), ["not one of the hub", "HF_ENDPOINT"]),
@@ -123,6 +126,21 @@ def test_a_disk_that_refuses(hub: HubServer, monkeypatch: pytest.MonkeyPatch, nu
     assert part in line
     assert os.strerror(number) in line
     assert "network" not in line
+
+
+def test_a_certificate_that_is_not_trusted(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ssl.SSLCertVerificationError(1, "certificate verify failed")
+
+    hub.add("dataset", "someone/some", FILES)
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", refuse)
+    assert "set SSL_CERT_FILE" in refusal(hub)
+
+
+def test_a_bug_of_ours_is_no_network_error(hub: HubServer) -> None:
+    hub.add("dataset", "someone/some", FILES)
+    with pytest.raises(KeyError, match="oops"):
+        repository().fetch(lambda names: {}["oops"])
 
 
 def test_a_cache_that_cannot_be_made(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,7 +181,7 @@ def test_a_text_that_is_null_is_refused(hub: HubServer) -> None:
     task.hub.revision = COMMIT
     rows = [{"meaning_representation": "name[A]", "human_reference": text} for text in ("A.", None)]
     hub.add("dataset", task.hub.path, {"default/train/0000.parquet": parquet(rows)})
-    assert "row 1, is not e2e data (ValueError: the text is null, not a text)" in refusal(task)
+    assert "row 1: the text is null, not a text" in refusal(task)
 
 
 def test_a_damaged_file(hub: HubServer) -> None:
@@ -214,3 +214,10 @@ def test_tables_of_all_experiments_leave_out_those_whose_data_are_not_here(
     with pytest.raises(NotDownloaded):
         command.load(argparse.Namespace(experiment="dart", overrides=overrides, runs=None))
     assert hub.asked == []
+
+
+def test_a_part_of_a_split_is_refused(hub: HubServer) -> None:
+    task = option("rte")
+    task.hub.revision = COMMIT
+    hub.add("dataset", task.hub.path, {"rte/train-00000-of-00003.parquet": parquet([{"sentence1": "a"}])})
+    assert "has no parquet files" in refusal(task)

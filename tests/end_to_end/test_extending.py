@@ -15,6 +15,8 @@ from mtlora.base.paths import REPOSITORY
 PAGE = REPOSITORY / "docs" / "extending.md"
 TINY = ["model=tiny", "train.epochs=1", "train.limit_examples=16"]
 
+pytestmark = pytest.mark.xdist_group("extending")  # one process makes the costly fixture, once
+
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -319,19 +319,3 @@ def test_learning_rates_have_a_section(started: bool, tmp_path: Path) -> None:
     assert {"glue_rates.png", "glue_trials.svg"} <= {path.name for path in (tmp_path / "figures").iterdir()}
     (tmp_path / "tuned" / "glue.yaml").write_text("no: tuning")
     assert "Learning rates" not in build([View(plan, evidence)], evidence, tmp_path, "report.html")
-
-
-def test_a_report_of_fewer_runs_names_the_one_that_it_replaces(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    given = ["model=tiny", "task=rte", "transform=lora,shim", "seed=0,1", f"results={tmp_path}"]
-    whole, part = (make_plan(load_experiment("glue"), [*given, *more]) for more in ([], ["seed=0"]))
-    for cell in whole.cells:
-        save_record(tmp_path / "runs", make_record(cell, {("accuracy", "validation"): (0.6, 0.6)}))
-    evidence = load_evidence(tmp_path / "runs")
-    build([View(whole, evidence)], evidence, tmp_path, "report.html")
-    build([View(whole, evidence)], evidence, tmp_path, "report.html")
-    assert not [line for line in caplog.messages if "report.html" in line]
-    build([View(part, evidence)], evidence, tmp_path, "report.html")
-    (line,) = [line for line in caplog.messages if "report.html" in line]
-    assert line.endswith("report.html: glue: 2 runs, in place of glue: 4 runs")
