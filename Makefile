@@ -81,6 +81,7 @@ lint: $(STAMP) ## ruff, import-linter and mypy
 	$(BIN)/mypy
 
 $(REPRODUCE): reproduce-%: $(STAMP)
+	$(if $(SUITE)$(RUNS),$(error reproduce-$* takes neither SUITE nor RUNS: the target names the suite))
 	@$(BIN)/python -m mtlora.reproduce $* $(OVERRIDES) $(SCALE)
 
 tune: $(STAMP) ## choose a learning rate for each method of SUITE on held-out training rows (data-to-text: the development set); then reproduce-SUITE PROTOCOL=tuned

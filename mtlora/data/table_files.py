@@ -110,7 +110,9 @@ def _tsv_rows(text: str, sources: list[str], file: LocalFile, path: Path) -> Ite
             raise UserError(f"{path}:{number}: {len(fields)} fields, expected {expected}: repair or remove the line")
         yield number, [fields[position] for position in positions]
     if len(short) > MOST_CUT_ROWS:
-        raise UserError(f"{path}: {len(short)} lines have too few fields (the first is line {short[0]}): fetch it again")
+        raise UserError(
+            f"{path}: {len(short)} lines have too few fields (the first is line {short[0]}): fetch it again"
+        )
     if short and short[-1] == number and not text.endswith("\n"):
         raise UserError(f"{path}:{number}: the file ends inside this line: fetch it again")
     if short:

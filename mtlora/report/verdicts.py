@@ -52,9 +52,9 @@ def answer(views: Sequence[View]) -> Answer:
     return Answer(
         f"{_first_word(structures)} Compared with LoRA on {titles}: {text}.",
         f"Why not decided: {open_}." if reasons else "",
-        f"Certain means: at least {FEWEST} seeds of every task, no run that diverged, and a whole interval of the difference on "
+        f"A verdict needs at least {FEWEST} seeds of every task, no run that diverged, and a whole interval of the difference on "
         f"one side of 0 (better, worse) or within {margins} of 0 (no difference). The intervals are so wide that in at most "
-        f"{ALPHA:.0%} of such experiments any of them misses the true difference. "
+        f"{ALPHA:.0%} of such experiments does any of them miss the true difference. "
         f"Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}.",
     )
 
@@ -102,7 +102,7 @@ def _first_word(structures: Sequence[Comparison]) -> str:
         return "No."
     if any(differ(c, other) for c in structures for other in structures if _same_method(c, other)):
         return "It depends on the protocol."
-    return "In part." if Verdict.BETTER in kinds else "Not shown."
+    return "In part." if Verdict.BETTER in kinds else "Undecided."
 
 
 def _same_method(c: Comparison, other: Comparison) -> bool:

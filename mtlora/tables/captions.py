@@ -78,11 +78,28 @@ def caption(plan: Plan, table: pd.DataFrame, records: Mapping[str, RunRecord]) -
     ]
     if any(record.low_resource for record in records.values()):
         parts.append("low-resource: partial training files, not comparable with published figures")
+    if others := _other_rows(plan, records):
+        parts.append(f"other numbers of rows than the official data on {', '.join(others)}")
     if config.train.limit_examples:
         parts.append(f"trained on at most {config.train.limit_examples} examples")
     if config.task.kind == "generation" and config.decode.limit_contexts:
         parts.append(f"scored on at most {config.decode.limit_contexts} contexts of the test set")
     return "; ".join(parts) + "."
+
+
+def _other_rows(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
+    """Return the tasks of which a local file had another number of rows than the official one."""
+    found = []
+    for cell in plan.cells:
+        rows = records[cell.sha].provenance.get("rows", {}) if cell.sha in records else {}
+        sizes, limits = cell.config.task.sizes, (cell.config.train.limit_examples, cell.config.train.limit_validation)
+        if (
+            cell.config.data.source == "local"
+            and not any(limits)
+            and any(sizes.get(s, n) != n for s, n in rows.items())
+        ):
+            found.append(cell.config.task.name)
+    return list(dict.fromkeys(found))
 
 
 def _metrics_text(columns: list[Column]) -> str:

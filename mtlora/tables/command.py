@@ -12,7 +12,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.files import visible_files
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.data.hub import NotDownloaded
-from mtlora.plan.experiment import load_experiment
+from mtlora.plan.experiment import Experiment, load_experiment
 from mtlora.plan.grid import Plan, make_plan, parse_overrides
 from mtlora.tables.evidence import Evidence, archive, load_evidence
 
@@ -61,7 +61,9 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     plans = []
     for name in experiment_names(arguments.experiment, overrides):
         try:
-            plans.append(make_plan(load_experiment(name), overrides, archived))
+            experiment = load_experiment(name)
+            recorded = _recorded(experiment, overrides, evidence) if evidence and archived else []
+            plans.append(make_plan(experiment, [*recorded, *overrides], archived))
         except (NotDownloaded, MissingConfigException) as error:  # such as a model without a recipe for the task
             if arguments.experiment != ALL:
                 raise
@@ -69,6 +71,19 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     if not plans:
         raise UserError(f"no experiment has {' '.join(overrides)}: name one, such as glue")
     return plans, evidence or load_evidence(plans[0].runs), plans[0].results
+
+
+def _recorded(experiment: Experiment, overrides: Sequence[str], evidence: Evidence) -> list[str]:
+    """Return overrides that narrow an experiment to what an archive holds, where the command line does not choose."""
+    given = parse_overrides(overrides)
+    narrowed = []
+    declared = experiment.axes_of(given.get("profile", ["mini"])[0])
+    for key in ("task", "transform", "seed", "protocol"):
+        found = {str(getattr(record, key)) for record in evidence.records.values()}
+        kept = [str(value) for value in declared.get(key, []) if str(value) in found]
+        if key not in given and kept:
+            narrowed.append(f"{key}={','.join(kept)}")
+    return narrowed
 
 
 def _profile_of(evidence: Evidence) -> list[str]:

@@ -51,10 +51,11 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     if contrasts:
         base = "its control" if heads[0].contrast == CONTROL else "the same method in the first setting"
     levels = sorted({c.level for c in heads})
+    level = " or ".join(f"{level:.2%}" for level in levels)
+    family = " or ".join(str(size) for size in sorted({c.family for c in heads}))
     text = (
-        f"same task and seed, {plan.experiment.selection} epoch; t interval, of {headline_subject(plan)} at "
-        f"{' or '.join(f'{level:.2%}' for level in levels)} ({' or '.join(str(c) for c in sorted({c.family for c in heads}))} "
-        "comparisons declared: in at most 5% of such experiments any of them misses), of other columns at 95%, without a verdict"
+        f"same task and seed, {plan.experiment.selection} epoch; {headline_subject(plan)}: t interval at {level}, so that in 95% "
+        f"of such experiments all of the {family} declared comparisons are right; other columns: 95%, without a verdict"
     )
     name = f"{plan.name}-{'contrasts' if contrasts else 'differences'}"
     table = text_table(name, f"{plan.experiment.title}: difference to {base}", text, labels, body | columns)
@@ -80,7 +81,7 @@ def _remarks(c: Comparison) -> list[str]:
         lines.append(f"{c.verdict_text}; where both train {estimate(c.difference.mean, c.interval)}")
     if c.head.dull:
         lines.append(
-            f"not both above the majority answer on {', '.join(c.head.dull)}, which says nothing about equality"
+            f"on {', '.join(c.head.dull)} one of the two does not beat the majority answer, so that task cannot support equality"
         )
     for task, floor in zip(by_task(c.pairs), c.floors, strict=False):
         pairs = [pair for pair in c.pairs if pair.task == task]

@@ -37,7 +37,8 @@ def scores(view: View) -> TextTable:
     everywhere = sorted(task for task, (_, every) in dull.items() if every)
     if everywhere:
         table.notes.append(
-            f"† No method is above the majority answer on {', '.join(everywhere)}, so these scores count, and tell nothing."
+            f"† On {', '.join(everywhere)} no method beats the majority answer. These scores stay in the average, but say "
+            "nothing about the methods."
         )
     for task, (rows, every) in dull.items():
         if not every:

@@ -541,7 +541,7 @@ def test_a_method_below_the_majority_on_one_task_is_judged_and_named() -> None:
     assert (c.head.dull, c.verdict) == (("rte",), "worse")
     table = differences(view, contrasts=False)
     assert table is not None
-    assert any("not both above the majority answer on rte" in note for note in table.notes)
+    assert any("on rte one of the two does not beat the majority answer" in note for note in table.notes)
 
 
 def test_collapsed_runs_are_named() -> None:

@@ -58,7 +58,7 @@ def _draw(
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.5, -0.5)
     axis.tick_params(axis="y", pad=6)
-    axis.set_xlabel("difference to LoRA, on the table's scale")
+    axis.set_xlabel("difference to LoRA, in points")
 
 
 def _levels(comparisons: Sequence[Comparison]) -> str:
@@ -78,7 +78,7 @@ def _panels_by_scale(comparisons: Iterable[Comparison]) -> list[list[str]]:
 def _limits(found: Sequence[Comparison]) -> tuple[float, float]:
     """Fit an axis to the estimates: with two seeds an interval can be a hundred times wider than every estimate."""
     differences = [c.difference for c in found if c.difference is not None]
-    reach = 1.15 * (max(abs(d.mean) for d in differences) + 3 * float(np.median([d.error or 0.0 for d in differences])))
+    reach = 1.15 * (max(abs(d.mean) for d in differences) + 5 * float(np.median([d.error or 0.0 for d in differences])))
     reach = max([reach, 1e-9, *(1.3 * c.head.margin for c in found if c.head)])
     ends = [
         1.05 * end for c in found for end in c.interval or ()
