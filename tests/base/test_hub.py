@@ -168,8 +168,13 @@ def test_ctrl_c_ends_a_download_at_once(hub: HubServer) -> None:
     hub.faults = [("resolve", "hang")]
     started = time.monotonic()
     timer = threading.Timer(1.0, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        repository().fetch(parquet_files)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # another test may have left its own
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            repository().fetch(parquet_files)
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
     assert any("resolve" in path for path in hub.asked)
     assert time.monotonic() - started < 4.0
