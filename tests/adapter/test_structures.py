@@ -1,5 +1,9 @@
 """The rules that every structure of T keeps, also one that a user adds; they are stated in docs/extending.md."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -69,3 +73,10 @@ def test_zero_t_needs_a_t_of_0_with_a_gradient() -> None:
     assert found == found | {"none": False, "shim": True, "icfm": False, "ctcm": False, "dtsm": True}
     assert found["triangular"]
     assert not found["rotation"], "T = I where C = 0"
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, lambda: torch.device("meta")])
+def test_zero_t_is_judged_wherever_a_configuration_is_made(context: Callable[[], Any]) -> None:
+    with context():
+        assert dataclasses.replace(STRUCTURES["shim"]).trains_from_zero
+        assert not dataclasses.replace(STRUCTURES["ctcm"]).trains_from_zero

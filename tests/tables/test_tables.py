@@ -308,7 +308,7 @@ def test_records_in_one_json_lines_file(tmp_path: Path) -> None:
 def study(tmp_path: Path) -> Path:
     """A study: the records of runs on files that have gone since."""
     root = write_official(tmp_path / "glue")
-    overrides = ["model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=0,1,2", "data.source=local"]
+    overrides = ["model=tiny", "task=stsb,rte", "transform=lora,shim", "seed=0,1,2", "data.source=local"]
     plan = make_plan(load_experiment("glue"), [*overrides, f"data.root={root}"])
     write(plan, records_of(plan), tmp_path / "study")
     lines = "".join(f"{line}\n" for line in collect(tmp_path / "study" / "runs"))
@@ -318,7 +318,7 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
-STUDY = ("model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=0,1,2", "data.source=local")
+STUDY = ("model=tiny", "task=stsb,rte", "transform=lora,shim", "seed=0,1,2", "data.source=local")
 
 
 def test_a_study_gives_its_tables_again_without_its_data(
@@ -413,6 +413,17 @@ def test_caption_of_partial_training_files_says_low_resource(tmp_path: Path) -> 
     text, _ = write(plan, [record], tmp_path)
     assert "low-resource" in text.split("\n")[0]
     assert "data: local" in text.split("\n")[0]
+
+
+def test_caption_names_local_files_with_other_numbers_of_rows(tmp_path: Path) -> None:
+    root = write_official(tmp_path / "glue")
+    plan = plan_of("model=tiny", "task=rte", "transform=lora", "seed=0", "data.source=local", f"data.root={root}")
+    sizes = plan.cells[0].config.task.sizes
+    for rows, expected in ((sizes, False), (sizes | {"train": 3}, True)):
+        record = make_record(plan.cells[0], {RTE: (0.8, 0.8)})
+        record.provenance["rows"] = rows
+        text, _ = write(plan, [record], tmp_path)
+        assert ("other numbers of rows than the official data on rte" in text) is expected
 
 
 def test_cost_file(tmp_path: Path) -> None:
