@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
@@ -119,6 +120,10 @@ def _check_model(model: ModelConfig) -> None:
         raise UserError(
             f"model {model.name} has source: {model.source}, which needs {' and '.join(missing)}: add them to "
             f"conf/model/{model.name}.yaml, or give model.path=DIR"
+        )
+    if model.source == "hub" and not re.fullmatch("[0-9a-f]{40}", str(model.revision)):
+        raise UserError(
+            f"model.revision={model.revision} may move to other weights: name a commit (40 hexadecimal digits)"
         )
 
 

@@ -422,6 +422,11 @@ def test_a_path_that_is_none_is_one_line(override: str) -> None:
     assert refusal(["model=tiny", "task=rte", "data.source=local", override]).startswith(f"{key}=")
 
 
+def test_weights_that_may_move_are_refused() -> None:
+    line = refusal(["model=roberta_base", "task=rte", "model.revision=main"])
+    assert "model.revision=main may move to other weights: name a commit" in line
+
+
 @pytest.mark.parametrize(
     ("task", "override", "reason"),
     [
