@@ -71,5 +71,6 @@ def expanded(b: torch.Tensor, slices: Sequence[bool]) -> torch.Tensor:
 
 
 def with_current_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors of an adapter file under today's names; files of earlier versions lack the last part, ``.weight``."""
-    return {re.sub(r"\.mtlora_[ABCD]$", r"\g<0>.weight", name): tensor for name, tensor in tensors.items()}
+    """Return the tensors of an adapter file, or of a model, under today's names: earlier ones lack the last part, ``.weight``."""
+    old = r"\.mtlora_[ABCD](\.(?!weight$)[^.]+)?$"  # in a model the adapter's name follows
+    return {re.sub(old, r"\g<0>.weight", name): tensor for name, tensor in tensors.items()}

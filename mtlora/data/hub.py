@@ -161,11 +161,11 @@ def _rows(task: TaskConfig, split: str, snapshot: Snapshot) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables: list[Any] = []
+    table = None
     for name in _parquet(task, split, snapshot.files):
         try:
-            tables.append(pq.read_table(snapshot.folder / name))
-            pa.concat_tables(tables)  # shards of other columns cannot be joined
+            part = pq.read_table(snapshot.folder / name)
+            table = part if table is None else pa.concat_tables([table, part])  # fails for other columns
         except (OSError, pa.ArrowException) as error:
             path = snapshot.folder / name
             remedy = (
@@ -173,7 +173,7 @@ def _rows(task: TaskConfig, split: str, snapshot: Snapshot) -> Any:
             )
             reason = str(error).splitlines()[0][:100]
             raise UserError(f"{path} is damaged ({reason}): {remedy}, or use data.source=local data.root=DIR") from None
-    return pa.concat_tables(tables)
+    return table
 
 
 def _classes_of_card(task: TaskConfig, folder: Path) -> list[str] | None:

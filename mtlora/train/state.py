@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtlora.adapter.matrices import with_current_names
 from mtlora.base.files import replacing
 from mtlora.records.schema import Cohort, Epoch
 
@@ -73,8 +74,7 @@ def load_checkpoint(
             raise ValueError("it belongs to another configuration")
         own = {name: p for name, p in model.named_parameters() if p.requires_grad}
         state = TrainingState(**content["state"])
-        # earlier versions of the adapter had no `.weight` in the names of its matrices
-        tensors = {n if n in own else f"{n}.weight": tensor for n, tensor in content["tensors"].items()}
+        tensors = with_current_names(content["tensors"])
         if {n: tensor.shape for n, tensor in tensors.items()} != {n: p.shape for n, p in own.items()}:
             raise ValueError("its tensors are not those of the model")
         optimizer.load_state_dict(content["optimizer"])
