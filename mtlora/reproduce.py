@@ -28,6 +28,7 @@ from mtlora.base.cpu import available_cores
 from mtlora.base.errors import UserError
 from mtlora.base.files import is_held, require_writable, visible_files, write_text
 from mtlora.base.interrupt import handle_signals
+from mtlora.base.messages import both_forms, quoted
 from mtlora.base.paths import CONF
 from mtlora.plan.cell import Cell
 from mtlora.plan.download import plan_with_data
@@ -132,8 +133,8 @@ def start_hydra_sweep(
 ) -> "subprocess.Popen[bytes]":
     """Start Hydra with one job for each cell, for a launcher that may use other machines."""
     write_text(jobs_file, json.dumps([cell.overrides for cell in cells], indent=0))
-    command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file={cli.quoted(str(jobs_file))}"]
-    command += [f"hydra/launcher={launcher}", f"results={cli.quoted(str(plan.results))}"]
+    command = [sys.executable, "-m", "mtlora.train", "-m", f"hydra.sweeper.file={quoted(str(jobs_file))}"]
+    command += [f"hydra/launcher={launcher}", f"results={quoted(str(plan.results))}"]
     environment = dict(os.environ)
     if launcher == "joblib":  # the other launchers limit the cores of a job themselves
         threads = max(1, available_cores() // (jobs or 1))
@@ -188,7 +189,7 @@ def start(module: str, description: str) -> tuple[argparse.Namespace, Console]:
     )
     arguments = parser.parse_intermixed_args()
     if arguments.launcher not in (None, *LAUNCHERS):
-        given = cli.both_forms("--launcher", arguments.launcher)
+        given = both_forms("--launcher", arguments.launcher)
         raise UserError(f"{given} is not known: choose one of {', '.join(LAUNCHERS)}")
     handle_signals()
     return arguments, Console(stderr=True)

@@ -20,7 +20,10 @@ class RunFailed(UserError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the known word that is nearest to a mistyped one, for a message: ` (did you mean rte?)`, or nothing."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.75)
+    words = list(known)
+    lower = word.lower()
+    longer = [name for name in words if name.startswith(lower)] if lower else []
+    near = longer if len(longer) == 1 else get_close_matches(lower, words, n=1, cutoff=0.75)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -163,15 +163,20 @@ def readable(path: Path) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
+def is_gzip(path: Path) -> bool:
+    """Tell whether a file's name ends in `.gz` or its content starts as a gzip file."""
+    with path.open("rb") as stream:
+        return path.suffix == ".gz" or stream.read(len(GZIP)) == GZIP
+
+
 def read_content(path: Path) -> bytes:
-    """Return a file's bytes, decompressed if its name ends in `.gz` or its content starts as a gzip file.
+    """Return a file's bytes, decompressed if `is_gzip`.
 
     Raises:
         UserError: the file cannot be read or its gzip stream is damaged.
     """
     with readable(path):
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" or content.startswith(GZIP) else content
+        return gzip.decompress(path.read_bytes()) if is_gzip(path) else path.read_bytes()
 
 
 def read_text(path: Path) -> str:

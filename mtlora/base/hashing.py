@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mtlora.base.files import is_gzip
+
 
 def digest(values: Any) -> str:
     """Return the hexadecimal sha256 of values as JSON; the order of a dictionary's keys does not matter."""
@@ -14,7 +16,7 @@ def digest(values: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hexadecimal sha256 of a file's content, decompressed if its name ends in `.gz`.
+    """Return the hexadecimal sha256 of a file's content, decompressed as by `read_content`.
 
     The file is read again only after a change of its time or size.
 
@@ -28,5 +30,5 @@ def file_sha256(path: Path) -> str:
 
 @functools.cache
 def _file_sha256(path: Path, modified: int, size: int) -> str:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+    with gzip.open(path) if is_gzip(path) else path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtlora.base.cli import unknown_key
 from mtlora.base.errors import UserError, did_you_mean
+from mtlora.base.messages import unknown_key
 from mtlora.config.metrics import METRICS, metrics_for
 from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, ModelConfig, RunConfig, TaskConfig, TrainConfig
 

@@ -22,8 +22,8 @@ from mtlora.config.checks import to_run_config, validate
 from mtlora.config.metrics import METRIC_VERSION
 from mtlora.config.schema import RunConfig, TaskConfig
 from mtlora.data.sources import TUNE, fingerprint, split_fingerprint
+from mtlora.plan.model_files import model_content
 from mtlora.plan.tuning import Choice, check_seed, choice_of
-from mtlora.plan.weights import model_content
 
 TRAINING_VERSION = 4  # raised when our own code changes what the same configuration computes
 

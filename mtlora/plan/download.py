@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
+from mtlora.base.messages import one_line
 from mtlora.config.schema import DataConfig, TaskConfig
 from mtlora.data import hub
 from mtlora.data.sources import evaluation_splits, load_contexts, load_split
@@ -32,12 +33,16 @@ def main() -> None:
         if model.source == "hub" and model.path is None:
             folder = fetch_model(model)
             console.print(f"{model.name}: {model.hub} at {model.revision} in {folder}", highlight=False)
+    if packaged := [task.name for task, data in tasks if data.source == "builtin"]:
+        console.print(f"{', '.join(packaged)}: the texts come with the package; there is nothing to fetch")
     refused = []
     for task, data in tasks:
+        if data.source == "builtin":
+            continue
         try:
             check_data(task, data, console)
         except UserError as error:  # the other tasks may be whole
-            refused.append(f"{task.name}: {cli.one_line(error)}")
+            refused.append(f"{task.name}: {one_line(error)}")
     for line in refused[1:]:
         console.print(line, markup=False, highlight=False)
     if refused:

@@ -10,7 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType, ValueType
 from omegaconf import OmegaConf
 
-from mtlora.base.errors import UserError
+from mtlora.base.errors import UserError, did_you_mean
+from mtlora.base.messages import both_forms
 from mtlora.base.paths import CONF
 from mtlora.plan.cell import Archive, Cell, compose_cell, with_seed
 from mtlora.plan.experiment import Column, Experiment
@@ -129,7 +130,15 @@ def make_plan(experiment: Experiment, overrides: Sequence[str], archive: Archive
         raise UserError(f"profile={','.join(profiles)}: a table holds one profile: choose one of {known}")
     profile = profiles[0]
     if profile not in experiment.profiles:
-        raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {known}")
+        near = did_you_mean(profile, experiment.profiles)
+        raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {known}{near}")
+    tasks = list(dict.fromkeys(column.task for column in experiment.columns))
+    if alien := [task for task in given.get("task", []) if task not in tasks]:
+        near = did_you_mean(alien[0], tasks) or f", or add a column for it to experiments/{experiment.name}.yaml"
+        raise UserError(
+            f"{both_forms('task', alien[0])}: experiment {experiment.name} has no such task: "
+            f"choose one of {', '.join(tasks)}{near}"
+        )
     declared = experiment.axes_of(profile)
     if given.get("data.split") == ["tune"]:
         declared |= {"seed": TUNING_SEEDS, "train.lr_multiplier": TUNING_GRID, "protocol": ["matched"]}
@@ -141,11 +150,6 @@ def make_plan(experiment: Experiment, overrides: Sequence[str], archive: Archive
     if not wanted:
         raise UserError(f"experiment {experiment.name} excludes every combination of these values: name others")
     composed = _compose(wanted, _prefixes(overrides), archive)
-    columns = {column.task for column in experiment.columns}
-    if alien := [task for task in (cell.config.task.name for cell in composed) if task not in columns]:
-        raise UserError(
-            f"experiment {experiment.name} has no column for task {alien[0]}: add one to experiments/{experiment.name}.yaml"
-        )
     # Two combinations may be the same run; under two protocols it is a row of each.
     cells = {(cell.sha, cell.config.protocol): cell for cell in composed}
     unsure = [product for product, cell in zip(wanted, composed, strict=True) if is_unsure(cell)]

@@ -27,6 +27,9 @@ def show(plan: Plan, console: Console, jobs: int | None) -> None:
         counts = Counter(state[cell.sha] for cell in cells if cell.config.task.name == task)
         table.add_row(task, *(str(counts[kind] or "") for kind in State))
     console.print(table)
+    methods = {cell.config.adapter.method for cell in plan.cells}
+    if "lora" in plan.experiment.axes_of(plan.profile).get("transform", []) and "lora" not in methods:
+        console.print("lora is not among the methods, so the table will have no differences: add it to METHODS")
     rest = [cell for cell in cells if state[cell.sha] not in SETTLED]
     cost = estimate([cell for cell in rest if state[cell.sha] != State.UNSCORED], cells)
     how = {None: "if run one after another", 1: "one after another"}.get(jobs, f"{jobs} at a time")

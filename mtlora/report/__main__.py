@@ -4,8 +4,9 @@ import sys
 
 from mtlora.base import cli
 from mtlora.report.page import build
+from mtlora.report.verdicts import answer
 from mtlora.tables.command import load, parser
-from mtlora.tables.view import View
+from mtlora.tables.view import View, split_by_runs
 
 
 def main() -> None:
@@ -15,7 +16,10 @@ def main() -> None:
     plans, evidence, results = load(arguments)
     profile = plans[0].profile
     name = "report.html" if profile == "mini" else f"report_{profile}.html"
-    build([View(plan, evidence) for plan in plans], evidence, results, name, arguments.overrides)
+    views = [View(plan, evidence) for plan in plans]
+    build(views, evidence, results, name, arguments.overrides)
+    found = answer(split_by_runs(views)[0])
+    print("\n".join(filter(None, (found.short, found.open))))
     print(
         f"written to {results / name}; tables and figures to {results / 'tables'} and {results / 'figures'}",
         file=sys.stderr,

@@ -16,6 +16,7 @@ from rich.console import Console
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.files import read_text
+from mtlora.base.messages import quoted
 from mtlora.data.sources import load_contexts
 from mtlora.plan.cell import compose_cell
 from mtlora.records.predictions import Context, is_predictions, read_predictions
@@ -107,7 +108,7 @@ def main() -> None:
         raise UserError("a file of predictions is needed: name it after the task, or use --list-contexts")
     overrides = [f"task={arguments.task}", "model=tiny_gpt2", f"data.source={source or 'builtin'}"]
     if arguments.data_root:
-        overrides.append(f"data.root={cli.quoted(arguments.data_root)}")
+        overrides.append(f"data.root={quoted(arguments.data_root)}")
     config = compose_cell(overrides).config
     contexts = load_contexts(config.task, config.data) if source else []
     if not sys.stdout.isatty() and isinstance(sys.stdout, io.TextIOWrapper):

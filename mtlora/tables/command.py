@@ -10,6 +10,7 @@ from hydra.errors import MissingConfigException
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.files import visible_files
+from mtlora.base.messages import both_forms, one_line
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.data.hub import NotDownloaded
 from mtlora.plan.experiment import Experiment, load_experiment
@@ -37,7 +38,9 @@ def parser(module: str, description: str) -> cli.Parser:
     """Return the parser of the arguments that both commands share."""
     made = cli.experiment_parser(module, description)
     made.add_argument(
-        "--runs", type=Path, help="a runs folder, a records.jsonl, or the folder of a study (default: RESULTS/runs)"
+        "--runs",
+        type=lambda text: Path(text).expanduser(),
+        help="a runs folder, a records.jsonl, or the folder of a study (default: RESULTS/runs)",
     )
     return made
 
@@ -50,7 +53,7 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     """
     runs, overrides, archived = arguments.runs, arguments.overrides, None
     if runs is not None and not runs.exists():
-        raise UserError(f"{cli.both_forms('--runs', runs)}: there is no such folder or file")
+        raise UserError(f"{both_forms('--runs', runs)}: there is no such folder or file")
     if runs is not None and (runs / RECORDS).is_file():  # a study: its folder has the place of results/
         overrides = [f"results={runs}", *overrides]
         runs = runs / RECORDS
@@ -67,7 +70,7 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
         except (NotDownloaded, MissingConfigException) as error:  # such as a model without a recipe for the task
             if arguments.experiment != ALL:
                 raise
-            log.warning("%s is left out: %s", name, cli.one_line(error))
+            log.warning("%s is left out: %s", name, one_line(error))
     if not plans:
         raise UserError(f"no experiment has {' '.join(overrides)}: name one, such as glue")
     return plans, evidence or load_evidence(plans[0].runs), plans[0].results

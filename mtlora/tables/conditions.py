@@ -72,6 +72,7 @@ def _described(frame: pd.DataFrame) -> str:
     count = len(_runs(frame))
     tasks = [task for task in dict.fromkeys(frame["task"]) if task != "average"]
     parts = [", ".join(tasks) if len(tasks) < 4 else f"{len(tasks)} tasks"]
+    parts.append(", ".join(dict.fromkeys(frame["method"])))
     for name, label in (("data_source", "data"), ("epochs", "epochs"), ("limit", "")):
         values = {value for text in frame.get(name, ()) for value in str(text).split(" ")} - {""}
         if values:

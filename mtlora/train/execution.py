@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 
 from accelerate import Accelerator
 
-from mtlora.base.cli import one_line
 from mtlora.base.errors import CohortUnsupported, UserError
 from mtlora.base.files import Busy, only_process
 from mtlora.base.interrupt import shielded, taken
+from mtlora.base.messages import one_line
 from mtlora.base.processes import is_first, rank
 from mtlora.base.progress import epoch_line, show_progress
 from mtlora.plan.cell import Cell

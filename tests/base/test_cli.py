@@ -170,7 +170,11 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("task.metrics.validation=[accuray]", ["accuray is not known", "accuracy, f1", "(did you mean accuracy?)"]),
         ("model.source=hub", ["model tiny has source: hub", "needs hub and revision", "conf/model/tiny.yaml"]),
         ("decode.beams=0", ["decode.beams=0", "at least 1"]),
-        ("task=rte,mrpc", ["task=rte,mrpc", "multirun"]),
+        ("task=rte,mrpc", ["error: task=rte,mrpc names several values, which is a sweep: add -m"]),
+        ("task=rte,", ["error: task=rte, (TASKS=rte, of make): a comma too many: write task=rte"]),
+        ("model=roberta", ["(did you mean roberta_base?)"]),
+        ("task=RTE", ["(did you mean rte?)"]),
+        ("seed=1-5", ["1-5 is not a whole number (several: seed=0,1 or seed=range(0,5))"]),
         ("task=(", ["task=("]),
     ],
 )

@@ -14,8 +14,8 @@ from helpers.hub_server import HubServer, export_files
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 
-from mtlora.base import cli
 from mtlora.base.errors import UserError
+from mtlora.base.messages import one_line
 from mtlora.base.paths import CONF, EXPERIMENTS
 from mtlora.config.checks import type_local_files
 from mtlora.config.metrics import METRICS
@@ -99,7 +99,7 @@ def refusal(overrides: list[str]) -> str:
     """The line that a user reads instead of a run."""
     with pytest.raises(HydraException) as error:
         _ = compose_cell(overrides).sha
-    line = cli.one_line(error.value)
+    line = one_line(error.value)
     assert "\n" not in line
     return line
 

@@ -67,7 +67,8 @@ def test_the_plain_command_runs_the_mini_profile() -> None:
 
 def test_variables_become_overrides(tmp_path: Path) -> None:
     write_official(tmp_path / "my data")
-    model = write(tmp_path / "snapshot" / "config.json", "{}").parent
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        model = write(tmp_path / "snapshot" / name, "{}").parent
     words = dry(
         *("reproduce-glue", "TASKS=rte", "METHODS=lora,shim", "SEEDS=0,1", "JOBS=2", "LAUNCHER=joblib"),
         *("PROFILE=paper", f"model.path={model}", f"data.root={tmp_path}/my data", "data.source=local"),

@@ -53,6 +53,11 @@ def test_data_and_model(hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys:
     assert hub.asked == []
 
 
+def test_built_in_texts_need_no_download(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "glue", "task=rte,mrpc", "transform=lora", "seed=0")
+    assert capsys.readouterr().err == "rte, mrpc: the texts come with the package; there is nothing to fetch\n"
+
+
 @pytest.mark.usefixtures("_repositories")
 def test_a_wrong_count_fails_after_everything_was_fetched(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

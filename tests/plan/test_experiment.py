@@ -147,7 +147,12 @@ def test_a_parent_has_its_own_recipe_but_the_users_overrides() -> None:
         (["train.learning_rate=1e999"], r"train\.learning_rate=inf is not a finite number"),
         (["model.hub=a (b)"], r"model\.hub=a \(b\): this value needs quotes: write 'model\.hub=\"a \(b\)\"'$"),
         (["model=tiny", "tsak=rte"], r"tsak"),
-        (["model=tiny", "task=rtee"], r"rtee is not known: choose one of .*cola.*rte"),
+        (
+            ["model=tiny", "task=rtee"],
+            r"task=rtee \(TASKS=rtee of make\): .* no such task: choose one of mnli.*did you mean rte",
+        ),
+        (["task=webnlg"], r"add a column for it to experiments/glue\.yaml"),
+        (["profile=Paper"], r"did you mean paper"),
         (["model=tiny", "seed=first"], r"first"),
         (["model=tiny", "task=rte", "init_from=rte"], r"init_from=rte is the task itself"),
     ],

@@ -52,6 +52,14 @@ def test_plan_shows_the_state_of_every_cell(tmp_path: Path) -> None:
     assert "min one after another (from 1 finished run)" in text
 
 
+@pytest.mark.parametrize(("methods", "hinted"), [("shim", True), ("lora,shim", False)])
+def test_a_plan_without_lora_says_what_the_table_will_lack(methods: str, hinted: bool, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    show(plan_of(*SHORT, "task=rte", f"transform={methods}", f"results={tmp_path}"), console, 1)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("lora is not among the methods" in text) is hinted
+
+
 def test_runs_of_other_settings_are_missing_and_no_measure(tmp_path: Path) -> None:
     plan = plan_of(*SHORT, "task=rte", "transform=lora", f"results={tmp_path}")
     longer = plan_of(*SHORT[:2], "train.epochs=2", "seed=0", "task=rte", "transform=lora", f"results={tmp_path}")

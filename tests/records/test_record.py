@@ -247,15 +247,20 @@ def test_records_in_hidden_folders_are_no_records(tmp_path: Path) -> None:
 def test_identity_follows_the_content_of_a_snapshot(tmp_path: Path) -> None:
     snapshot = tmp_path / "snapshot"
     snapshot.mkdir()
-    (snapshot / "config.json").write_text("{}")
-    (snapshot / "model.safetensors").write_bytes(b"weights")
+    for name, content in (("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors", "weights")):
+        (snapshot / name).write_text(content)
     first = sha(f"model.path={snapshot}")
     shutil.copytree(snapshot, tmp_path / "moved")
     assert sha(f"model.path={tmp_path / 'moved'}") == first
     (snapshot / "._config.json").write_bytes(b"\0\5\26\7")  # of macOS
     assert sha(f"model.path={snapshot}") == first
+    (snapshot / "pytorch_model.bin").write_bytes(b"the same weights, which nothing reads")
+    assert sha(f"model.path={snapshot}") == first
+    (snapshot / "tokenizer.json").write_text('{"truncation": null}')
+    second = sha(f"model.path={snapshot}")
+    assert second != first
     (snapshot / "model.safetensors").write_bytes(b"weights, trained longer")
-    assert sha(f"model.path={snapshot}") not in (first, sha())
+    assert sha(f"model.path={snapshot}") not in (first, second, sha())
 
 
 def test_records_are_collected_one_a_line(

@@ -336,12 +336,17 @@ def test_weights_that_lack_a_part_of_the_backbone_are_refused(tmp_path: Path, sn
 
 
 def test_model_path_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no config\.json"):
+    def refused(lack: str) -> None:
+        with pytest.raises(UserError, match=rf"model\.path={tmp_path} holds {lack}: save model and tokenizer there"):
+            cell_in(tmp_path, "model=roberta_base", f"model.path={tmp_path}").identity  # noqa: B018
+
+    with pytest.raises(UserError, match=r"nowhere holds no config\.json"):
         cell_in(tmp_path, "model=roberta_base", f"model.path={tmp_path / 'nowhere'}").identity  # noqa: B018
+    refused(r"no config\.json")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
-    with pytest.raises(UserError, match=r"holds no tokenizer: save it there"):
-        build("model=roberta_base", f"model.path={tmp_path}")
+    refused("no tokenizer")
     word_tokenizer().save_pretrained(tmp_path)
+    refused("no weights that PyTorch reads")
     with pytest.raises(UserError, match=r"model roberta_base cannot be loaded .*model\.path=DIR") as error:
         build("model=roberta_base", f"model.path={tmp_path}")
     assert "\n" not in str(error.value)

@@ -19,7 +19,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
 from mtlora.base.streams import torch_stream
 from mtlora.config.schema import RunConfig
-from mtlora.plan.weights import model_content
+from mtlora.plan.model_files import model_content
 from mtlora.records.schema import Parameters
 from mtlora.train.model.backbones import drop_unread_tokens, load_backbone
 from mtlora.train.model.methods import MethodModel, add_method

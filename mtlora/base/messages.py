@@ -1,0 +1,117 @@
+"""How a mistake of a user is worded: one line that names the argument, as it is written in a command and for make."""
+
+import re
+import shlex
+import sys
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from mtlora.base.errors import did_you_mean
+from mtlora.base.paths import CONF
+
+# The variables of the Makefile, and what they are in a `python -m mtlora...` command.
+MAKE = {"TASKS": "task", "METHODS": "transform", "SEEDS": "seed", "PROFILE": "profile", "PROTOCOL": "protocol"}
+MAKE |= {"JOBS": "--jobs", "LAUNCHER": "--launcher", "RUNS": "--runs"}
+SCHEMA = "run_schema"  # the name under which `mtlora.config.schema` stores the schema of a run
+TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in OmegaConf's messages
+NUMBER_FOR_GROUP = "Config group override must be a string"  # the ValueError that Hydra raises for `rank=8`
+
+
+def one_line(error: BaseException) -> str:
+    """Describe an error in one line: the mistake and its remedy."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        if group.startswith("recipe"):
+            others = sorted(path.parent.name for path in (CONF / "recipe").glob(f"*/{option}.yaml"))
+            known = f" (models with a recipe for {option}: {', '.join(others)})" if others else ""
+            return (
+                f"there is no recipe for this model and task: write conf/{group}/{option}.yaml, with its source{known}"
+            )
+        options = error.options or ["nothing"]
+        near = did_you_mean(option, options)
+        return f"{group}={option} is not known: choose one of {', '.join(options)}{near}"
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    text = str(error)
+    if text.startswith(NUMBER_FOR_GROUP):
+        return f"{_number_for_group()}: a group takes the name of one of its options, for example rank=r8"
+    if isinstance(error, CompactHydraException) and error.__cause__ is not None:
+        text += ": " + str(error.__cause__).split("\n")[0]
+    if match := re.match(r"Ambiguous value for argument '(.*?)'", text):
+        return f"{match[1]} names several values, which is a sweep: add -m, or give one value"
+    if text.startswith("Could not override") and (match := re.search(r"'(.*?)'", text)):
+        return unknown_key(match[1])
+    if match := re.search(
+        r"Error merging override (\S+?)=.*?: Value '(.*)' of type '.*' could not be converted to (\w+)", text
+    ):
+        key, value, kind = match.groups()
+        several = f" (several: {key}=0,1 or {key}=range(0,5))" if key == "seed" else ""
+        return f"{both_forms(key, value)}: {value} is not {TYPES.get(kind, kind)}{several}"
+    return "; ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+def unknown_key(key: str) -> str:
+    """Return the line about a key that does not exist, with the key that was probably meant."""
+    if key.startswith("tune."):
+        return f"{key} belongs to mtlora.tune (make tune SUITE=...): leave it out here"
+    if key in MAKE:
+        return f"{key} is a variable of make: in this command it is {MAKE[key]}="
+    known = [*_known_keys(), *(path.name for path in CONF.iterdir() if path.is_dir())]
+    near = did_you_mean(key, known) or ": check the spelling (python -m mtlora.train --help lists the keys)"
+    return f"{key} is not a known key or group{near}"
+
+
+def both_forms(key: str, value: object) -> str:
+    """Return an argument as it is written in a command and, where it has one, as a variable of make."""
+    separator = " " if key.startswith("--") else "="
+    variable = next((name for name, own in MAKE.items() if own == key), None)
+    return f"{key}{separator}{value}" + (f" ({variable}={value} of make)" if variable else "")
+
+
+def as_variable(override: str) -> str:
+    """Return an override as an argument of make: `seed=0,1` becomes `SEEDS=0,1`."""
+    key, _, value = override.partition("=")
+    return f"{next((name for name, own in MAKE.items() if own == key), key)}={value}"
+
+
+def _known_keys() -> list[str]:
+    """Return every key of a run's configuration, such as `train.epochs`."""
+    store = ConfigStore.instance()
+    if f"{SCHEMA}.yaml" not in store.list(""):
+        return []  # a command that composes no run
+
+    def below(node: DictConfig, prefix: str = "") -> list[str]:
+        keys = []
+        for name in map(str, node):
+            keys.append(f"{prefix}{name}")
+            value = None if OmegaConf.is_missing(node, name) else node._get_node(name)
+            if isinstance(value, DictConfig) and not value._is_none():
+                keys += below(value, f"{prefix}{name}.")
+        return keys
+
+    return below(store.load(f"{SCHEMA}.yaml").node)
+
+
+def _unreadable(override: str) -> str:
+    """Describe a command-line argument that Hydra's grammar does not take."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override} is not of the form key=value (python -m mtlora.train --help lists the keys)"
+    values = [part for part in value.split(",") if part.strip()]
+    if not set(value) & set("\"'()[]{}") and len(values) < value.count(",") + 1:
+        return f"{both_forms(key, value)}: a comma too many: write {key}={','.join(values)}"
+    return f"{override}: this value needs quotes: write {shlex.quote(f'{key}={quoted(value)}')}"
+
+
+def _number_for_group() -> str:
+    """Return the command-line argument that sets a group to a number."""
+    numbers = (a for a in sys.argv[1:] if re.fullmatch(r"\w+=[-+.\w,]*", a) and not re.search(r"=[a-zA-Z]", a))
+    return next((a for a in numbers if (CONF / a.split("=")[0]).is_dir()), "a group's value is a number")
+
+
+def quoted(value: str) -> str:
+    """Return a value in the quotes of Hydra's grammar, which takes it as it is."""
+    return str(QuotedString(value, Quote.double).with_quotes())
