@@ -90,7 +90,7 @@ tune: $(STAMP) ## choose a learning rate for each method of SUITE on held-out tr
 chaos: $(STAMP) ## kill sweeps, fill their disk and damage their files; check that no record is lost, duplicated or wrong
 	@$(BIN)/python tools/benchmarks/chaos.py
 
-bench: $(STAMP) ## measure speed against named peers in about 20 minutes; data.root=DIR (GLUE's files) adds real lengths and the grid
+bench: $(STAMP) ## compare the speed with other libraries, in about 20 minutes; data.root=DIR (GLUE's files) adds real lengths and the grid
 ifdef data.root
 	@test -d $(call quote,$(data.root)) || { echo $(call quote,error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files); exit 1; }
 endif

@@ -1,4 +1,4 @@
-"""The command line of every command: a user's mistake prints one line, only a bug prints a traceback."""
+"""The common part of all command lines: a user's mistake prints one line, only a bug prints a traceback."""
 
 import argparse
 import errno
@@ -19,7 +19,7 @@ from mtlora.base.messages import NUMBER_FOR_GROUP, both_forms, one_line, quoted
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's value: `run` sets the variable, too
 PATHS = ("data.root", "model.path", "results")  # keys of a configuration whose values are paths
-INTERRUPTED = "interrupted: the same command goes on where it stopped"
+INTERRUPTED = "interrupted: run the same command again to continue"
 
 
 def path_override(argument: str) -> str:
@@ -75,7 +75,7 @@ def experiment_parser(module: str, description: str) -> Parser:
     """Return a parser for EXPERIMENT and its overrides, the arguments of every command about an experiment."""
     parser = Parser(prog=f"python -m {module}", description=description)
     parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
-    parser.add_argument("overrides", nargs="*", help="overrides, as for mtlora.train -m")
+    parser.add_argument("overrides", nargs="*", help="such as task=rte,mrpc seed=0,1; as for mtlora.train -m")
     return parser
 
 

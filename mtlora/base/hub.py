@@ -1,7 +1,7 @@
-"""Snapshots of the Hugging Face hub: read from this machine where they are here, else fetched; every failure is one line.
+"""Snapshots of the Hugging Face hub: read from the cache on this machine, or else fetched; every failure is an error of one line.
 
 A snapshot is the folder of one commit in the cache of the hub's client (HF_HOME). `huggingface_hub.snapshot_download` writes the
-commit's list of files beside it, so a download that was broken off is told from a whole one, without asking the hub.
+commit's list of files beside it, so an interrupted download is recognised without asking the hub.
 """
 
 import errno
@@ -155,7 +155,7 @@ class Repository:
             case errors.OfflineModeIsEnabled():
                 return f"HF_HUB_OFFLINE=1 forbids the network: run `make download` without it, or use {self.instead}"
             case errors.FileMetadataError() | JSONDecodeError():
-                return "the answer is not one of the hub: check HF_ENDPOINT, and whether this network wants a login"
+                return "the answer did not come from the hub: check HF_ENDPOINT, and whether this network needs a login"
             case ssl.SSLError():
                 return "the certificate is not trusted: behind a proxy, set SSL_CERT_FILE to the proxy's certificates"
             case OSError() if error.errno in FULL_DISK:

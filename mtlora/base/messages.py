@@ -1,4 +1,4 @@
-"""How a mistake of a user is worded: one line that names the argument, as it is written in a command and for make."""
+"""The wording of a user's mistakes: one line that names the argument as it is written in a command and as a variable of make."""
 
 import re
 import shlex

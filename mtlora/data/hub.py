@@ -1,7 +1,8 @@
 """Rows from the Hugging Face hub: the parquet files of one configuration and split at one commit.
 
-`datasets.load_dataset` does not find the files: where the hub cannot be asked it takes another cached revision in silence, and on
-a branch of exports it knows no configuration by its name. `datasets` decodes the features that the files or the card carry.
+The files are not found by `datasets.load_dataset`, for two reasons: without access to the hub it silently takes another cached
+revision, and on the branch `refs/convert/parquet` it finds no configuration by name. `datasets` only decodes the features that
+the files or the data set card declare.
 """
 
 import re

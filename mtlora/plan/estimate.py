@@ -100,7 +100,7 @@ def _error_of(paces: Sequence[list[float]]) -> str:
     if len(alike) < 3:
         return ""
     error = median(abs(median(others) / run - 1) for run, others in alike)
-    return f"; a finished one, predicted from the others, is off by {error:.0%} in the median"
+    return f"; the median error, when each is predicted from the others, is {error:.0%}"
 
 
 def workload(cell: Cell) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The files of a pretrained model: which of a repository or a folder are read, where they lie, what identifies them."""
+"""The files of a pretrained model: which files of a repository or a folder are read, where they are, what identifies them."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""The scores of the learning-rate factors that a method has tried in `mtlora.tune`: the best one, and how sure that is."""
+"""The scores of the learning-rate factors that a method has tried in `mtlora.tune`: the best one, and how sure the choice is."""
 
 import math
 from collections.abc import Sequence

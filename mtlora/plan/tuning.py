@@ -171,7 +171,7 @@ def choice_of(config: RunConfig, basis: str | None, parts: dict[str, str] | None
         new = min((_differing(choice, task, parts or {}) for choice in named), key=len)
         raise UserError(
             f"{path} has no learning rate for {method} on {task} with {new}: "
-            "it was made with others: run `make tune` with the same values as here"
+            "it was made with other values: run `make tune` with the same ones as here"
         )
     raise UserError(f"{path} has no learning rate for {method} on {task}: run `make tune` with it")
 

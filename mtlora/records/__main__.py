@@ -17,10 +17,10 @@ from mtlora.records.record import RunRecord, find_records
 INTRODUCTION = """\
 # Records
 
-`record.json`, in the folder of a run, holds everything that is known about the run. This page is the output of
+`record.json`, in the folder of a run, holds the configuration, the results and the origin of the run. This page is the output of
 `python -m mtlora.records schema --markdown`; without `--markdown` the command prints the JSON Schema. The tables leave out a
 record that has an unknown key, a value of another type or a metric outside its range, and they print the reason. An optional
-key is absent where it does not apply, and from the records of runs that are older than the key.
+key is absent where it does not apply, and in records that were written before the key existed.
 
 | key | type | meaning |
 | --- | --- | --- |"""

@@ -95,8 +95,7 @@ class Effective(TypedDict, total=False):
     alpha: Number
     """The alpha of dW = (alpha / r) B T A."""
     first_step: Number
-    """The size of the first update relative to LoRA's at one alpha, by which a matched step divides alpha; 1 for T = I and for
-    other methods."""
+    """The size of the first update over LoRA's at one alpha; 1 for T = I and other methods. `matched` divides alpha by it."""
 
 
 @with_config(STRICT)
@@ -134,7 +133,7 @@ class Provenance(TypedDict, total=False):
     parent: str | None
     """The config_sha of the run whose adapter this one starts from, if any."""
     versions: list[Count]
-    """The versions of the training code and of the metrics; a new version means that figures may differ."""
+    """The versions of the training code and of the metrics; a new version means that results may differ."""
     argv: list[str]
     """The arguments of the command."""
     started: str
@@ -156,7 +155,7 @@ class Provenance(TypedDict, total=False):
     processes: Count
     """The number of processes that trained the run together."""
     rows: dict[str, Count]
-    """The number of rows that the run read of each split; for a data-to-text test split, the number of contexts decoded."""
+    """The number of rows read from each split; for a data-to-text test split, the number of contexts decoded."""
     cohort: Cohort
     """The runs that trained in lock-step with this one; absent if it trained alone."""
     ended: str

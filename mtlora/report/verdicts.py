@@ -52,9 +52,10 @@ def answer(views: Sequence[View]) -> Answer:
     return Answer(
         f"{_first_word(structures)} Compared with LoRA on {titles}: {text}.",
         f"Why not decided: {open_}." if reasons else "",
-        f"A verdict needs at least {FEWEST} seeds of every task, no run that diverged, and a whole interval of the difference on "
-        f"one side of 0 (better, worse) or within {margins} of 0 (no difference). The intervals are so wide that in at most "
-        f"{ALPHA:.0%} of such experiments does any of them miss the true difference. "
+        f"A method is called better or worse if the whole interval of its difference is on one side of 0, and no different if it "
+        f"is shown to be within {margins} of LoRA. This needs at least {FEWEST} seeds of every task, and no run that "
+        f"diverged. The intervals are so wide that in at most {ALPHA:.0%} of such experiments does any of them miss the true "
+        "difference. "
         f"Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}.",
     )
 
@@ -79,7 +80,7 @@ def reason(c: Comparison) -> str:
     if verdict is Verdict.NO_DATA:
         return "a task has no seed with both methods"
     if verdict is Verdict.TOO_FEW:
-        return f"so few seeds give an estimate only: train at least {FEWEST} of every task, as with SEEDS=0,1,2,3,4"
+        return f"so few seeds give an estimate only: train at least {FEWEST} seeds of every task (SEEDS=0,1,2,3,4)"
     if verdict is not Verdict.UNDECIDED or c.interval is None:
         return ""
     low, high = c.interval
@@ -87,7 +88,7 @@ def reason(c: Comparison) -> str:
         return f"the interval spans both a loss and a gain of more than {margin:g}"
     if low < -margin or high > margin:
         return f"the interval spans both 0 and a {'loss' if low < -margin else 'gain'} of more than {margin:g}"
-    return "the methods are equal only with the tasks that one of them has not learned, and those say nothing about equality"
+    return "only the tasks on which a method does not beat the majority answer make them look equal, and these show no equality"
 
 
 def _first_word(structures: Sequence[Comparison]) -> str:
@@ -138,11 +139,11 @@ def _agreement(verdicts: Sequence[JudgedClaim]) -> str:
     """Say whether the other protocols agree, without which a claim says nothing about the method."""
     pairs = [(v.comparison, other) for v in verdicts if v.comparison for other in v.others]
     if not pairs:
-        return "These runs are of one protocol, so they cannot tell the method's effect from that of its step or learning rate."
+        return "All runs follow one protocol, so they do not separate the method's effect from that of step or learning rate."
     if any(differ(c, other) for c, other in pairs):
-        return "Under another protocol the verdict is another one: then the effect is one of the step or the learning rate."
+        return "Another protocol gives another verdict, so the effect depends on the step size or the learning rate."
     if any(c.verdict not in DECIDED or other.verdict not in DECIDED for c, other in pairs):
-        return "Whether the other protocols agree is not settled."
+        return "It is undecided whether the other protocols agree."
     return "The other protocols agree."
 
 
@@ -176,7 +177,7 @@ def _card(view: View, c: Comparison) -> Card:
     if verdict is Verdict.UNDECIDED:
         why.append(needed(c))
         if c.head and c.head.rates > 1:
-            why.append("the learning rate of one of the two is unsure, which widens it")
+            why.append("the learning rate of one of the two methods is uncertain, which widens the interval")
     assert verdict is not None
     return Card(title, c.verdict_text, CLASSES.get(verdict, "open"), text, "; ".join(filter(None, why)))
 

@@ -83,10 +83,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("task", choices=["dart", "webnlg", "e2e"])
     parser.add_argument("predictions", nargs="?", type=Path, help="one text per line, or a run's predictions.jsonl")
     parser.add_argument("--data-root", help="folder with the task's files (data.source=local)")
-    parser.add_argument("--source", choices=["local", "hub", "builtin"], help="default: local with --data-root")
+    parser.add_argument("--source", choices=["local", "hub", "builtin"], help="of contexts (local with --data-root)")
     parser.add_argument("--list-contexts", action="store_true", help="print the contexts, one per line, and exit")
     parser.add_argument(
-        "--official-ter", action="store_true", help="TER as (sum + 1) / (N + 1), like the official script"
+        "--official-ter", action="store_true", help="count one empty text more in TER, as the official script does"
     )
     return parser.parse_args()
 
@@ -105,7 +105,7 @@ def main() -> None:
     if source == "local" and not arguments.data_root:
         raise UserError("--source local needs --data-root DIR, the folder with the task's files")
     if arguments.predictions is None and not arguments.list_contexts:
-        raise UserError("a file of predictions is needed: name it after the task, or use --list-contexts")
+        raise UserError("a file of predictions is needed: give it as the second argument, or use --list-contexts")
     overrides = [f"task={arguments.task}", "model=tiny_gpt2", f"data.source={source or 'builtin'}"]
     if arguments.data_root:
         overrides.append(f"data.root={quoted(arguments.data_root)}")

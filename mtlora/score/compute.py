@@ -65,7 +65,7 @@ def compute_texts(
     treat = text.treat(scoring)
     groups = [[treated for treated in map(treat, group) if treated] for group in references]
     if lone := [number for number, group in enumerate(groups, 1) if not group]:
-        raise UserError(f"text {lone[0]} has no reference that is not empty: complete the test data or leave it out")
+        raise UserError(f"text {lone[0]} has only empty references: complete the test data or remove the text")
     needing = needing_java(names, scoring)
     if needing and not text.java_works():
         log.warning(

@@ -25,11 +25,11 @@ def main() -> None:
             print(f"{view.plan.name}: {line}", file=sys.stderr)
     print("\n".join(texts), end="")
     if absent:
-        print(f"not run, so without a table: {', '.join(view.plan.name for view in absent)}", file=sys.stderr)
+        print(f"no table, because there are no runs: {', '.join(view.plan.name for view in absent)}", file=sys.stderr)
     if texts:
         print(f"written to {results / 'tables'}", file=sys.stderr)
     else:
-        print(f"no finished run of these in {arguments.runs or results / 'runs'}: no table is written", file=sys.stderr)
+        print(f"no selected run finished in {arguments.runs or results / 'runs'}: no table is written", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -178,13 +178,13 @@ def reach(plan: Plan, comparisons: Sequence[Comparison]) -> str | None:
         return f"{seeds} seed{'s' * (seeds > 1)} give estimates only: a verdict needs at least {FEWEST}"
     found = [v for c in heads if c.difference and (v := visible(c.difference, seeds, c.family)) is not None]
     if not found:
-        return f"the smallest difference that {seeds} seeds can see is known once two seeds of each task are finished"
+        return f"the smallest difference {seeds} seeds can detect is known once two seeds of each task are finished"
     low, high = (f"{value:.2g}" for value in (min(found), max(found)))
     size = low if low == high else f"{low} to {high}, depending on the method"
     so_far = min(c.seeds for c in heads if c.difference)
     return (
-        f"{seeds} seeds can see a difference to LoRA of {size} points, in 4 of 5 experiments; a rough figure, from the spread of "
-        f"{so_far} seeds so far"
+        f"{seeds} seeds can detect a difference to LoRA of {size} points, in 4 of 5 experiments (a rough estimate from "
+        f"the spread of {so_far} seeds so far)"
     )
 
 

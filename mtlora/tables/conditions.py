@@ -60,7 +60,7 @@ def replaced(frame: pd.DataFrame, path: Path) -> str | None:
         return None
     return (
         f"{path.with_suffix('')}.*: {_described(frame)} in place of {_described(old)}; "
-        "the tables of those runs come back with the earlier variables"
+        "to get the earlier tables again, repeat their command"
     )
 
 

@@ -54,8 +54,9 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     level = " or ".join(f"{level:.2%}" for level in levels)
     family = " or ".join(str(size) for size in sorted({c.family for c in heads}))
     text = (
-        f"same task and seed, {plan.experiment.selection} epoch; {headline_subject(plan)}: t interval at {level}, so that in 95% "
-        f"of such experiments all of the {family} declared comparisons are right; other columns: 95%, without a verdict"
+        f"same task and seed, {plan.experiment.selection} epoch; {headline_subject(plan)}: t interval at {level}, so that in "
+        f"at least 95% of such experiments all {family} declared intervals contain the true difference; other columns: 95%, "
+        "without a verdict"
     )
     name = f"{plan.name}-{'contrasts' if contrasts else 'differences'}"
     table = text_table(name, f"{plan.experiment.title}: difference to {base}", text, labels, body | columns)
@@ -73,10 +74,12 @@ def _remarks(c: Comparison) -> list[str]:
         lines.append(needed(c))
     if c.head.rates > 1:
         lines.append(
-            "the learning rate of one of the two is unsure: the difference is over the two best rates, weighted"
+            "the learning rate of one of the two methods is uncertain: the difference is a weighted mean over its two best rates"
         )
     if c.head.unconfirmed:
-        lines.append("the learning rate of one of the two is unsure, and the runs at the second best rate are missing")
+        lines.append(
+            "the learning rate of one of the two methods is uncertain, and the runs at its second best rate are missing"
+        )
     if c.verdict is Verdict.FAILS and c.difference is not None:
         lines.append(f"{c.verdict_text}; where both train {estimate(c.difference.mean, c.interval)}")
     if c.head.dull:

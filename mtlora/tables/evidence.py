@@ -221,8 +221,8 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
             lines.append(f"{record.run_id} {_outcome(record)}")
         elif changed := _changed(cell, record):
             lines.append(
-                f"{record.run_id} is left out: its provenance names {' and '.join(changed)} than its config_sha: "
-                "it was edited; delete its folder to train the run again"
+                f"{record.run_id} is left out: its provenance names {' and '.join(changed)} than its config_sha, "
+                "so it was edited: delete its folder to train the run again"
             )
         elif lacking := _lacking(plan, record):
             lines.append(f"{record.run_id} has no {lacking}: the same command scores it again")
@@ -238,7 +238,7 @@ def problems(plan: Plan, evidence: Evidence) -> list[str]:
 
 def _outcome(record: RunRecord) -> str:
     if record.status == "running":
-        return "is running, or was killed: the same command goes on where it stopped"
+        return "is running, or was killed: run the same command again to continue"
     return f"{record.status}: {record.error or 'no reason is known'}"
 
 

@@ -1,4 +1,4 @@
-"""The comparisons between the rows of a table, in families: those that the level of an interval accounts for."""
+"""The comparisons between the rows of a table, in families: the level of an interval accounts for the size of its family."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The part of chance that lies in the choice of test items: a second interval, and a test of the trained models.
+"""The uncertainty from the choice of test items: a second interval, and a test of the trained models.
 
 The intervals of `statistics.py` are about other seeds on the same test items. These are about other items, too. Both need the
 answers of every run, its `predictions.jsonl`, and a metric that is a function of sums over items.

@@ -1,4 +1,4 @@
-"""Train one run, or sweep many: `python -m mtlora.train task=rte transform=shim rank=r8 seed=0`, `-m` with comma lists."""
+"""Train one run, or sweep many: `python -m mtlora.train task=rte transform=shim rank=r8 seed=0`, with `-m` for several values."""
 
 from mtlora.base import cli
 from mtlora.train.command import main

@@ -1,4 +1,4 @@
-"""Train one run, or sweep many: `python -m mtlora.train task=rte transform=shim rank=r8 seed=0`, `-m` with comma lists.
+"""Train one run, or sweep many: `python -m mtlora.train task=rte transform=shim rank=r8 seed=0`, with `-m` for several values.
 
 A finished run is skipped, so the same command can be repeated at any time.
 """

@@ -26,7 +26,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         raise UserError("compute.device=cuda: this PyTorch sees no CUDA device: use compute.device=cpu or auto")
     # Accelerate reads them in many places, even in place of its arguments; only the configuration may change a run.
     if ignored := [name for name in os.environ if name.startswith("ACCELERATE_")]:
-        log.info("%s: not read; only the configuration changes a run", ", ".join(ignored))
+        log.info("%s: ignored, because only the configuration may change a run", ", ".join(ignored))
     for name in ignored:
         del os.environ[name]
     torch.set_num_threads(config.compute.threads or threads_allowed())

@@ -1,7 +1,7 @@
 """Child processes that train the runs of a sweep, so that a crash or a kill fails one run and does not end the sweep.
 
 A child trains one job of its parent after another, so it loads imports, tokenizer, backbone and data only once. It is replaced
-after its death, after a failure (which may leave it in a bad state), and after `RUNS_PER_CHILD` runs.
+when it has ended, after a failed run (which may leave it in a bad state), and after `RUNS_PER_CHILD` runs.
 
 `train_in_child` and `train_in_children` run in the parent, `main` in the child.
 """
@@ -96,7 +96,7 @@ class Child:
             self.process.stdin.close()
         if code != -signal.SIGKILL:
             return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return "killed by SIGKILL (by hand, or by the system for want of memory)"
+        return "killed by SIGKILL (by a user, or by the system because memory ran out)"
 
 
 @contextmanager

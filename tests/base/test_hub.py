@@ -80,7 +80,7 @@ def test_files_that_another_program_fetched(hub: HubServer, tmp_path: Path) -> N
         (("resolve", 407), ["407", "the proxy wants a login"]),
         (("revision", 429), ["429", "too many requests"]),
         (("resolve", "truncate"), ["received 2000 bytes, expected 4000", "check the network"]),
-        ((".", "html"), ["not one of the hub", "HF_ENDPOINT"]),
+        ((".", "html"), ["did not come from the hub", "HF_ENDPOINT"]),
     ],
 )
 def test_faults_of_the_hub(

@@ -99,7 +99,7 @@ def test_signals(number: int, code: int, tmp_path: Path) -> None:
         assert f"not done: {cell.run_id} (failed): its process was killed by SIGKILL" in errors.replace("\n", " ")
         assert record.status == "failed"
     else:
-        assert errors.splitlines()[-1] == "interrupted: the same command goes on where it stopped"
+        assert errors.splitlines()[-1] == "interrupted: run the same command again to continue"
         assert record.status == "interrupted"
         assert (cell.folder / "checkpoint.pt").exists()
     (log,) = (tmp_path / "sweeps").glob("*.log")

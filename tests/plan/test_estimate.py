@@ -71,7 +71,7 @@ def test_estimate_states_its_error(tmp_path: Path) -> None:
         finish(cell, seconds)
     # from the others: (20 + 30) / 2 for 10, (10 + 30) / 2 for 20, (10 + 20) / 2 for 30: off by 150%, 0% and 50%
     basis = estimate(plan.cells[3:], plan.cells).basis
-    assert basis == "from 3 finished runs; a finished one, predicted from the others, is off by 50% in the median"
+    assert basis == "from 3 finished runs; the median error, when each is predicted from the others, is 50%"
 
 
 def test_without_finished_runs_the_time_is_a_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

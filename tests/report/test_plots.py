@@ -221,7 +221,7 @@ def test_a_loss_that_was_never_finite_is_marked_at_the_edge(tmp_path: Path) -> N
     assert "lower edge" in made[1]
     dora = lines(best[0].axes[0])["DoRA"]
     assert [math.isfinite(y) for _, y in dora] == [False, True, True, True, True]
-    assert "a loss is sure" in best[1]
+    assert "a finite loss is sure" in best[1]
 
 
 def test_best_by_number(tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_learning_rates_have_a_section(started: bool, tmp_path: Path) -> None:
     figures = re.findall(r'<img src="data:image/svg\+xml[^"]*" alt="(GLUE: [^"]{40,})"', section)
     assert [figure.split(".")[0] for figure in figures] == [
         "GLUE: score against learning rate",
-        "GLUE: best score expected after k trials",
+        "GLUE: best score expected after k factors",
     ]
     assert {"glue_rates.png", "glue_trials.svg"} <= {path.name for path in (tmp_path / "figures").iterdir()}
     (tmp_path / "tuned" / "glue.yaml").write_text("no: tuning")

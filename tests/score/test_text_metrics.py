@@ -355,7 +355,7 @@ def test_without_java(
 
 
 def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="text 2 has no reference that is not empty"):
+    with pytest.raises(UserError, match="text 2 has only empty references"):
         compute_texts(["bleu"], "triples", ["a", "b"], [["a"], ["", " \n"]], "run")
     with pytest.raises(UserError, match="1 texts for 2 lists of references"):
         compute_texts(["bleu"], "triples", ["a"], [["a"], ["b"]], "run")

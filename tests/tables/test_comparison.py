@@ -584,7 +584,7 @@ def test_the_plan_says_what_its_seeds_can_see() -> None:
     error = statistics.stdev(values) / 8**0.5
     size = error * (stats.t.ppf(1 - 0.05 / 4 / 2, 7) + stats.t.ppf(0.8, 7))
     assert text is not None
-    assert text.startswith(f"8 seeds can see a difference to LoRA of {size:.2g} points, ")
+    assert text.startswith(f"8 seeds can detect a difference to LoRA of {size:.2g} points, ")
     assert "once two seeds of each task are finished" in (reach(plan, compare(plan, {})) or "")
     assert reach(seeds(2), []) is None
     assert (reach(seeds(2), compare(seeds(2), {})) or "").startswith("2 seeds give estimates only")

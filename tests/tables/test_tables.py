@@ -424,7 +424,7 @@ def test_caption_names_local_files_with_other_numbers_of_rows(tmp_path: Path) ->
         record = make_record(plan.cells[0], {RTE: (0.8, 0.8)})
         record.provenance["rows"] = rows
         text, _ = write(plan, [record], tmp_path)
-        assert ("other numbers of rows than the official data on rte" in text) is expected
+        assert ("the number of rows differs from the official data on rte" in text) is expected
 
 
 def test_cost_file(tmp_path: Path) -> None:
@@ -585,7 +585,7 @@ def test_what_was_never_run_has_no_table(
     # The ranks have the runs at r = 8 in common with GLUE, and none of their own.
     assert "**GLUE**" in shown.out
     assert "**Rank**" not in shown.out
-    assert "not run, so without a table: " in shown.err
+    assert "no table, because there are no runs: " in shown.err
     assert sorted(path.name for path in (tmp_path / "tables").glob("*.md")) == ["glue.md"]
     rank = make_plan(load_experiment("rank"), given)
     (own, *_) = [cell for cell in rank.cells if cell.config.adapter.r == 2]

@@ -95,7 +95,7 @@ def test_a_killed_child_is_a_failed_run(tmp_path: Path, monkeypatch: pytest.Monk
     record = record_of(cell)
     assert (record.status, record.error) == (
         "failed",
-        "its process was killed by SIGKILL (by hand, or by the system for want of memory)",
+        "its process was killed by SIGKILL (by a user, or by the system because memory ran out)",
     )
     assert record.provenance["ended"] >= record.provenance["started"]
 
@@ -150,7 +150,7 @@ def test_signals_leave_a_checkpoint_and_an_interrupted_record(
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
-    assert "the same command goes on where it stopped" in stderr
+    assert "run the same command again to continue" in stderr
     for cell in cells:
         record = record_of(cell)
         assert record.status == "interrupted"

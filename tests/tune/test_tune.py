@@ -211,7 +211,7 @@ def test_what_makes_a_tuning_file_unusable_is_one_line(tmp_path: Path, monkeypat
     assert final(tmp_path, "seed=1").config.seed == 1
     assert "seed=100 was used for tuning" in refused(tmp_path, "seed=100")
     line = refused(tmp_path, "train.epochs=1")
-    assert "has no learning rate for shim on rte with these settings: it was made with others" in line
+    assert "has no learning rate for shim on rte with these settings: it was made with other values" in line
     assert "with these settings" in refused(tmp_path, "rank=r8")
     assert "no learning rate for ctcm" in refused(tmp_path, "transform=ctcm")
     assert "no learning rate for shim on mrpc" in refused(tmp_path, "task=mrpc")
@@ -346,7 +346,7 @@ def test_an_unsure_choice_is_confirmed_at_both_rates_and_the_difference_weighted
     assert (c.head.rates, c.head.unconfirmed) == (2, False)
     table = differences(View(plan, Evidence(records)), contrasts=False)
     assert table is not None
-    assert any("the difference is over the two best rates, weighted" in note for note in table.notes)
+    assert any("the difference is a weighted mean over its two best rates" in note for note in table.notes)
     (c,) = headlines(compare(plan, {sha: r for sha, r in records.items() if sha in {x.sha for x in plan.cells}}))
     assert c.difference is not None
     assert c.head is not None

@@ -63,7 +63,8 @@ MAKERS: tuple[tuple[str, str, str, Maker], ...] = (
         "differences",
         "Difference to LoRA",
         "A method is better than LoRA where its whole interval lies right of the line, and worse where it lies left of it; "
-        "across the line it is open, unless the interval of the figure with a verdict stays within the grey margin.",
+        "an interval across the line leaves this open, unless it belongs to the score with the verdict and stays within the grey "
+        "margin.",
         forest,
     ),
     (
@@ -81,14 +82,13 @@ MAKERS: tuple[tuple[str, str, str, Maker], ...] = (
     (
         "pareto",
         "Score against parameters, time and memory",
-        "A method pays off if it lies above those to its left by more than its bar.",
+        "A method is worth its higher cost if it lies above the methods to its left by more than its error bar.",
         pareto,
     ),
     (
         "geometry",
         "The geometry of T",
-        "Where training hardly moves T, the curves over the epochs are flat; near the distance 0"
-        " a method is nearly LoRA.",
+        "Where training hardly changes T, the curves over the epochs are flat. At a distance near 0 a method is nearly LoRA.",
         geometry,
     ),
 )
@@ -96,13 +96,13 @@ RATES: tuple[tuple[str, str, str, Maker], ...] = (
     (
         "rates",
         "Score against learning rate",
-        "A choice is sound if its ring is at a peak, with lower scores on both sides; at the edge of the grid it is open.",
+        "A choice is sound if its ring is at a peak, with lower scores on both sides; at the edge of the grid it is not.",
         score_by_rate,
     ),
     (
         "trials",
-        "Best score expected after k trials",
-        "The rise of a curve is what tuning adds to a method; a lead that vanishes with k is one of luck with the first rate.",
+        "Best score expected after k factors",
+        "The rise of a curve shows what tuning adds to a method. A lead that vanishes as k grows is luck with the first factors.",
         best_by_number,
     ),
 )

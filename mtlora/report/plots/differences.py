@@ -30,8 +30,8 @@ def forest(view: View) -> tuple[Figure, str] | None:
         axis.set_title(name, fontsize=9)
     legend(figure, axes)
     return figure, (
-        f"Method less LoRA at the same task and seed: mean and t interval, {_levels(found)}. Grey: the margin of the figure with "
-        "a verdict. An arrow marks an interval that goes on beyond the panel."
+        f"Method less LoRA at the same task and seed: mean and t interval, {_levels(found)}. Grey: the margin of the score with "
+        "the verdict. An arrow marks an interval that continues beyond the panel."
     )
 
 
@@ -62,9 +62,9 @@ def _draw(
 
 
 def _levels(comparisons: Sequence[Comparison]) -> str:
-    """Say at which level the intervals are: simultaneous for the figure with verdicts, 95% for the others."""
+    """Say at which level the intervals are: simultaneous for the score with the verdict, 95% for the others."""
     heads = sorted({c.level for c in comparisons if c.head})
-    return " and ".join([*(f"{level:.2%} for the figure with verdicts" for level in heads), "95% for each other one"])
+    return " and ".join([*(f"{level:.2%} for the score with the verdict" for level in heads), "95% for the others"])
 
 
 def _panels_by_scale(comparisons: Iterable[Comparison]) -> list[list[str]]:

@@ -46,7 +46,7 @@ def geometry(view: View) -> tuple[Figure, str] | None:
     axes[0].set_ylabel("largest and smallest singular value", fontsize=8)
     legend(figure, axes)
     return figure, (
-        "By module: after training; by epoch: on the way. Lines are medians over tasks, seeds and (by epoch) modules; bands "
+        "By module: after training; by epoch: during training. Lines are medians over tasks, seeds and (by epoch) modules; bands "
         "cover the middle half. T = I would have singular values 1, phases 0, condition number 1 and "
         "distance 0; in LoRA T is always I." + (f" Setting: {setting}." if setting else "")
     )

@@ -1,4 +1,4 @@
-"""What a method costs and what it scores: figures of any two quantities, and the methods that no other one beats in both."""
+"""Plots of score against cost, for any two quantities, with the methods that no other method beats in both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,9 +93,9 @@ def pareto(view: View, pairs: Sequence[tuple[Name, Name]] = PAIRS) -> tuple[Figu
         axis.set_title(title, fontsize=9)
     legend(figure, axes)
     return figure, (
-        "Means; the bars of scores are the sample standard deviation over seeds. The grey line joins the methods that no other "
-        "one here beats in both quantities, by their means alone. The head's parameters, equal for all, are left out. "
-        "Time and memory are shown of runs that trained alone; they are no benchmark, since the machine may have done other work."
+        "Points are means; error bars of scores are the sample standard deviation over seeds. The grey line joins the methods "
+        "whose means no other method beats in both quantities. The head's parameters, equal for all, are left out. "
+        "Time and memory are those of runs that trained alone; they are no benchmark, since the machine may have done other work."
     )
 
 

@@ -1,4 +1,4 @@
-"""The trials of learning rates: the score by rate, and the best score by the number of rates tried."""
+"""Plots of tuning: the score by learning rate, and the best score by the number of rates tried."""
 
 import textwrap
 from math import isfinite
@@ -41,7 +41,7 @@ def score_by_rate(view: View) -> tuple[Figure, str] | None:
     caption += "." if len(panels) == len(groups) else ", by its mean over the tasks."
     if diverged:
         finite = all(np.isfinite(group.trials["score"]).all() for group in groups)
-        place = "the score of the majority answer, which it counts with" if finite else "the lower edge: it has no loss"
+        place = "the score of the majority answer, which it gets" if finite else "the lower edge: it has no finite loss"
         caption += f" A cross is a trial that diverged, at {place}."
     return figure, caption
 
@@ -104,17 +104,17 @@ def best_by_number(view: View) -> tuple[Figure, str] | None:
             axis.plot(range(1, len(best) + 1), values, label=method_label(method), **style(method))
         several = ", ".join(group.tasks) if len(groups) > 1 else ""
         axis.set_title(textwrap.fill(": ".join(filter(None, (group.setting, several))), 44), fontsize=9)
-        axis.set_xlabel("trials k")
+        axis.set_xlabel("number of factors k")
         axis.set_ylabel(f"mean {_score_name(view)}" if len(groups) == 1 else "mean score", fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, axes)
     caption = (
-        "A trial is a factor of the learning rate, with its mean score over tasks and seeds. Each line is the expected best of k "
-        "trials, drawn without replacement from those of the method (Tang et al. 2020, arXiv 2004.13705): what tuning adds to a "
-        "method's score. The factors are a grid, refined around the best, and no random draws; the same scores made the choice."
+        "Each factor of the learning rate has a mean score over tasks and seeds. A line is the expected best score of k factors "
+        "of a method, drawn without replacement (Tang et al. 2020, arXiv 2004.13705). But the factors are a grid, refined around "
+        "the best, not random draws, and the choice was made by the same scores."
     )
     if any(not isfinite(value) for found in curves for best in found.values() for value in best):
-        caption += " A line starts at the first k at which a loss is sure: some trials diverged."
+        caption += " Some trials diverged: a line starts at the first k at which a finite loss is sure."
     return figure, caption
 
 

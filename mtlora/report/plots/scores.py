@@ -1,4 +1,4 @@
-"""The headline figure, and its plot against the rank."""
+"""The headline score, and its plot against the rank."""
 
 import numpy as np
 from matplotlib.figure import Figure

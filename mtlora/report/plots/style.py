@@ -1,6 +1,6 @@
 """The look of all figures: colour-blind safe (Okabe and Ito 2008); in grey, lines and markers distinguish the methods.
 
-The further methods have colours that stay apart, too, for eyes without the cones for red or green (Machado et al. 2009).
+Red-blind and green-blind readers can tell the colours of the further methods apart, too (Machado et al. 2009).
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
 """The dropout of training: the same masks for a run whether it trains alone or in a cohort, on every kind of device.
 
 PyTorch's fused kernels cannot draw for several runs at once, and on a CPU its Bernoulli numbers take more time than the
-arithmetic of dropout. So masks are drawn here, with 16 random bits a value, from generators of their own. They are not those of
-`nn.Dropout`, and a GPU draws others than a CPU.
+arithmetic of dropout. So masks are drawn here, with 16 random bits a value, from generators of their own. They differ from the
+masks of `nn.Dropout`, and the masks of a GPU differ from those of a CPU.
 
-A rate p is rounded to `round(65536 p) / 65536`, at most 1 / 131072 from p. What is kept is divided by 1 less that rate, so the
-expectation of dropout is exact.
+A rate p is rounded to `round(65536 p) / 65536`, at most 1 / 131072 from p. Kept values are divided by 1 minus the rounded rate,
+so the expectation of dropout is exact.
 """
 
 from collections.abc import Hashable, Sequence
