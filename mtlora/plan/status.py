@@ -9,7 +9,7 @@ from mtlora.base.files import is_held
 from mtlora.plan.cell import Cell
 from mtlora.plan.grid import Plan
 from mtlora.records.predictions import read_predictions
-from mtlora.records.record import RECORD, RunRecord, record_status
+from mtlora.records.record import PREDICTIONS, RECORD, RunRecord, record_status
 from mtlora.score.compute import needing_java
 from mtlora.score.generated import in_part
 from mtlora.score.text import java_works
@@ -88,7 +88,7 @@ def lacking_metrics(cell: Cell) -> list[str]:
     if not absent or not java_works_here():
         return []
     try:
-        contexts, _ = read_predictions(cell.folder / "predictions.jsonl")
+        contexts, _ = read_predictions(cell.folder / PREDICTIONS)
     except UserError:
         return []  # without its texts, a run cannot be scored again
     parts = {split for split, _ in absent if any(in_part(task, context, split) for context in contexts)}

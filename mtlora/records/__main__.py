@@ -4,6 +4,7 @@
 `python -m mtlora.records collect RUNS` prints one record a line, as a study keeps them and `make tables RUNS=FILE` reads them.
 """
 
+import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,7 +13,8 @@ from typing import Any
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
-from mtlora.records.record import RunRecord, find_records
+from mtlora.base.files import read_content, replacing
+from mtlora.records.record import GEOMETRY, PREDICTIONS, RunRecord, detail, find_records
 
 INTRODUCTION = """\
 # Records
@@ -65,6 +67,21 @@ def collect(runs: Path) -> Iterator[str]:
             yield json.dumps(asdict(record), allow_nan=False)
 
 
+def keep_details(runs: Path, folder: Path) -> None:
+    """Write to `folder`/RUN_ID what tables and figures read besides the records: the geometry of T, and the answers as labels.
+
+    Texts that a model wrote are left out, because their rows hold facts and references of the data.
+    """
+    for path in find_records(runs):
+        record = RunRecord.load(path)
+        is_text = record.config["task"]["kind"] == "generation"
+        for name in (GEOMETRY, *([] if is_text else [PREDICTIONS])):
+            if record.status == "success" and (found := detail(path.parent, name)) is not None:
+                content = gzip.compress(read_content(found), mtime=0)  # without the time: the same file each time
+                with replacing(folder / record.run_id / f"{name}.gz", "choose a writable --details") as stream:
+                    stream.write(content)
+
+
 def main() -> None:
     """Print the schema or the records."""
     parser = cli.Parser(prog="python -m mtlora.records", description="Print the schema of record.json, or all records.")
@@ -73,8 +90,13 @@ def main() -> None:
     schema.add_argument("--markdown", action="store_true", help="print a table of the keys instead of the JSON Schema")
     collector = commands.add_parser("collect", help="print the finished records of a folder, one a line")
     collector.add_argument("runs", type=Path, help="a runs folder, such as results/runs")
+    collector.add_argument(
+        "--details", type=Path, metavar="DIR", help="also keep the geometry of T and the answers there, compressed"
+    )
     arguments = parser.parse_args()
     if arguments.command == "collect":
+        if arguments.details is not None:
+            keep_details(arguments.runs, arguments.details)
         for line in collect(arguments.runs):
             print(line)
         return

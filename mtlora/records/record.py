@@ -26,7 +26,9 @@ from mtlora.records.schema import (
 
 SCHEMA_VERSION = 1
 RECORD = "record.json"
-GEOMETRY = "geometry.jsonl"  # beside the record: summaries of T by epoch
+# Beside the record; a study keeps them compressed in its folder runs/RUN_ID.
+GEOMETRY = "geometry.jsonl"  # summaries of T by epoch
+PREDICTIONS = "predictions.jsonl"  # the answer to each item
 
 
 def _in_range(metric: Metric) -> Metric:
@@ -191,3 +193,8 @@ def record_status(folder: Path) -> str | None:
 def find_records(runs: Path) -> Iterator[Path]:
     """Yield every record file below a runs folder, in a fixed order, without those in hidden folders."""
     return iter(visible_files(runs, RECORD))
+
+
+def detail(folder: Path, name: str) -> Path | None:
+    """Return the file `GEOMETRY` or `PREDICTIONS` of a run, compressed or not; None if the run has none."""
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)

@@ -35,7 +35,7 @@ class Evidence:
     """All readable records of a runs folder or a JSON-lines file."""
 
     records: dict[str, RunRecord] = field(default_factory=dict)  # by config_sha; `config` is dropped to save memory
-    folders: dict[str, Path] = field(default_factory=dict)  # config_sha -> the run's folder; none for a JSON-lines file
+    folders: dict[str, Path] = field(default_factory=dict)  # config_sha -> run folder; of a file: runs/RUN_ID beside it
     configurations: dict[str, list[str]] = field(default_factory=dict)  # digest of the configuration -> its config_shas
     problems: list[str] = field(default_factory=list)  # a line for each record that could not be read
     unreadable: set[Path] = field(default_factory=set)  # the folders of such records
@@ -58,6 +58,8 @@ def load_evidence(runs: Path) -> Evidence:
             if folder is not None:
                 evidence.unreadable.add(folder.resolve())
             continue
+        if folder is None and (kept := runs.parent / "runs" / record.run_id).is_dir():
+            folder = kept
         known = evidence.records.get(record.config_sha)
         if known is not None and known.status == record.status == "success" and known.metrics != record.metrics:
             evidence.problems.append(

@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from mtlora.base.errors import UserError
+from mtlora.base.files import read_text
 from mtlora.plan.grid import Plan
-from mtlora.records.record import GEOMETRY, RunRecord
+from mtlora.records.record import GEOMETRY, RunRecord, detail
 from mtlora.tables.aggregate import row_of
 from mtlora.tables.evidence import Evidence
 
@@ -24,18 +26,19 @@ def read_geometry(plan: Plan, records: dict[str, RunRecord], evidence: Evidence)
     problems = []
     for cell in plan.cells:
         record, folder = records.get(cell.sha), evidence.folders.get(cell.sha)
-        if record is None or folder is None or not (folder / GEOMETRY).exists():
+        path = detail(folder, GEOMETRY) if record is not None and folder is not None else None
+        if record is None or path is None:
             continue
         try:
             keys = {"row": row_of(plan, cell), "method": record.transform}
-            rows += [keys | row for row in _rows(folder / GEOMETRY)]
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            problems.append(f"{folder / GEOMETRY} is left out of the figure: {type(error).__name__}: {error}")
+            rows += [keys | row for row in _rows(path)]
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, UserError) as error:
+            problems.append(f"{path} is left out of the figure: {type(error).__name__}: {error}")
     return pd.DataFrame(rows), problems
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [json.loads(line) for line in read_text(path).splitlines()]
     modules: dict[str, int] = {}
     rows = []
     for item in found:

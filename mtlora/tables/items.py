@@ -19,6 +19,7 @@ from mtlora.config.schema import TaskConfig
 from mtlora.plan.experiment import Column, Entry
 from mtlora.plan.grid import Plan
 from mtlora.records.predictions import read_predictions
+from mtlora.records.record import PREDICTIONS, detail
 from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import in_part
 from mtlora.score.sums import SCORES, Score, bleu_counts, item_counts
@@ -30,8 +31,6 @@ from mtlora.tables.statistics import Difference, Verdict, paired_difference
 
 DRAWS = 2000
 CHUNK = 100  # draws at a time, because the weights of 40,000 items take 0.3 MB a draw
-
-PREDICTIONS = "predictions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -175,10 +174,11 @@ def _texts(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, np
 
 
 def _has_answers(folder: Path | None) -> bool:
-    return folder is not None and (folder / PREDICTIONS).exists()
+    return folder is not None and detail(folder, PREDICTIONS) is not None
 
 
 def _predictions(folder: Path | None) -> Path:
-    if folder is None or not _has_answers(folder):
+    path = detail(folder, PREDICTIONS) if folder is not None else None
+    if path is None:
         raise UserError(f"the answers ({PREDICTIONS}) are not beside each record")
-    return folder / PREDICTIONS
+    return path

@@ -29,7 +29,7 @@ from mtlora.plan.cell import Cell
 from mtlora.plan.status import lacking_metrics, reason_of, state_of
 from mtlora.records.predictions import read_predictions, text_rows
 from mtlora.records.provenance import now, provenance
-from mtlora.records.record import RECORD, RunRecord, record_status
+from mtlora.records.record import PREDICTIONS, RECORD, RunRecord, record_status
 from mtlora.records.schema import Metric, RunStatus
 from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import score
@@ -57,7 +57,7 @@ def finished_record(cell: Cell) -> RunRecord | None:
     log.info("%s is finished already: skipped", cell.run_id)
     record = RunRecord.load(cell.folder / RECORD)
     if lacking_metrics(cell):  # for example because Java was installed only after the run
-        contexts, texts = read_predictions(cell.folder / "predictions.jsonl")
+        contexts, texts = read_predictions(cell.folder / PREDICTIONS)
         record.metrics = of_last_epoch(score(cell.config.task, contexts, texts, experiment_id=cell.sha))
         record.save(cell.folder)
     return record
@@ -172,7 +172,7 @@ def complete(run: Run, accelerator: Accelerator) -> None:
     else:
         record.metrics = last_and_best(run.state.epochs)
         if is_first() and run.predictions:
-            write_jsonl(folder / "predictions.jsonl", prediction_rows(run.data, run.predictions))
+            write_jsonl(folder / PREDICTIONS, prediction_rows(run.data, run.predictions))
     values = {f"{m['selection']}/{m['split']}/{m['name']}": m["value"] for m in record.metrics}
     run.tracker.log(values, run.state.step)
 
@@ -189,7 +189,7 @@ def _decode_and_score(run: Run) -> list[Metric]:
     run.record.cost["decode_seconds"] = time.monotonic() - started
     if not is_first():
         return []
-    write_jsonl(run.cell.folder / "predictions.jsonl", text_rows(run.contexts, texts))
+    write_jsonl(run.cell.folder / PREDICTIONS, text_rows(run.contexts, texts))
     return of_last_epoch(score(config.task, run.contexts, texts, experiment_id=run.cell.sha))
 
 

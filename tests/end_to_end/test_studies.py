@@ -3,14 +3,18 @@
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mtlora.base.files import read_content
 from mtlora.base.paths import REPOSITORY
 from mtlora.tables.__main__ import main
 
 STUDIES = sorted(path.parent for path in (REPOSITORY / "results" / "studies").glob("*/records.jsonl"))
+TEXT = (".md", ".csv", ".jsonl", ".gz", ".yaml", ".svg", ".html")
+REAL = REPOSITORY.parent / "shared" / "data"
 NAMES = {"TASKS": "task", "METHODS": "transform", "SEEDS": "seed", "PROTOCOL": "protocol"}
 
 
@@ -41,3 +45,19 @@ def test_the_readmes_command_gives_the_committed_tables(
     assert committed
     made = {file.name: file.read_bytes() for file in (copy / "tables").iterdir() if file.name in committed}
     assert made == committed
+
+
+def runs_of_words(path: Path, length: int = 6) -> Iterator[tuple[str, ...]]:
+    """Yield every run of words of a file, in lower case; numbers and marks between them do not count."""
+    words = re.findall("[a-z]+", read_content(path).decode("utf-8", errors="replace").lower())
+    return zip(*(words[i:] for i in range(length)), strict=False)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data: {REAL} is absent")
+@pytest.mark.parametrize("data", ["glue/CoLA", "glue/MRPC", "glue/RTE", "glue/STS-B", "webnlg_2017", "e2e"])
+def test_the_committed_results_hold_no_text_of_the_data(data: str) -> None:
+    files = [path for path in (REPOSITORY / "results" / "studies").rglob("*") if path.suffix in TEXT and path.is_file()]
+    committed = {run: path for path in files for run in runs_of_words(path)}
+    official = [path for path in (REAL / data).rglob("*") if path.is_file()]
+    assert official
+    assert [(path.name, run) for path in official for run in runs_of_words(path) if run in committed] == []

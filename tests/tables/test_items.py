@@ -1,5 +1,6 @@
 """Intervals and tests over test items, against sacrebleu, scikit-learn, scipy and enumeration."""
 
+import gzip
 import itertools
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from sklearn import metrics
 
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
+from mtlora.records.__main__ import collect, keep_details
 from mtlora.score.sums import SCORES, bleu_counts, item_counts
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.items import Counted, exchange_p, interval
@@ -171,3 +173,18 @@ def test_classes_are_compared_over_tasks(damage: str | None, tmp_path: Path) -> 
     assert item.interval[0] < expected < item.interval[1]
     assert item.p < 0.01
     assert problems == []
+    study = tmp_path / "study"
+    keep_details(tmp_path, study / "runs")
+    (study / "records.jsonl").write_text("".join(f"{line}\n" for line in collect(tmp_path)))
+    assert View(plan, load_evidence(study / "records.jsonl")).items == (found, []), "a study keeps the answers"
+
+
+def test_a_study_keeps_the_geometry_but_no_texts(tmp_path: Path) -> None:
+    save_texts(tmp_path / "runs")
+    for path in list((tmp_path / "runs").rglob("record.json")):
+        (path.parent / "geometry.jsonl").write_text("{}\n")
+    for _ in range(2):
+        keep_details(tmp_path / "runs", tmp_path / "study")
+        files = {path.name: path.read_bytes() for path in (tmp_path / "study").rglob("*.*") if path.is_file()}
+        assert set(files) == {"geometry.jsonl.gz"}
+        assert gzip.decompress(files["geometry.jsonl.gz"]) == b"{}\n"
