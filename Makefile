@@ -49,7 +49,7 @@ help: ## list the targets and the variables
 #?   TASKS     the tasks, such as rte,mrpc (conf/task/)          METHODS   the methods, such as lora,shim (conf/transform/)
 #?   SEEDS     the seeds, such as 0,1,2                          PROFILE   mini (default), study or paper (conf/profile/)
 #?   PROTOCOL  published, matched or tuned: what is held equal   JOBS      runs or cohorts at a time
-#?   LAUNCHER  cohort (default), local, joblib, slurm or ray     SUITE     the experiment of tune, plan, tables, report, download
+#?   LAUNCHER  cohort, local, joblib, slurm or ray               SUITE     the experiment of tune, plan, tables, report, download
 #?   RUNS      another runs folder for tables and report         also model, rank, targets, results and keys with a dot (train.epochs=1)
 
 setup: $(STAMP) ## make .venv with the tested versions
@@ -92,15 +92,15 @@ chaos: $(STAMP) ## kill sweeps, fill their disk and damage their files; check th
 
 bench: $(STAMP) ## compare the speed with other libraries, in about 20 minutes; data.root=DIR (GLUE's files) adds real lengths and the grid
 ifdef data.root
-	@test -d $(call quote,$(data.root)) || { echo $(call quote,error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files); exit 1; }
+	@test -d $(call quote,$(patsubst ~/%,$(HOME)/%,$(data.root))) || { echo $(call quote,error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files); exit 1; }
 endif
 	@rm -f results/benchmarks/summary.json
 	@$(BIN)/python tools/benchmarks/steps.py
 	@$(BIN)/python tools/benchmarks/cohorts.py
 	@$(BIN)/python tools/benchmarks/decode.py
 ifdef data.root
-	@$(BIN)/python tools/benchmarks/batches.py --data-root $(call quote,$(data.root))
-	@$(BIN)/python tools/benchmarks/grid.py --data-root $(call quote,$(data.root))
+	@$(BIN)/python tools/benchmarks/batches.py --data-root $(call quote,$(patsubst ~/%,$(HOME)/%,$(data.root)))
+	@$(BIN)/python tools/benchmarks/grid.py --data-root $(call quote,$(patsubst ~/%,$(HOME)/%,$(data.root)))
 else
 	@$(BIN)/python tools/benchmarks/batches.py
 endif
