@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := mini,metrics,joblib,dev
+EXTRAS := harness,mini,metrics,joblib,dev
 SUITES := $(basename $(notdir $(wildcard experiments/*.yaml)))
 
 # To narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=local

@@ -2,12 +2,17 @@
 
 from typing import TYPE_CHECKING, Any
 
+from mtlora.base.extras import is_command, require_harness
+
 if TYPE_CHECKING:
     from mtlora.adapter import MTLoraConfig, MTLoraModel, save_as_lora
 
 __all__ = ["MTLoraConfig", "MTLoraModel", "__version__", "save_as_lora"]
 
 __version__ = "0.1.0"
+
+if is_command():  # checked here, before the command's own imports fail
+    require_harness()
 
 
 def __getattr__(name: str) -> Any:

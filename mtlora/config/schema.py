@@ -2,11 +2,10 @@
 
 Hydra merges the YAML files of `conf/` into these dataclasses, so an unknown key or a wrong type is refused at composition.
 A field made by `one_of`, `at_least`, `above` or `share` also limits its values; `mtlora.config.checks` refuses other values, and
-combinations of values that cannot work.
+combinations of values that cannot work. The comment above or behind a field describes it in the JSON Schema for editors.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,38 +14,7 @@ from omegaconf import MISSING
 
 from mtlora.base.files import visible_files
 from mtlora.base.paths import CONF
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The values that a field may have; None is always allowed."""
-
-    holds: Callable[[Any], bool]
-    otherwise: str  # the end of the error message for any other value
-
-
-def _ruled(default: Any, holds: Callable[[Any], bool], otherwise: str) -> Any:
-    return field(default=default, metadata={"rule": Rule(holds, otherwise)})
-
-
-def one_of(*choices: str, default: str = MISSING) -> Any:
-    """Return a string field whose value must be one of `choices`."""
-    return _ruled(default, lambda value: value in choices, f"is not known: choose one of {', '.join(choices)}")
-
-
-def at_least(least: float, default: float | None = MISSING) -> Any:
-    """Return a number field whose value must be at least `least`."""
-    return _ruled(default, lambda value: value >= least, f"is out of range: it must be at least {least:g}")
-
-
-def above(limit: float, default: float | None = MISSING) -> Any:
-    """Return a number field whose value must be above `limit`."""
-    return _ruled(default, lambda value: value > limit, f"is out of range: it must be above {limit:g}")
-
-
-def share(default: float | None = MISSING) -> Any:
-    """Return a number field whose value must be at least 0 and below 1."""
-    return _ruled(default, lambda value: 0 <= value < 1, "is out of range: it must be at least 0 and below 1")
+from mtlora.config.rules import above, at_least, one_of, share
 
 
 def _structures() -> dict[str, str]:

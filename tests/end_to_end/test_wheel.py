@@ -1,10 +1,13 @@
 """An installed wheel, outside the checkout: it carries every file that a command reads, and writes to the working directory."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
@@ -28,9 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment that holds the wheel and, through a .pth file, the packages of this one without the checkout."""
     folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    interpreter = folder / "bin" / "python"
-    pip("--python", str(interpreter), "install", "--no-deps", "--no-index", "--no-compile", str(wheel))
+    interpreter = installed(wheel, folder)
     (site_packages,) = folder.glob("lib/python*/site-packages")
     (site_packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # their own .pth files are not read
     return interpreter
@@ -40,6 +41,19 @@ def pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.fixture(scope="module")
+def bare_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that holds the wheel and nothing else."""
+    return installed(wheel, tmp_path_factory.mktemp("bare"))
+
+
+def installed(wheel: Path, folder: Path) -> Path:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    interpreter = folder / "bin" / "python"
+    pip("--python", str(interpreter), "install", "--no-deps", "--no-index", "--no-compile", str(wheel))
+    return interpreter
 
 
 def run(python: Path, folder: Path, *arguments: str) -> str:
@@ -76,6 +90,43 @@ def test_it_has_every_file_of_the_package_and_every_file_that_users_edit(wheel: 
         (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         assert f"\nVersion: {mtlora.__version__}\n" in archive.read(metadata).decode()
     assert "hydra_plugins/__init__.py" not in inside, "it is a namespace package: other distributions add to it"
+
+
+def test_without_an_extra_it_requires_what_the_adapter_imports(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = Parser().parsestr(archive.read(name).decode())
+        adapter = [archive.read(name).decode() for name in archive.namelist() if name.startswith("mtlora/adapter/")]
+    stated = metadata.get_all("Requires-Dist", [])
+    core = {re.match(r"[\w.-]+", line)[0]: line for line in stated if "extra ==" not in line}  # type: ignore[index]
+    nodes = [node for text in adapter for node in ast.walk(ast.parse(text))]
+    imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    imported |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    others = {name.split(".")[0] for name in imported} - {"mtlora", *sys.stdlib_module_names}
+    assert set(core) == others == {"torch", "transformers", "peft", "safetensors"}
+    assert all(">=" in line for line in core.values())
+    for extra in ("harness", "mini", "metrics", "joblib", "slurm", "ray"):  # an extra of the harness includes it
+        assert any(line.startswith("hydra-core") and f"'{extra}'" in line for line in stated), extra
+
+
+def commands() -> list[str]:
+    """The modules that `python -m` runs."""
+    found = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "mtlora").rglob("*.py") if is_main(path)]
+    return sorted(".".join(path.with_suffix("").parts).removesuffix(".__main__") for path in found)
+
+
+def is_main(path: Path) -> bool:
+    return '\nif __name__ == "__main__":' in path.read_text()
+
+
+@pytest.mark.parametrize("command", commands())
+def test_without_the_harness_a_command_is_one_line(bare_python: Path, tmp_path: Path, command: str) -> None:
+    ended = subprocess.run([str(bare_python), "-m", command, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: this command needs ")
+    assert "hydra-core" in line
+    assert line.endswith(": pip install 'mtlora[harness]'")
+    assert (ended.returncode, ended.stdout) == (1, "")
 
 
 def test_every_command_runs_outside_the_checkout(python: Path, tmp_path: Path) -> None:
