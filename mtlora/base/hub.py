@@ -1,4 +1,4 @@
-"""Snapshots of the Hugging Face hub: read from the cache on this machine, or else fetched; every failure is an error of one line.
+"""Snapshots of the Hugging Face hub, read from this machine or else fetched; uploads. A failure is one line.
 
 A snapshot is the folder of one commit in the cache of the hub's client (HF_HOME). `huggingface_hub.snapshot_download` writes the
 commit's list of files beside it, so an interrupted download is recognised without asking the hub.
@@ -28,6 +28,8 @@ COMMIT = re.compile("[0-9a-f]{40}")
 SECONDS_TO_ANSWER = 20.0  # the client's own requests about a repository would wait for ever
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+WRITE_TOKEN = "set HF_TOKEN to an access token with the right to write (https://huggingface.co/settings/tokens)"
+MESSAGE = "Upload with mtlora.publish"  # of the commit
 
 
 @dataclass(frozen=True)
@@ -128,23 +130,14 @@ class Repository:
 
     def unavailable(self, error: BaseException) -> UserError:
         """Describe why the repository cannot be fetched: the innermost cause, and advice for its kind."""
-        chain = [error]
-        while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
-            if isinstance(inner, StopIteration):  # says nothing, inside a parser
-                break
-            chain.append(inner)
-        text = str(chain[-1]).partition(" for url ")[0]  # of an answer, its status
-        cause = " ".join(text.split())[:200] or type(chain[-1]).__name__
-        known = (found for link in chain if (found := self._advice(link)))
-        advice = next(known, f"check the network, or use {self.instead}")
-        return UserError(f"cannot fetch {self} ({cause}): {advice}")
+        cause, advice = _explained(error, self._advice)
+        return UserError(f"cannot fetch {self} ({cause}): {advice or f'check the network, or use {self.instead}'}")
 
     def _advice(self, error: BaseException) -> str | None:
         """Return what to do about an exception; None if its cause or its kind is unknown."""
         from huggingface_hub import errors
 
         page = f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
-        status = getattr(getattr(error, "response", None), "status_code", None)
         match error:
             case errors.GatedRepoError():
                 return f"it is gated: accept its terms at {page}, and set HF_TOKEN to your access token"
@@ -154,23 +147,87 @@ class Repository:
                 return "there is no such repository, or it is private: correct its name, or set HF_TOKEN"
             case errors.OfflineModeIsEnabled():
                 return f"HF_HUB_OFFLINE=1 forbids the network: run `make download` without it, or use {self.instead}"
-            case errors.FileMetadataError() | JSONDecodeError():
-                return "the answer did not come from the hub: check HF_ENDPOINT, and whether this network needs a login"
-            case ssl.SSLError():
-                return "the certificate is not trusted: behind a proxy, set SSL_CERT_FILE to the proxy's certificates"
             case OSError() if error.errno in FULL_DISK:
                 return "the disk is full: free space, or set HF_HOME to a folder on another disk"
             case OSError() if error.errno in UNWRITABLE:
                 return "set HF_HOME to a folder that can be written"
-        if status in (401, 403):
+        if _status(error) in (401, 403):
             return "access is refused: set HF_TOKEN to a valid access token with the right to read it"
-        if status == 407:
-            return "the proxy wants a login: set HTTPS_PROXY with user and password"
-        if status == 429:
+        if _status(error) == 429:
             return "too many requests: wait some minutes, or set HF_TOKEN, and give the same command again"
-        if status is not None and status >= 500:
+        if _status(error) >= 500:
             return f"the hub has an error of its own: give the same command again later, or use {self.instead}"
-        return None
+        return _advice_of_any(error)
+
+
+def upload(folder: Path, kind: Literal["dataset", "model"], name: str) -> str:
+    """Upload the files of a folder to a repository on the hub, which is made if it does not exist; return its page.
+
+    Raises:
+        UserError: the hub refuses, or cannot be reached; the folder stays as it is.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    option = " --repo-type dataset" if kind == "dataset" else ""
+    later = f"; then `hf upload {name} {folder}{option}` uploads what is written"
+    if get_token() is None:
+        raise UserError(f"cannot upload to {name} (no access token): {WRITE_TOKEN}{later}")
+    try:
+        with _quiet(show_bars=sys.stderr.isatty()):
+            page = HfApi().create_repo(name, repo_type=kind, exist_ok=True)
+            HfApi().upload_folder(repo_id=page.repo_id, repo_type=kind, folder_path=folder, commit_message=MESSAGE)
+    except Exception as error:  # network and repository errors share no base class
+        cause, advice = _explained(error, _advice_of_upload)
+        raise UserError(f"cannot upload to {name} ({cause}): {advice or 'check the network'}{later}") from None
+    return str(page)
+
+
+def _advice_of_upload(error: BaseException) -> str | None:
+    from huggingface_hub import errors
+
+    status = _status(error)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE=1 forbids the network: unset it"
+    if status == 401:
+        return f"the access token is not valid: {WRITE_TOKEN}"
+    if status == 403:
+        return "the access token has no right to write there: use one that has, or name another repository"
+    if status == 404:
+        return "there is no such user, organisation or repository: correct the name"
+    if status == 429 or status >= 500:
+        return "the hub has too many requests, or an error of its own: wait some minutes"
+    return _advice_of_any(error)
+
+
+def _explained(error: BaseException, advice_for: Callable[[BaseException], str | None]) -> tuple[str, str | None]:
+    """Return the innermost cause of an exception as a text, and the advice for the first link of the chain that has one."""
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        if isinstance(inner, StopIteration):  # says nothing, inside a parser
+            break
+        chain.append(inner)
+    text = str(chain[-1]).partition(" for url ")[0]  # of an answer, its status
+    cause = " ".join(text.split())[:200] or type(chain[-1]).__name__
+    return cause, next((found for link in chain if (found := advice_for(link))), None)
+
+
+def _status(error: BaseException) -> int:
+    """Return the status of the answer that an exception is about; 0 if it is about none."""
+    return getattr(getattr(error, "response", None), "status_code", None) or 0
+
+
+def _advice_of_any(error: BaseException) -> str | None:
+    """Return what to do about an exception of any request, in either direction."""
+    from huggingface_hub import errors
+
+    match error:
+        case errors.FileMetadataError() | JSONDecodeError():
+            return "the answer did not come from the hub: check HF_ENDPOINT, and whether this network needs a login"
+        case ssl.SSLError():
+            return "the certificate is not trusted: behind a proxy, set SSL_CERT_FILE to the proxy's certificates"
+    if _status(error) == 407:
+        return "the proxy needs a login: set HTTPS_PROXY with user and password"
+    return None
 
 
 def is_damaged(file: Path) -> bool:

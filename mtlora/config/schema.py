@@ -209,10 +209,10 @@ class DecodeConfig:
 class TrackingConfig:
     """Experiment tracking."""
 
-    name: str = one_of("none", "wandb", default="none")
-    mode: str = one_of("offline", "online", default="offline")  # of wandb
+    name: str = one_of("none", "wandb", "tensorboard", "trackio", "mlflow", default="none")
+    mode: str = one_of("offline", "online", default="offline")  # online: a server of wandb, trackio or mlflow
     project: str = "mtlora"
-    entity: str | None = None
+    entity: str | None = None  # of wandb
 
 
 @dataclass

@@ -38,7 +38,7 @@ def _rows(schema: dict[str, Any], parts: dict[str, Any], prefix: str) -> Iterato
         optional = "" if name in schema.get("required", ()) else ", optional"
         item = value.get("items", value)
         part = parts[item["$ref"].rpartition("/")[2]] if "$ref" in item else {}
-        meaning = value.get("description", part.get("description"))
+        meaning = " ".join(value.get("description", part.get("description")).split())
         yield f"| `{prefix}{name}` | {_type(value)}{optional} | {meaning} |"
         if part:
             yield from _rows(part, parts, f"{prefix}{name}." if item is value else f"{prefix}{name}[].")

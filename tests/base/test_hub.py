@@ -14,7 +14,7 @@ from helpers.glue_files import one_line
 from helpers.hub_server import COMMIT, OLDER, HubServer
 
 from mtlora.base.errors import UserError
-from mtlora.base.hub import Repository
+from mtlora.base.hub import Repository, upload
 
 FILES = {"train.parquet": b"rows" * 1000, "README.md": b"a card"}
 
@@ -77,7 +77,7 @@ def test_files_that_another_program_fetched(hub: HubServer, tmp_path: Path) -> N
         (("resolve", 500), ["500", "error of its own", "data.source=local"]),
         (("resolve", 429), ["429", "too many requests", "HF_TOKEN"]),
         (("revision", 403), ["403", "access is refused", "HF_TOKEN"]),
-        (("resolve", 407), ["407", "the proxy wants a login"]),
+        (("resolve", 407), ["407", "the proxy needs a login"]),
         (("revision", 429), ["429", "too many requests"]),
         (("resolve", "truncate"), ["received 2000 bytes, expected 4000", "check the network"]),
         ((".", "html"), ["did not come from the hub", "HF_ENDPOINT"]),
@@ -178,3 +178,38 @@ def test_ctrl_c_ends_a_download_at_once(hub: HubServer) -> None:
         signal.signal(signal.SIGINT, before)
     assert any("resolve" in path for path in hub.asked)
     assert time.monotonic() - started < 4.0
+
+
+@pytest.mark.parametrize(
+    ("status", "part"),
+    [
+        (401, "the access token is not valid: set HF_TOKEN"),
+        (403, "no right to write there"),
+        (404, "correct the name"),
+        (407, "the proxy needs a login"),
+        (500, "an error of its own: wait some minutes"),
+    ],
+)
+@pytest.mark.parametrize("where", ["create", "preupload", "batch", "commit"])
+def test_refused_uploads(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, status: int, part: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "mine")
+    hub.writers, hub.faults = {"mine"}, [(where, status)]
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/weights.safetensors").write_bytes(b"weights")
+    with pytest.raises(UserError) as error:
+        upload(tmp_path / "made", "model", "someone/some")
+    assert part in one_line(error)
+    assert "`hf upload someone/some " in one_line(error)
+    assert "mine" not in one_line(error)
+
+
+def test_uploads_without_a_network(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "mine")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"Connection refused.*: check the network"):
+        upload(tmp_path, "dataset", "someone/some")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE=1 forbids the network: unset it"):
+        upload(tmp_path, "dataset", "someone/some")

@@ -1,5 +1,6 @@
-"""A small stand-in of the Hugging Face hub on this machine, for the real client: repositories in memory, and faults."""
+"""A small stand-in of the Hugging Face hub on this machine, for the real client: repositories in memory, uploads, and faults."""
 
+import base64
 import hashlib
 import io
 import json
@@ -38,6 +39,8 @@ class HubServer:
     # (pattern of the path, what happens): a status, or "truncate", "html", "hang"; the first that matches counts
     faults: list[tuple[str, int | str]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    writers: set[str] = field(default_factory=set)  # tokens that may write
+    large: dict[str, bytes] = field(default_factory=dict)  # uploaded large files by sha256
     ended: threading.Event = field(default_factory=threading.Event)
 
     def add(self, kind: str, name: str, files: dict[str, bytes], commit: str = COMMIT, branch: str = "main") -> None:
@@ -83,6 +86,70 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply_with_file(repository, file[2], file[3], cut=fault == "truncate")
         return self.refuse(404, "NotFound")
 
+    def do_PUT(self) -> None:
+        self.hub.large[self.path.rpartition("/")[2]] = self.body()
+        self.reply(200, b"{}")
+
+    def do_POST(self) -> None:
+        """Answer the requests of an upload: make a repository, check its card, announce files, commit them."""
+        path, body = unquote(urlsplit(self.path).path), self.body()
+        self.hub.asked.append(path)
+        if isinstance(fault := self.hub.fault(path), int):
+            return self.reply(fault, b"{}")
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token not in self.hub.writers:
+            return self.refuse(403 if token else 401, "Forbidden")
+        if path == "/api/repos/create":
+            return self.create(json.loads(body))
+        if path == "/api/validate-yaml":
+            return self.reply(200, json.dumps({"errors": [], "warnings": []}).encode())
+        if upload := re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)/(preupload|commit)/(.+)", path):
+            return self.announce(body) if upload[2] == "preupload" else self.commit_files(upload[1], body)
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self.place_large_files(json.loads(body)["objects"])
+        return self.refuse(404, "NotFound")
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def create(self, wanted: dict[str, Any]) -> None:
+        repository = f"{wanted.get('type', 'model')}s/{wanted['organization']}/{wanted['name']}"
+        known = (repository, "main") in self.hub.refs
+        if not known:
+            self.hub.add(wanted.get("type", "model"), f"{wanted['organization']}/{wanted['name']}", {})
+        page = f"{self.hub.url}/{repository.removeprefix('models/')}"
+        return self.reply(409 if known else 200, json.dumps({"url": page}).encode())
+
+    def announce(self, body: bytes) -> None:
+        modes = [
+            {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(LARGE) else "regular", "shouldIgnore": False}
+            for f in json.loads(body)["files"]
+        ]
+        self.reply(200, json.dumps({"files": modes}).encode())
+
+    def place_large_files(self, objects: list[dict[str, Any]]) -> None:
+        for item in objects:
+            item["actions"] = {"upload": {"href": f"{self.hub.url}/large/{item['oid']}"}}
+        self.reply(200, json.dumps({"transfer": "basic", "objects": objects}).encode())
+
+    def commit_files(self, repository: str, body: bytes) -> None:
+        files = self.hub.files[repository, COMMIT]
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.large[value["oid"]]
+        page = f"{self.hub.url}/{repository}/commit/{COMMIT}"
+        self.reply(200, json.dumps({"success": True, "commitOid": COMMIT, "commitUrl": page}).encode())
+
     def reply_about(self, repository: str, what: str, revision: str) -> None:
         if not any(name == repository for name, _ in self.hub.files):
             return self.refuse(401, "RepoNotFound")  # as the hub answers strangers
@@ -123,7 +190,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(content if sent is None else sent)
 
 
@@ -180,6 +247,7 @@ def serve(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # large files go by LFS, which this server has
     monkeypatch.delenv("HF_TOKEN", raising=False)
     pause = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: pause(seconds * OTHER_SHARE))

@@ -169,6 +169,10 @@ def sha(*overrides: str) -> str:
     [
         "results=elsewhere",
         "tracking=wandb",
+        "tracking=tensorboard",
+        "tracking=trackio",
+        "tracking=mlflow",
+        "tracking.mode=online",
         "tracking.project=x",
         "compute.threads=2",
         "compute.device=cpu",

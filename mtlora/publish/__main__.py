@@ -1,0 +1,92 @@
+"""Write what can be published of a run or a study: `python -m mtlora.publish RUN|STUDY --out DIR [--push REPO]`.
+
+RUN is the folder of a finished run: its adapter is written as MTLoRA and as plain LoRA, with a model card. STUDY is a folder with
+a `records.jsonl`: its records and tables are written as a data set with its card. No text of a data set is written, and no path
+of this machine. `--push` uploads the written folder.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from mtlora.base import cli
+from mtlora.base.errors import UserError
+from mtlora.base.hub import upload
+from mtlora.publish.adapter import write_adapter
+from mtlora.publish.study import write_study
+from mtlora.records.record import RECORD
+from mtlora.tables.command import RECORDS
+
+
+def main() -> None:
+    """Parse the command line, write the folder, and upload it if that is wanted."""
+    arguments = _parser().parse_intermixed_args()
+    cli.configure_logging()
+    source, out = arguments.source.expanduser(), arguments.out.expanduser()
+    kind = _kind(source)
+    if kind == "model" and arguments.overrides:
+        raise UserError(f"{arguments.overrides[0]}: only the tables of a study take overrides, not a run")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out {out} exists and is not an empty folder: name another one")
+    name = arguments.push or out.name
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside DIR, which appears only when it is whole.
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            made = Path(temporary, out.name)
+            made.mkdir()
+            if kind == "model":
+                write_adapter(source, made, name, arguments.license)
+            else:
+                write_study(source, made, name, arguments.license, arguments.overrides)
+            for path in (made, *made.rglob("*")):
+                path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors lets only the owner read its files
+            made.rename(out)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out} ({error.strerror or error}): choose another folder with --out DIR"
+        ) from None
+    print(f"written to {out}", file=sys.stderr)
+    if arguments.push:
+        print(upload(out, kind, arguments.push))
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m mtlora.publish",
+        description="Write the adapter of a run, or the records of a study, with a card for the Hugging Face hub.",
+    )
+    parser.add_argument("source", type=Path, help="the folder of a finished run, or of a study (with records.jsonl)")
+    parser.add_argument("overrides", nargs="*", help="of a study: the overrides that its tables need")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write; it must not exist, or be empty")
+    parser.add_argument("--push", metavar="REPO", type=_repository, help="upload it there, such as name/rte-shim")
+    parser.add_argument("--license", default="apache-2.0", help="the licence on the card (default: %(default)s)")
+    return parser
+
+
+def _repository(text: str) -> str:
+    try:
+        validate_repo_id(text)
+    except HFValidationError as error:
+        raise argparse.ArgumentTypeError(f"not the name of a repository: {error}") from None
+    return text
+
+
+def _kind(source: Path) -> Literal["model", "dataset"]:
+    """Tell whether a folder is that of a run, which the hub calls a model, or of a study, a data set."""
+    if (source / RECORD).is_file():
+        return "model"
+    if (source / RECORDS).is_file():
+        return "dataset"
+    raise UserError(
+        f"{source} has neither {RECORD} nor {RECORDS}: name the folder of a run (below results/runs), or of a study"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,35 @@
+"""Records as they are published: without the paths of the machine on which they were made."""
+
+import os
+import re
+from dataclasses import asdict
+from typing import Any
+
+from mtlora.records.record import RunRecord
+
+# The folders of an absolute path; the address of a web page does not match.
+FOLDERS = re.compile(r"(?<![\w.:/~*\\-])/(?:[^/\s'\"()\[\]{},;:=]+/)+")
+
+
+def portable(record: RunRecord) -> dict[str, Any]:
+    """Return the values of a record; of each absolute path only its last part is left.
+
+    The config_sha stays valid, because no path is a part of a run's identity.
+    """
+    config = record.config
+    places = (config["data"].get("root"), config["model"].get("path"), config.get("results"))
+    # Longer ones first, since a path may lie inside another; by name, because a folder's name may have blanks.
+    known = sorted((place for place in places if place and os.path.isabs(place)), key=len, reverse=True)
+
+    def shortened(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shortened(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [shortened(item) for item in value]
+        if not isinstance(value, str):
+            return value
+        for place in known:
+            value = value.replace(place, os.path.basename(place.rstrip("/")))
+        return FOLDERS.sub("", value)
+
+    return dict(shortened(asdict(record)))
