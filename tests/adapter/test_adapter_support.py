@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from helpers.adapter_models import KINDS, adapted, ids, layer_of, toy
+from helpers.quantised_layers import bitsandbytes, quantised, torchao
 from helpers.sharded_training import gathered_outside_of_forward
 from peft import (
     AutoPeftModelForCausalLM,
@@ -398,12 +399,44 @@ def stored_as(dtype: torch.dtype, layer: nn.Linear) -> nn.Linear:
     return layer
 
 
-@row("quantised layers")
+class HQQLinear(nn.Module):
+    """A layer as those of HQQ, GPTQ, AWQ, AQLM and EETQ: not an `nn.Linear`, its weight under another name."""
+
+    W_q = nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+
+
+@row("other quantised layers")
 def _(_: Path) -> None:
     for dtype in (torch.int8, torch.uint8):
-        with pytest.raises(ValueError, match=re.escape(REFUSED["quantised layers"])):
+        with pytest.raises(ValueError, match=re.escape(REFUSED["other quantised layers"])):
             adapt(nn.Sequential(stored_as(dtype, nn.Linear(4, 4))))
+    with pytest.raises(ValueError, match=r"type HQQLinear: only nn\.Linear, .* are supported"):
+        adapt(nn.Sequential(HQQLinear()))
     adapt(nn.Sequential(stored_as(torch.float8_e4m3fn, nn.Linear(4, 4))))
+
+
+@row("quantised embeddings")
+def _(_: Path) -> None:
+    adapt(nn.Sequential(bitsandbytes().nn.Embedding4bit(64, 64).to("cpu")))
+
+
+@row("training with a torchao layer that quantises its inputs, too")
+def _(_: Path) -> None:
+    base, ao = nn.Sequential(nn.Linear(64, 32)), torchao().quantization
+    ao.quantize_(base, ao.Int8DynamicActivationInt8WeightConfig())
+    model = adapt(base)
+    assert model.eval()(torch.ones(2, 64)).shape == (2, 32)
+    model.train()(torch.ones(2, 64))
+
+
+@row("merging into a torchao weight that transformers did not quantise")
+def _(_: Path) -> None:
+    adapt(nn.Sequential(quantised("torchao"))).merge_adapter()
+
+
+@row("merging before bitsandbytes has quantised")
+def _(_: Path) -> None:
+    adapt(nn.Sequential(bitsandbytes().nn.Linear4bit(64, 32))).merge_adapter()
 
 
 @row("an embedding with `max_norm`")
@@ -439,6 +472,7 @@ def _(folder: Path) -> None:
 
 def test_page_and_checks_have_the_same_rows() -> None:
     elsewhere = {"FSDP", "FSDP2"}  # test_adapter_sharding.py, in two processes
+    elsewhere |= {"quantised layers of bitsandbytes", "quantised layers of torchao"}  # test_adapter_quantised.py
     assert set(CHECKS) | elsewhere == set(WORKS) | set(REFUSED)
     assert not set(WORKS) & set(REFUSED)
 
@@ -464,7 +498,7 @@ def test_a_packed_weight_counts_as_quantised() -> None:
 
     layer = nn.Linear(4, 4)
     layer.weight = nn.Parameter(TwoTensor(torch.zeros(4, 4), torch.zeros(4, 4)))
-    with pytest.raises(ValueError, match="quantised weights are not supported"):
+    with pytest.raises(ValueError, match="of the quantised layers only"):
         adapt(nn.Sequential(layer))
 
 
