@@ -182,7 +182,9 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
     def _change_weight(self, deltas: dict[str, torch.Tensor], safe: bool = False) -> None:
         if reason := reason_not_to_merge(self.get_base_layer(), self.quantization_backend):
             raise ValueError(reason)
-        weight = self.get_base_weight()  # a quantised one is dequantised here, and quantised again below, once for all updates
+        weight = (
+            self.get_base_weight()
+        )  # a quantised one is dequantised here, and quantised again below, once for all updates
         deltas = {name: delta.to(weight.dtype) for name, delta in deltas.items()}
         for name, delta in deltas.items() if safe else ():
             if not torch.isfinite(weight + delta).all():
