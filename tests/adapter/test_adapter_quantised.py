@@ -63,7 +63,9 @@ def test_output_and_gradients_are_those_of_the_dequantised_layer_and_the_formula
     x = inputs().requires_grad_()
     found, expected = model(x), by_hand(model, structure, fused, x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    for one, other in zip(*(torch.autograd.grad(y.square().sum(), [x, *trained]) for y in (found, expected)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad(y.square().sum(), [x, *trained]) for y in (found, expected)), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
@@ -137,7 +139,9 @@ def test_rows_copies_and_switching_off(kind: str) -> None:
         without = model(x)
     assert not torch.allclose(with_adapter, without, atol=1e-2)
     together = model(x, adapter_names=["default", "__base__", "default"])
-    torch.testing.assert_close(together, torch.stack([with_adapter[0], without[1], with_adapter[2]]), rtol=0.05, atol=0.02)
+    torch.testing.assert_close(
+        together, torch.stack([with_adapter[0], without[1], with_adapter[2]]), rtol=0.05, atol=0.02
+    )
     assert torch.equal(copy.deepcopy(model)(x), with_adapter)
     if kind != "torchao":  # its tensors cannot be pickled
         assert torch.equal(pickle.loads(pickle.dumps(model))(x), with_adapter)

@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from peft import (
     convert_to_lora,
     get_peft_model,
     get_peft_model_state_dict,
+    inject_adapter_in_model,
     set_peft_model_state_dict,
 )
 from peft.helpers import rescale_adapter_scale
+from peft.optimizers import create_loraplus_optimizer, create_riemannian_optimizer
+from peft.tuners.lora import initialize_lora_eva_weights, preprocess_loraga
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -369,15 +373,69 @@ def _(folder: Path) -> None:
     adapted().save_pretrained(folder, path_initial_model_for_weight_conversion=folder)
 
 
-for _option, _value in {
-    "target_parameters": ["weight"],
-    "trainable_token_indices": [1],
-    "ensure_weight_tying": True,
-    "use_dora": True,
-    "lora_bias": True,
-    "layer_replication": [(0, 1)],
-}.items():
-    CHECKS[f"`{_option}`"] = lambda _, given={_option: _value}: MTLoraConfig(**given)  # type: ignore[misc]
+# PEFT's own fields of the same meaning: MTLoraConfig calls them mtlora_alpha, mtlora_dropout and init_weights.
+RENAMED = {"lora_alpha", "lora_dropout", "init_lora_weights"}
+ONLY_LORA = {f.name for f in fields(LoraConfig)} - {f.name for f in fields(MTLoraConfig)} - RENAMED
+for _option in sorted(ONLY_LORA):
+    CHECKS[f"`{_option}`"] = lambda _, given={_option: True}: MTLoraConfig(**given)  # type: ignore[misc]
+
+
+@row("starts that change the base weights or read data")
+def _(_: Path) -> None:
+    for name in ("pissa", "pissa_niter_4", "olora", "eva", "corda", "loftq", "mica", "lora_ga"):
+        with pytest.raises(ValueError, match=f"`init_weights` must be one of .* got '{name}'"):
+            MTLoraConfig(init_weights=name)  # type: ignore[arg-type]
+    MTLoraConfig(init_weights="orthogonal")  # type: ignore[arg-type]
+
+
+@row("EVA's start of a finished model")
+def _(_: Path) -> None:
+    initialize_lora_eva_weights(adapted(), [ids()])
+
+
+@row("LoRA-GA's start")
+def _(_: Path) -> None:
+    preprocess_loraga(toy(), of_linear(), lambda: None)
+
+
+@row("the Riemannian optimizer of LoRA")
+def _(_: Path) -> None:
+    create_riemannian_optimizer(adapted(), torch.optim.AdamW, lr=1e-3, optimizer_kwargs={"lr": 1e-3})
+
+
+@row("the optimizer of LoRA+")
+def _(_: Path) -> None:
+    model = adapted("ctcm")
+    optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    layer = layer_of(model)
+    found = {letter: rates[id(layer.weight_of(letter, "default"))] for letter in "ABCD"}
+    assert found == pytest.approx({"A": 1e-3, "B": 16e-3, "C": 1e-3, "D": 1e-3})
+
+
+@row("inspection")
+def _(_: Path) -> None:
+    model = adapted("ctcm")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert model.get_nb_trainable_parameters()[0] == model.get_model_status().trainable_params == trained
+    assert [status.name for status in model.get_layer_status()] == ["model.linear"]
+
+
+@row("freezing an adapter")
+def _(_: Path) -> None:
+    model = two_adapters()
+    model.set_requires_grad(["default", "other"], requires_grad=False)
+    assert not any(p.requires_grad for p in model.parameters())
+    model.set_requires_grad("default")
+    assert {n.split(".")[-2] for n, p in model.named_parameters() if p.requires_grad} == {"default"}
+
+
+@row("injection without a PeftModel")
+def _(_: Path) -> None:
+    model, injected = adapted("ctcm"), toy()
+    inject_adapter_in_model(model.peft_config["default"], injected)
+    set_peft_model_state_dict(injected, get_peft_model_state_dict(model))
+    assert torch.equal(injected.double()(ids()), model(ids()))
 
 
 def adapt(base: nn.Module, target: str = "0") -> PeftModel:
@@ -468,6 +526,10 @@ def _(folder: Path) -> None:
     model = adapted()
     model.merge_adapter()
     model.save_as_lora(folder)
+
+
+def test_every_option_of_lora_has_its_counterpart_or_its_row() -> None:
+    assert {f"`{name}`" for name in ONLY_LORA} < set(REFUSED)
 
 
 def test_page_and_checks_have_the_same_rows() -> None:
