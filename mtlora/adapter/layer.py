@@ -7,13 +7,16 @@ from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.utils import quantization_extra_repr
+from peft.utils.quantization_utils import QuantizationBackend
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from mtlora.adapter.checks import reason_not_to_merge
+from mtlora.adapter.checks import check_adapter_names, may_change_output, reason_not_to_merge
 from mtlora.adapter.config import MTLoraConfig
 from mtlora.adapter.initialisation import fills
 from mtlora.adapter.matrices import EmbeddingA, LinearA, Matrix, MatrixB, expanded
+from mtlora.adapter.quantised import check_gradient
 from mtlora.adapter.transforms import STRUCTURES, transform
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
@@ -31,10 +34,11 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
     kind_of_a: type[Matrix]
     other_param_names = ("mtlora_dropout", "r", "mtlora_alpha", "scaling", "structure", "slices")
 
-    def __init__(self, base_layer: nn.Module) -> None:
-        """Wrap `base_layer`; adapters are added by `update_layer`."""
+    def __init__(self, base_layer: nn.Module, backend: QuantizationBackend | None = None) -> None:
+        """Wrap `base_layer`, whose weight is quantised if it has a backend; adapters are added by `update_layer`."""
         super().__init__()
         self.base_layer = base_layer
+        self.quantization_backend = backend
         self.mtlora_A = nn.ModuleDict()
         self.mtlora_B = nn.ModuleDict()
         self.mtlora_C = nn.ModuleDict()
@@ -156,28 +160,40 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             adapter_names: Names of the adapters to merge.
 
         Raises:
-            ValueError: If `safe_merge` finds a non-finite value, or the base weight is quantised or parametrized.
+            ValueError: If `safe_merge` finds a non-finite value, or the base weight cannot be changed (`reason_not_to_merge`).
         """
-        if reason := reason_not_to_merge(self.get_base_layer()):
-            raise ValueError(reason)
-        weight = self.get_base_weight()
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.mtlora_A]
-        deltas = {name: self.get_delta_weight(name).to(weight.dtype) for name in names}
-        for name, delta in deltas.items() if safe_merge else ():
-            if not torch.isfinite(weight + delta).all():
-                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
-        for name, delta in deltas.items():
-            weight += delta
-            self.merged_adapters.append(name)
+        self._change_weight({name: self.get_delta_weight(name) for name in names}, safe_merge)
+        self.merged_adapters += names
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Subtract the updates of all merged adapters from the base weight."""
+        """Subtract the updates of all merged adapters from the base weight.
+
+        Raises:
+            ValueError: If the base weight cannot be changed any more (`reason_not_to_merge`).
+        """
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-        weight = self.get_base_weight()
-        while self.merged_adapters:
-            weight -= self.get_delta_weight(self.merged_adapters.pop()).to(weight.dtype)
+            return
+        self._change_weight({name: -self.get_delta_weight(name) for name in reversed(self.merged_adapters)})
+        self.merged_adapters.clear()
+
+    def _change_weight(self, deltas: dict[str, torch.Tensor], safe: bool = False) -> None:
+        if reason := reason_not_to_merge(self.get_base_layer(), self.quantization_backend):
+            raise ValueError(reason)
+        weight = (
+            self.get_base_weight()
+        )  # a quantised one is dequantised here, and quantised again below, once for all updates
+        deltas = {name: delta.to(weight.dtype) for name, delta in deltas.items()}
+        for name, delta in deltas.items() if safe else ():
+            if not torch.isfinite(weight + delta).all():
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken")
+        for delta in deltas.values():
+            weight += delta
+        if self.quantization_backend is not None and deltas:
+            warnings.warn("The changed weight is quantised again, which rounds it: outputs may differ.", stacklevel=4)
+            self.set_base_weight(weight)
 
     def forward(self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
         """Return ``h = W x + (alpha / r) B T A x``, with the updates of all active adapters; shape (..., out).
@@ -189,7 +205,9 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             **kwargs: Passed to the base layer.
         """
         if adapter_names is not None:
-            self._check_adapter_names(x, adapter_names)
+            check_adapter_names(adapter_names, len(x), self.merged)
+        if self.quantization_backend is not None and self.training and torch.is_grad_enabled():
+            check_gradient(self.get_base_layer())
         if self.disable_adapters and self.merged:
             self.unmerge()
         if self.disable_adapters or self.merged:
@@ -198,18 +216,19 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             return self._forward_by_row(x, adapter_names, *args, **kwargs)
 
         base = self.base_layer
-        in_place = _may_change_output(base)
+        in_place = self.quantization_backend is None and may_change_output(base)
         rows = x.reshape(-1, x.shape[-1]) if in_place else x
         h = base(rows, *args, **kwargs)
         dtype = h.dtype
-        for adapter in self.active_adapters:
-            if adapter in self.mtlora_A:
-                h = self.add_update(h, rows, adapter, in_place)
+        for adapter in (name for name in self.active_adapters if name in self.mtlora_A):
+            h = self.add_update(h, rows, adapter, in_place)
         h = h if h.dtype == dtype else h.to(dtype)
         return h.view(*x.shape[:-1], self.out_features) if in_place else h
 
     def _forward_by_row(self, x: torch.Tensor, adapter_names: list[str], *args: Any, **kwargs: Any) -> torch.Tensor:
         h: torch.Tensor = self.base_layer(x, *args, **kwargs)
+        if self.quantization_backend is not None:
+            h = h.clone()  # autograd lets nobody change the views that bitsandbytes returns
         for adapter in self.mtlora_A.keys() & set(adapter_names):
             rows = [row for row, name in enumerate(adapter_names) if name == adapter]
             h[rows] = self.add_update(h[rows], x[rows], adapter).to(h.dtype)
@@ -245,23 +264,16 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         """Return the parameter of a matrix. A forward pass calls its module instead (see `matrices.Matrix`)."""
         return self.matrices(letter)[adapter].weight  # type: ignore[return-value]
 
-    def _check_adapter_names(self, x: torch.Tensor, adapter_names: list[str]) -> None:
-        if len(x) != len(adapter_names):
-            raise ValueError(
-                "Length of `adapter_names` should be the same as the number of inputs, but got "
-                f"{len(adapter_names)} and {len(x)} respectively."
-            )
-        if self.merged:
-            raise ValueError(
-                "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
-            )
+    def extra_repr(self) -> str:
+        """Return PEFT's note on the quantisation, if there is one."""
+        return quantization_extra_repr(self)
 
     def __repr__(self) -> str:
         return "mtlora." + super().__repr__()
 
 
 class Linear(MTLoraLayer):
-    """MTLoRA on `nn.Linear` and on transformers' `Conv1D`."""
+    """MTLoRA on `nn.Linear`, also of bitsandbytes or with a torchao weight, and on transformers' `Conv1D`."""
 
     kind_of_a = LinearA
 
@@ -286,13 +298,3 @@ class Embedding(MTLoraLayer):
         h = self.mtlora_A[adapter](x, base.padding_idx, base.scale_grad_by_freq)
         scale = self._get_embed_scale()  # some models (Gemma 3) scale the output of the embedding
         return h if scale is None else h * scale.to(h.dtype)
-
-
-def _may_change_output(base: nn.Module) -> bool:
-    """Whether updates may be added in place to the tensor that a base layer returns for an input (rows, in).
-
-    A plain linear layer keeps its input for the backward pass, not its output, and for two dimensions the output is
-    not a view of another tensor. A hook, however, may keep the output.
-    """
-    hooked = base._forward_hooks or base._backward_hooks or base._backward_pre_hooks
-    return type(base) is nn.Linear and not hooked

@@ -14,6 +14,7 @@ from peft.utils import (
     INCLUDE_LINEAR_LAYERS_SHORTHAND,
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     AuxiliaryTrainingWrapper,
+    get_quantization_kwargs,
 )
 from peft.utils.other import get_pattern_key
 from torch import nn
@@ -24,12 +25,13 @@ from mtlora.adapter.checks import reason_not_to_adapt
 from mtlora.adapter.config import MTLoraConfig
 from mtlora.adapter.layer import Embedding, Linear, MTLoraLayer
 from mtlora.adapter.matrices import with_current_names
+from mtlora.adapter.quantised import backend_of, keep_unpacked
 
 
 class MTLoraModel(BaseTuner):
     """A model with MTLoRA adapters, as `peft.get_peft_model` builds it from an `MTLoraConfig`.
 
-    Adapts `nn.Linear`, transformers' `Conv1D` and `nn.Embedding`.
+    Adapts `nn.Linear`, also if bitsandbytes or torchao has quantised it, transformers' `Conv1D` and `nn.Embedding`.
     """
 
     prefix = "mtlora_"
@@ -74,6 +76,7 @@ class MTLoraModel(BaseTuner):
                 unused.discard(pattern)
         if unused:
             raise ValueError(f"`fused_modules` names {min(unused)!r}, but no target module has that name.")
+        keep_unpacked(model)
 
     def _create_and_replace(  # type: ignore[override]  # only modules are targeted, never single parameters
         self,
@@ -84,7 +87,7 @@ class MTLoraModel(BaseTuner):
         parent: nn.Module,
         current_key: str,
     ) -> None:
-        layer = target if isinstance(target, MTLoraLayer) else _wrap(target, parent, current_key)
+        layer = target if isinstance(target, MTLoraLayer) else self._wrap(target, parent, current_key)
         slices = _lookup(peft_config.fused_modules or {}, current_key, None)
         if isinstance(layer.get_base_layer(), Conv1D) and not peft_config.fan_in_fan_out:
             warnings.warn(f"{current_key} is a `Conv1D`: setting fan_in_fan_out to True.", stacklevel=2)
@@ -99,6 +102,13 @@ class MTLoraModel(BaseTuner):
         )
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+
+    def _wrap(self, target: nn.Module, parent: nn.Module, key: str) -> MTLoraLayer:
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        backend = backend_of(base, get_quantization_kwargs(self.model))
+        if reason := reason_not_to_adapt(base, parent, backend):
+            raise ValueError(f"MTLoRA cannot adapt module {key!r} of type {type(base).__name__}: {reason}.")
+        return Embedding(target) if isinstance(base, nn.Embedding) else Linear(target, backend)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # An MTLoRA layer moves its adapters to the device of its base layer by itself, and on unloading the base layer
@@ -139,13 +149,6 @@ class MTLoraModel(BaseTuner):
 def _lookup(pattern: dict[str, Any], key: str, default: Any) -> Any:
     """Return the value whose name or regular expression matches the module `key`, or `default`."""
     return pattern.get(get_pattern_key(list(pattern), key), default)
-
-
-def _wrap(target: nn.Module, parent: nn.Module, key: str) -> MTLoraLayer:
-    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-    if reason := reason_not_to_adapt(base, parent):
-        raise ValueError(f"MTLoRA cannot adapt module {key!r} of type {type(base).__name__}: {reason}.")
-    return Embedding(target) if isinstance(base, nn.Embedding) else Linear(target)
 
 
 def _is_target(peft_config: MTLoraConfig, name: str) -> bool:

@@ -100,6 +100,7 @@ def validate(config: RunConfig) -> None:
         )
     _check_model(config.model)
     _check_adapter(config.adapter)
+    _check_quantization(config.model, config.adapter)
     _check_ratios(config)
     if config.data.source != "local" and config.data.root is not None:
         raise UserError(
@@ -124,6 +125,21 @@ def _check_model(model: ModelConfig) -> None:
     if model.source == "hub" and not re.fullmatch("[0-9a-f]{40}", str(model.revision)):
         raise UserError(
             f"model.revision={model.revision} may move to other weights: name a commit (40 hexadecimal digits)"
+        )
+
+
+def _check_quantization(model: ModelConfig, a: AdapterConfig) -> None:
+    """Check that there are weights to quantise, and that they stay frozen."""
+    if model.quantization is None:
+        return
+    given = f"model.quantization={model.quantization}"
+    if a.full:
+        raise UserError(f"{given} needs frozen weights, but transform={a.method} trains them: leave one of the two out")
+    if model.path is None and (model.source == "random" or model.gguf):
+        kind = "random" if model.source == "random" else "read from a quantised GGUF file"
+        raise UserError(
+            f"{given} needs pretrained weights in full precision, but those of model {model.name} are {kind}: choose another "
+            "model, or give model.path=DIR"
         )
 
 

@@ -57,6 +57,8 @@ def _complete(part: dict[str, Any], node: type, whole: bool) -> None:
             value.pop("default", None)
         if rule := f.metadata.get("rule"):
             value |= rule.limits
+            if "enum" in value and "anyOf" in value:  # of a field that may be null
+                value["enum"] = [*value["enum"], None]
         if comment := comments.get(f.name):
             value["description"] = comment
 

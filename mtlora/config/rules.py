@@ -32,7 +32,7 @@ def _ruled(default: Any, otherwise: str, **limits: Any) -> Any:
     return field(default=default, metadata={"rule": Rule(limits, otherwise)})
 
 
-def one_of(*choices: str, default: str = MISSING) -> Any:
+def one_of(*choices: str, default: str | None = MISSING) -> Any:
     """Return a string field whose value must be one of `choices`."""
     return _ruled(default, f"is not known: choose one of {', '.join(choices)}", enum=[*choices])
 

@@ -117,6 +117,8 @@ class ModelConfig:
     install: str | None = None  # instruction for installing the package, if `make setup` does not
     weights_sha256: str | None = None  # of model.safetensors or the GGUF file; checked before loading
     path: str | None = None  # a local snapshot folder: used instead of hub or package
+    # bitsandbytes quantises the frozen linear layers: to 4 bits (blocks of 64) or to 8 (a scale per output); null: fp32
+    quantization: str | None = one_of("nf4", "int8", default=None)
     architecture: dict[str, Any] = field(default_factory=dict)  # source=random: transformers config, with `model_type`
     # source=hub: values of its config.json; a local snapshot with the same values has this architecture
     pretrained_config: dict[str, Any] = field(default_factory=dict)

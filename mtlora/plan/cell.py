@@ -65,6 +65,10 @@ NOT_IDENTITY: tuple[str, ...] = (
 )
 
 
+# Keys that are left out where they are null: they are younger than many records, whose identity has to stay.
+OPTIONAL = ("model.quantization",)
+
+
 def metric_values(config: dict[str, Any]) -> dict[str, Any]:
     """Reduce a configuration to the values that can change a metric, in place, and return it.
 
@@ -72,12 +76,13 @@ def metric_values(config: dict[str, Any]) -> dict[str, Any]:
     """
     adapter, train = config["adapter"], config["train"]
     train["learning_rate"] *= train.get("lr_multiplier", 1.0) * adapter.get("rate", 1.0)
-    for key in NOT_IDENTITY:
+    for key in (*NOT_IDENTITY, *OPTIONAL):
         *path, last = key.split(".")
         node = config
         for part in path:
             node = node[part]
-        node.pop(last, None)  # an older record may lack the key
+        if key in NOT_IDENTITY or node.get(last) is None:
+            node.pop(last, None)  # an older record may lack the key
     return config
 
 

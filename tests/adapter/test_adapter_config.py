@@ -81,7 +81,7 @@ class Odd(nn.Module):
         ("attention", "module 'attention' of type MultiheadAttention"),
         ("out_proj", "module 'attention.out_proj' .* reads the weight of its projections directly"),
         ("clipped", "module 'clipped' of type Embedding: .* max_norm"),
-        ("whole", "module 'whole' of type Linear: quantised weights"),
+        ("whole", "module 'whole' of type Linear: of the quantised layers only"),
         ("missing", "not found in the base model"),
     ],
 )

@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from helpers.adapter_models import KINDS, adapted, ids, layer_of, toy
+from helpers.quantised_layers import bitsandbytes, quantised, torchao
 from helpers.sharded_training import gathered_outside_of_forward
 from peft import (
     AutoPeftModelForCausalLM,
@@ -20,9 +22,12 @@ from peft import (
     convert_to_lora,
     get_peft_model,
     get_peft_model_state_dict,
+    inject_adapter_in_model,
     set_peft_model_state_dict,
 )
 from peft.helpers import rescale_adapter_scale
+from peft.optimizers import create_loraplus_optimizer, create_riemannian_optimizer
+from peft.tuners.lora import initialize_lora_eva_weights, preprocess_loraga
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -368,15 +373,69 @@ def _(folder: Path) -> None:
     adapted().save_pretrained(folder, path_initial_model_for_weight_conversion=folder)
 
 
-for _option, _value in {
-    "target_parameters": ["weight"],
-    "trainable_token_indices": [1],
-    "ensure_weight_tying": True,
-    "use_dora": True,
-    "lora_bias": True,
-    "layer_replication": [(0, 1)],
-}.items():
-    CHECKS[f"`{_option}`"] = lambda _, given={_option: _value}: MTLoraConfig(**given)  # type: ignore[misc]
+# PEFT's own fields of the same meaning: MTLoraConfig calls them mtlora_alpha, mtlora_dropout and init_weights.
+RENAMED = {"lora_alpha", "lora_dropout", "init_lora_weights"}
+ONLY_LORA = {f.name for f in fields(LoraConfig)} - {f.name for f in fields(MTLoraConfig)} - RENAMED
+for _option in sorted(ONLY_LORA):
+    CHECKS[f"`{_option}`"] = lambda _, given={_option: True}: MTLoraConfig(**given)  # type: ignore[misc]
+
+
+@row("starts that change the base weights or read data")
+def _(_: Path) -> None:
+    for name in ("pissa", "pissa_niter_4", "olora", "eva", "corda", "loftq", "mica", "lora_ga"):
+        with pytest.raises(ValueError, match=f"`init_weights` must be one of .* got '{name}'"):
+            MTLoraConfig(init_weights=name)  # type: ignore[arg-type]
+    MTLoraConfig(init_weights="orthogonal")  # type: ignore[arg-type]
+
+
+@row("EVA's start of a finished model")
+def _(_: Path) -> None:
+    initialize_lora_eva_weights(adapted(), [ids()])
+
+
+@row("LoRA-GA's start")
+def _(_: Path) -> None:
+    preprocess_loraga(toy(), of_linear(), lambda: None)
+
+
+@row("the Riemannian optimizer of LoRA")
+def _(_: Path) -> None:
+    create_riemannian_optimizer(adapted(), torch.optim.AdamW, lr=1e-3, optimizer_kwargs={"lr": 1e-3})
+
+
+@row("the optimizer of LoRA+")
+def _(_: Path) -> None:
+    model = adapted("ctcm")
+    optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    layer = layer_of(model)
+    found = {letter: rates[id(layer.weight_of(letter, "default"))] for letter in "ABCD"}
+    assert found == pytest.approx({"A": 1e-3, "B": 16e-3, "C": 1e-3, "D": 1e-3})
+
+
+@row("inspection")
+def _(_: Path) -> None:
+    model = adapted("ctcm")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert model.get_nb_trainable_parameters()[0] == model.get_model_status().trainable_params == trained
+    assert [status.name for status in model.get_layer_status()] == ["model.linear"]
+
+
+@row("freezing an adapter")
+def _(_: Path) -> None:
+    model = two_adapters()
+    model.set_requires_grad(["default", "other"], requires_grad=False)
+    assert not any(p.requires_grad for p in model.parameters())
+    model.set_requires_grad("default")
+    assert {n.split(".")[-2] for n, p in model.named_parameters() if p.requires_grad} == {"default"}
+
+
+@row("injection without a PeftModel")
+def _(_: Path) -> None:
+    model, injected = adapted("ctcm"), toy()
+    inject_adapter_in_model(model.peft_config["default"], injected)
+    set_peft_model_state_dict(injected, get_peft_model_state_dict(model))
+    assert torch.equal(injected.double()(ids()), model(ids()))
 
 
 def adapt(base: nn.Module, target: str = "0") -> PeftModel:
@@ -398,12 +457,44 @@ def stored_as(dtype: torch.dtype, layer: nn.Linear) -> nn.Linear:
     return layer
 
 
-@row("quantised layers")
+class HQQLinear(nn.Module):
+    """A layer as those of HQQ, GPTQ, AWQ, AQLM and EETQ: not an `nn.Linear`, its weight under another name."""
+
+    W_q = nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+
+
+@row("other quantised layers")
 def _(_: Path) -> None:
     for dtype in (torch.int8, torch.uint8):
-        with pytest.raises(ValueError, match=re.escape(REFUSED["quantised layers"])):
+        with pytest.raises(ValueError, match=re.escape(REFUSED["other quantised layers"])):
             adapt(nn.Sequential(stored_as(dtype, nn.Linear(4, 4))))
+    with pytest.raises(ValueError, match=r"type HQQLinear: only nn\.Linear, .* are supported"):
+        adapt(nn.Sequential(HQQLinear()))
     adapt(nn.Sequential(stored_as(torch.float8_e4m3fn, nn.Linear(4, 4))))
+
+
+@row("quantised embeddings")
+def _(_: Path) -> None:
+    adapt(nn.Sequential(bitsandbytes().nn.Embedding4bit(64, 64).to("cpu")))
+
+
+@row("training with a torchao layer that quantises its inputs, too")
+def _(_: Path) -> None:
+    base, ao = nn.Sequential(nn.Linear(64, 32)), torchao().quantization
+    ao.quantize_(base, ao.Int8DynamicActivationInt8WeightConfig())
+    model = adapt(base)
+    assert model.eval()(torch.ones(2, 64)).shape == (2, 32)
+    model.train()(torch.ones(2, 64))
+
+
+@row("merging into a torchao weight that transformers did not quantise")
+def _(_: Path) -> None:
+    adapt(nn.Sequential(quantised("torchao"))).merge_adapter()
+
+
+@row("merging before bitsandbytes has quantised")
+def _(_: Path) -> None:
+    adapt(nn.Sequential(bitsandbytes().nn.Linear4bit(64, 32))).merge_adapter()
 
 
 @row("an embedding with `max_norm`")
@@ -437,8 +528,13 @@ def _(folder: Path) -> None:
     model.save_as_lora(folder)
 
 
+def test_every_option_of_lora_has_its_counterpart_or_its_row() -> None:
+    assert {f"`{name}`" for name in ONLY_LORA} < set(REFUSED)
+
+
 def test_page_and_checks_have_the_same_rows() -> None:
     elsewhere = {"FSDP", "FSDP2"}  # test_adapter_sharding.py, in two processes
+    elsewhere |= {"quantised layers of bitsandbytes", "quantised layers of torchao"}  # test_adapter_quantised.py
     assert set(CHECKS) | elsewhere == set(WORKS) | set(REFUSED)
     assert not set(WORKS) & set(REFUSED)
 
@@ -464,7 +560,7 @@ def test_a_packed_weight_counts_as_quantised() -> None:
 
     layer = nn.Linear(4, 4)
     layer.weight = nn.Parameter(TwoTensor(torch.zeros(4, 4), torch.zeros(4, 4)))
-    with pytest.raises(ValueError, match="quantised weights are not supported"):
+    with pytest.raises(ValueError, match="of the quantised layers only"):
         adapt(nn.Sequential(layer))
 
 

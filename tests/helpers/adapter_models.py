@@ -67,7 +67,7 @@ def t_by_hand(structure: str, layer: MTLoraLayer, index: int | None) -> torch.Te
         c, d = (None if factor is None else factor[index] for factor in (c, d))
     if structure == "none":
         rank = layer.weight_of("A", "default").shape[0] if index is None else layer.r["default"]
-        return torch.eye(rank, dtype=torch.float64)
+        return torch.eye(rank, dtype=layer.weight_of("A", "default").dtype)
     return {"shim": lambda: c, "icfm": lambda: c @ c.T, "ctcm": lambda: c @ d, "dtsm": lambda: c + d}[structure]()
 
 
@@ -83,5 +83,5 @@ def delta_by_hand(structure: str, kind: str, layer: MTLoraLayer, scaling: float 
     else:
         ta = list((t_by_hand(structure, layer, None) @ a).split(r))
     updates = iter([scaling * b_k @ ta_k for b_k, ta_k in zip(b.split(height), ta, strict=True)])
-    untouched = torch.zeros(height, layer.in_features, dtype=torch.float64)
+    untouched = torch.zeros(height, layer.in_features, dtype=a.dtype)
     return torch.cat([next(updates) if flag else untouched for flag in mask])

@@ -71,6 +71,9 @@ TABLES: dict[tuple[str, ...], list[Any]] = {
     ("config_cls",): [MTLoraConfig],
 }
 
+# in test_quantization.py, on models of the architecture OPT
+QUANTISED = [(MTLoraConfig, {"structure": name, "target_modules": ["q_proj", "v_proj"]}) for name in STRUCTURES]
+
 # `LoraConfig` as the tests spell it -> `MTLoraConfig`
 RENAMED = {"lora_alpha": "mtlora_alpha", "lora_dropout": "mtlora_dropout", "init_lora_weights": "init_weights"}
 VALUES = {"gaussian": "identity", "lora_only": "mtlora_only"}

@@ -3,14 +3,18 @@
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, patch
 
 import pytest
-from cases import PAIR_NAMES, TABLES, LoraAsMTLora, translate
+import torch
+from cases import PAIR_NAMES, QUANTISED, TABLES, LoraAsMTLora, translate
 from deselected import reason_to_deselect
+from transformers import OPTConfig, OPTForCausalLM
 
 from mtlora.adapter import MTLoraConfig, MTLoraLayer
 
@@ -42,11 +46,14 @@ class AlreadyCached(dict[str, int]):
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Replace PEFT's tables of methods by ours, and `LoraConfig` by its MTLoRA counterpart."""
     parametrize = metafunc.parametrize
+    loaders = getattr(metafunc.module, "QUANTIZATION_BACKENDS", [])
 
     def replaced(argnames: Any, argvalues: Any, *args: Any, **kwargs: Any) -> None:
         names = tuple(name.strip() for name in argnames.split(",")) if isinstance(argnames, str) else tuple(argnames)
         if names == PAIR_NAMES and argvalues is not metafunc.module.MIXED_ADAPTER_TEST_CASES:
             argvalues = [(name, translate(first), translate(second)) for name, first, second in argvalues]
+        elif loaders and names == ("config_cls", "config_kwargs"):
+            argvalues = QUANTISED
         else:
             argvalues = TABLES.get(names, argvalues)
         parametrize(argnames, argvalues, *args, **kwargs)
@@ -54,8 +61,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize = replaced  # type: ignore[method-assign]
     if helpers := sys.modules.get("tests.testing_utils"):
         helpers._HUB_MODEL_ACCESSES = AlreadyCached()  # type: ignore[attr-defined]
+    for loader in loaders:
+        type(loader).model_id = str(_small_opt())
     if hasattr(metafunc.module, "LoraConfig"):
         metafunc.module.LoraConfig = LoraAsMTLora
+
+
+@cache
+def _small_opt() -> Path:
+    """Return the folder of a random model in place of OPT-125m: with as many layers, whose names the tests count."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 128, "num_attention_heads": 2}
+    config = OPTConfig(num_hidden_layers=12, vocab_size=64, max_position_embeddings=32, init_std=0.05, **shape)
+    folder = Path(tempfile.mkdtemp(prefix="small-opt-"))
+    OPTForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.hookimpl(tryfirst=True)

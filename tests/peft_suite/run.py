@@ -2,7 +2,8 @@
 
 Fetches the source package of exactly the installed PEFT version with pip (the wheel has no tests), points its tables of
 methods at MTLoRA (`plugin.py`, `cases.py`) and prints what ran, what was left out and why. Needs the package index, not
-the model hub: tests that need a model from there are counted as skipped.
+the model hub: tests that need a model from there are counted as skipped, except those of quantised models, which get a small
+random one of the same architecture (and need the extra `quant`).
 """
 
 import argparse
@@ -26,6 +27,7 @@ MODULES = (
     "test_low_level_api",
     "test_mapping",
     "test_other",
+    "test_quantization",
     "test_tuners_utils",
 )
 NOT_RUN = "the other files need models from the hub, a GPU or a library that is not installed, or test another method"

@@ -51,10 +51,10 @@ OWN = {
 def cohort_key(cell: Cell) -> str:
     """Return a key that is equal for runs that can train together.
 
-    They may differ in the values of `OWN`, the seed, `init_from`, the protocol and the name of the recipe. Other PEFT methods and
-    full fine-tuning train alone, each with a backbone of its own.
+    They may differ in the values of `OWN`, the seed, `init_from`, the protocol and the name of the recipe. Other PEFT methods,
+    full fine-tuning and runs on a quantised backbone train alone, each with a backbone of its own.
     """
-    if cell.config.adapter.peft or cell.config.adapter.full:
+    if cell.config.adapter.peft or cell.config.adapter.full or cell.config.model.quantization:
         return cell.sha
     values = asdict(cell.config)
     for part, names in OWN.items():

@@ -44,6 +44,8 @@ class Network:
                 layers = [layer for part in parts if isinstance(layer := part[name], Linear)]
                 if len(layers) < len(parts):
                     raise CohortUnsupported("an embedding is adapted")
+                if module.quantization_backend is not None:  # bitsandbytes rounds the inputs of all rows together
+                    raise CohortUnsupported("the backbone is quantised")
                 together = CohortLinear(layers, masks)
                 self.model.set_submodule(name, together)
                 places += [place for run, layer in enumerate(layers) for place in together.places(run, layer)]

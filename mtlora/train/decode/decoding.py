@@ -39,7 +39,7 @@ def decode(
     contexts: Sequence[str],
     on_progress: Callable[[int, int], None],
 ) -> list[str]:
-    """Return a text for each context, by beam search; LoRA and MTLoRA are merged for it, and unmerged afterwards."""
+    """Return a text for each context, by beam search; see `merged` for LoRA and MTLoRA."""
     numbers = own_rows(range(len(contexts)))
     prompts = encode_prompts([contexts[number] for number in numbers], tokenizer)
     model.eval()
@@ -55,11 +55,13 @@ def decode(
 
 @contextmanager
 def merged(model: nn.Module) -> Iterator[None]:
-    """Merge LoRA or MTLoRA during the block; other methods stay as they are.
+    """Merge LoRA or MTLoRA during the block; other methods, and all on a quantised backbone, stay as they are.
 
-    Afterwards the base weights, which other runs may share, are restored bit for bit.
+    A quantised weight would be rounded again. Afterwards the base weights, which other runs may share, are restored bit for bit.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, MTLoraLayer)]
+    if any(layer.quantization_backend is not None for layer in layers):
+        layers = []
     weights: list[Any] = [layer.get_base_layer().weight for layer in layers]
     kept = [weight.data for weight in weights]
     try:

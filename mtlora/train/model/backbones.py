@@ -1,6 +1,7 @@
 """Tokenizers and pretrained backbones: from the hub, an installed package, a local snapshot, or random for tests."""
 
 import importlib.util
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -59,7 +61,8 @@ def _no_tokenizer(model: ModelConfig, location: str) -> UserError:
 
 
 def load_backbone(config: RunConfig, vocabulary: int) -> PreTrainedModel:
-    """Load the pretrained sequence classifier, or the language model of a generation task, in fp32.
+    """Load the pretrained sequence classifier, or the language model of a generation task: in fp32, its linear layers
+    quantised if `model.quantization` says so.
 
     `vocabulary` is the size of the embedding of a random backbone; a pretrained one keeps its own.
 
@@ -94,6 +97,12 @@ def _pretrained_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> 
     with _reading(model, location):
         settings = AutoConfig.from_pretrained(location, **head, **options)
     _set_dropout(settings, config)
+    if getattr(settings, "quantization_config", None) is not None:
+        raise UserError(
+            f"model {model.name}: the weights in {location} are quantised already: name a snapshot in full precision, and let "
+            "model.quantization quantise it"
+        )
+    options |= _quantization(config)
     with _reading(model, location):
         backbone, found = kind.from_pretrained(
             location,
@@ -113,6 +122,33 @@ def _pretrained_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> 
     ):  # adapters name their base model by its repository, not by a folder
         loaded.name_or_path = loaded.config.name_or_path = str(model.hub)
     return loaded
+
+
+def _quantization(config: RunConfig) -> dict[str, Any]:
+    """Return the options with which transformers quantises weights as it reads them, all but those of the head.
+
+    It does so on the CPU, so that the weights are the same on every machine.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    kind = config.model.quantization
+    if kind is None:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(f"model.quantization={kind} needs the package bitsandbytes: pip install 'mtlora[quant]'")
+    # In 8 bits, it writes a line for every product of an evaluation.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    how = BitsAndBytesConfig(
+        load_in_8bit=kind == "int8",
+        load_in_4bit=kind == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=precision,
+        # None stands for the output embedding of a language model
+        llm_int8_skip_modules=[rf"(.*\.)?{re.escape(name)}" for name in config.model.head] or None,
+    )
+    return {"quantization_config": how, "device_map": {"": "cpu"}}
 
 
 def _set_dropout(settings: PretrainedConfig, config: RunConfig) -> None:

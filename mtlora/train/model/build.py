@@ -48,7 +48,10 @@ def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrain
     With `shared`, for runs that train together, only the head is copied and all other tensors are shared. A run alone gets copies
     of all tensors: the rounding of matrix products depends on their addresses, and a repeated run should get the same ones.
     """
-    key = digest([asdict(config.model), model_content(config), config.task.kind, len(config.task.labels), vocabulary])
+    task = config.task
+    key = digest(
+        [asdict(config.model), model_content(config), task.kind, len(task.labels), vocabulary, config.train.precision]
+    )
     if key not in _loaded:
         _loaded.clear()  # the previous backbone was used by runs that have ended
         _loaded[key] = load_backbone(config, vocabulary)
@@ -156,7 +159,10 @@ def count_parameters(model: nn.Module, head: Sequence[str]) -> Parameters:
         if isinstance(m, ModulesToSaveWrapper)
         for p in m.original_module.parameters()
     )
-    total = sum(p.numel() for p in model.parameters()) - replaced
+    # PEFT counts what weights of 4 bits stand for, not the bytes that hold them.
+    adapted = isinstance(model, PeftModel)
+    everything = model.get_nb_trainable_parameters()[1] if adapted else sum(p.numel() for p in model.parameters())
+    total = everything - replaced
     bound = bound_entries(model)
     return {"adapter": sum(trained.values()) - in_head - bound, "head": in_head, "total": total - bound}
 
