@@ -226,8 +226,9 @@ def base_code(config: RunConfig, base: PretrainedConfig) -> str:
     if model.source == "package" and model.path is None:
         gguf = f', gguf_file="{model.gguf}"' if model.gguf else ""
         return (
-            f"from importlib.resources import files\nfrom transformers import {kind}\n\n"
-            f'base = {kind}.from_pretrained(str(files("{model.package}") / "{model.folder}"){options}{gguf})'
+            f"from importlib.util import find_spec\nfrom pathlib import Path\n\nfrom transformers import {kind}\n\n"
+            f'folder = Path(find_spec("{model.package}").origin).parent / "{model.folder}"\n'
+            f"base = {kind}.from_pretrained(folder{options}{gguf})"
         )
     where = f'"{model.hub}", revision="{model.revision}"' if model.path is None else f'"FOLDER OF {model.name}"'
     return f"from transformers import {kind}\n\nbase = {kind}.from_pretrained({where}{options})"

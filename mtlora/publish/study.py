@@ -134,7 +134,7 @@ def study_views(study: Path, overrides: Sequence[str]) -> list[View]:
     Raises:
         UserError: none has a finished run among them.
     """
-    plans, evidence, _ = load(parser("mtlora.publish", "").parse_args(["all", "--runs", str(study), *overrides]))
+    plans, evidence, _ = load(parser("mtlora.publish", "").parse_args(["all", *overrides, "--runs", str(study)]))
     views = [view for view in split_by_runs([View(plan, evidence) for plan in plans])[0] if view.has_results]
     if not views:
         raise UserError(

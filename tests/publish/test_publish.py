@@ -14,12 +14,14 @@ from helpers.glue_files import one_line
 from helpers.hub_server import COMMIT, HubServer
 from helpers.tiny_runs import cell_in, execute
 from huggingface_hub import DatasetCard, ModelCard
+from transformers import PretrainedConfig
 
 from mtlora.base.errors import UserError
 from mtlora.base.paths import REPOSITORY
 from mtlora.data.sources import load_contexts, load_split
-from mtlora.plan.cell import Cell
+from mtlora.plan.cell import Cell, compose_cell
 from mtlora.publish.__main__ import main
+from mtlora.publish.adapter import base_code
 from mtlora.publish.portable import portable
 from mtlora.records.record import RunRecord
 from mtlora.report.verdicts import answer
@@ -276,3 +278,33 @@ def test_upload(hub: HubServer, published: Path, cell: Cell, tmp_path: Path, mon
     assert hub.files["datasets/someone/study", COMMIT] == contents(tmp_path / "study")
     publish(monkeypatch, cell.folder, tmp_path / "again", *push)
     assert hub.files["models/someone/ctcm", COMMIT] == contents(tmp_path / "again"), "an existing repository"
+
+
+def test_the_code_of_the_card_for_each_kind_of_base_model() -> None:
+    hub = compose_cell(["task=rte", "model=roberta_base", "profile=paper", "data.source=builtin"]).config
+    line = base_code(hub, PretrainedConfig()).splitlines()[-1]
+    assert line.startswith(
+        'base = AutoModelForSequenceClassification.from_pretrained("FacebookAI/roberta-base", revision="e2da'
+    )
+    assert line.endswith(", num_labels=2)")
+    hub.model.path = "/home/me/roberta"
+    assert "/home/me" not in base_code(hub, PretrainedConfig())
+    names: dict[str, object] = {}
+    exec(base_code(compose_cell(["task=stsb", "model=minilm"]).config, PretrainedConfig()), names)
+    assert names["base"].config.num_labels == 1  # type: ignore[attr-defined]
+    gguf = base_code(
+        compose_cell(["task=webnlg", "model=smollm2_135m", "data.source=builtin"]).config, PretrainedConfig()
+    )
+    assert gguf.endswith('AutoModelForCausalLM.from_pretrained(folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")')
+    compile(gguf, "card", "exec")
+
+
+def test_a_study_whose_tables_need_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pilot = STUDY.parent / "2026-cola-pilot"
+    wanted = ("seed=10,11,12,13,14", "train.epochs=3", "train.batch_size=32", "train.warmup_ratio=0.06")
+    publish(monkeypatch, pilot, out := tmp_path / "out", *wanted)
+    card = (out / "README.md").read_text()
+    assert f"    make tables SEEDS=10,11,12,13,14 {' '.join(wanted[1:])} RUNS=DIR\n" in card
+    assert (out / "tuned/glue_study.yaml").read_bytes() == (pilot / "tuned/glue_study.yaml").read_bytes()
+    name = "glue_study_protocols.md"
+    assert (out / "tables" / name).read_bytes() == (pilot / "tables" / name).read_bytes()
