@@ -149,8 +149,9 @@ def count_parameters(model: nn.Module, head: Sequence[str]) -> Parameters:
         for p in m.original_module.parameters()
     )
     # PEFT counts what weights of 4 bits stand for, not the bytes that hold them.
-    adapted = isinstance(model, PeftModel)
-    everything = model.get_nb_trainable_parameters()[1] if adapted else sum(p.numel() for p in model.parameters())
+    everything = sum(p.numel() for p in model.parameters())
+    if isinstance(model, PeftModel):
+        everything = model.get_nb_trainable_parameters()[1]
     total = everything - replaced
     bound = bound_entries(model)
     return {"adapter": sum(trained.values()) - in_head - bound, "head": in_head, "total": total - bound}
