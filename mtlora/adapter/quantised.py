@@ -75,8 +75,8 @@ def keep_unpacked(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-            state: Any = getattr(module.weight, "quant_state", None)
-            if getattr(state, "packing_format_for_cpu", False):
+            state = getattr(module.weight, "quant_state", None)
+            if state is not None and getattr(state, "packing_format_for_cpu", False):
                 module.state_dict()  # restores the order of the weight, but not that of single scales
                 if state.absmax.dim() == 2:
                     state.absmax = state.absmax.T.flatten().float()
