@@ -18,6 +18,8 @@ PLACES |= {
     "compute.threads",
     "compute.cpu_gemm",
     "tracking.mode",
+    "tracking.project",
+    "tracking.entity",
     "protocol",
 }
 

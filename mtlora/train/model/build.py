@@ -106,19 +106,30 @@ def load_parent(model: MethodModel, config: RunConfig, folder: Path) -> None:
     Raises:
         UserError: the file is missing or unreadable, or its tensors are not exactly those of the model.
     """
-    path = folder / weights_file(config)
+    try:
+        load_trained(model, folder / weights_file(config), leave_out=config.model.head)
+    except UserError as error:
+        raise UserError(f"init_from: {error}") from None
+
+
+def load_trained(model: MethodModel, path: Path, leave_out: Sequence[str] = ()) -> None:
+    """Copy the trained tensors of a file into a model, except those of the modules of `leave_out`.
+
+    Raises:
+        UserError: the file is missing or unreadable, or its tensors are not exactly those of the model.
+    """
     try:
         saved = with_current_names(load_file(path))
     except Exception as error:  # OSError, or safetensors' own error for a damaged file
-        raise UserError(f"init_from: cannot read {path} ({error}): train that run again") from None
+        raise UserError(f"cannot read {path} ({error}): train that run again") from None
     is_adapter = isinstance(model, PeftModel)
     start = get_peft_model_state_dict(model, save_embedding_layers=False) if is_adapter else _untied(model)
-    saved, own = ({name: t for name, t in ts.items() if not is_head(name, config.model.head)} for ts in (saved, start))
+    saved, own = ({name: t for name, t in ts.items() if not is_head(name, leave_out)} for ts in (saved, start))
     if differing := sorted(set(saved) ^ set(own)):
-        raise UserError(f"init_from: {path} does not fit this adapter: only one of the two has {differing[0]}")
+        raise UserError(f"{path} does not fit this adapter: only one of the two has {differing[0]}")
     for name, tensor in own.items():
         if tensor.shape != saved[name].shape:
-            raise UserError(f"init_from: {path} does not fit this adapter: {name} has another shape")
+            raise UserError(f"{path} does not fit this adapter: {name} has another shape")
     if is_adapter:
         set_peft_model_state_dict(model, start | saved)  # PEFT wants the head, too: the model's own
     else:
