@@ -1,6 +1,7 @@
 """Each row of the tables in docs/adapter.md: it works, or it is refused with the error of the table."""
 
 import copy
+import inspect
 import io
 import pickle
 import re
@@ -355,6 +356,8 @@ def _(folder: Path) -> None:
     model = gpt2()
     model.add_adapter(of_gpt2().peft_config["default"])
     model.save_pretrained(folder)
+    if "hotswap" not in inspect.signature(model.load_adapter).parameters:
+        pytest.skip("this version of transformers has no hot-swapping")
     model.load_adapter(folder, adapter_name="default", hotswap=True)
 
 
