@@ -58,7 +58,8 @@ def fresh_backbone(config: RunConfig, vocabulary: int, shared: bool) -> PreTrain
         if config.task.kind != "generation":
             drop_unread_tokens(_loaded[key])
     source = _loaded[key]
-    if not shared:
+    # Not on a quantised backbone: bitsandbytes moves the scales of an 8-bit weight in the first forward pass.
+    if not shared or config.model.quantization:
         return copy.deepcopy(source)
     own = {id(p) for name, p in source.named_parameters() if is_head(name, config.model.head)}
     return copy.deepcopy(source, {id(t): t for t in (*source.parameters(), *source.buffers()) if id(t) not in own})
