@@ -80,6 +80,8 @@ def caption(plan: Plan, table: pd.DataFrame, records: Mapping[str, RunRecord]) -
         parts.append("low-resource: partial training files, not comparable with published figures")
     if others := _other_rows(plan, records):
         parts.append(f"the number of rows differs from the official data on {', '.join(others)}")
+    if config.model.quantization:
+        parts.append(f"backbone quantised to {config.model.quantization}")
     if config.train.limit_examples:
         parts.append(f"trained on at most {config.train.limit_examples} examples")
     if config.task.kind == "generation" and config.decode.limit_contexts:
