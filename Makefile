@@ -9,7 +9,7 @@ SUITES := $(basename $(notdir $(wildcard experiments/*.yaml)))
 # To narrow and scale: make reproduce-glue TASKS=rte,mrpc METHODS=lora,shim SEEDS=0,1,2 JOBS=2 LAUNCHER=local
 VARIABLES := PYTHON EXTRAS PROFILE PROTOCOL SUITE TASKS METHODS SEEDS JOBS LAUNCHER RUNS
 # Keys of a configuration are passed on as they are: make reproduce-glue PROFILE=paper model.path=DIR results=DIR
-KEYS := model rank targets init_from results tracking
+KEYS := model rank targets init_from results tracking recipe tuning tuned_choice
 
 # The names of the variables on make's command line, except make's own.
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))

@@ -160,8 +160,10 @@ class Repository:
         return _advice_of_any(error)
 
 
-def upload(folder: Path, kind: Literal["dataset", "model"], name: str) -> str:
+def upload(folder: Path, kind: Literal["dataset", "model"], name: str, private: bool = False) -> str:
     """Upload the files of a folder to a repository on the hub, which is made if it does not exist; return its page.
+
+    Files that the repository has and the folder lacks stay there.
 
     Raises:
         UserError: the hub refuses, or cannot be reached; the folder stays as it is.
@@ -174,7 +176,7 @@ def upload(folder: Path, kind: Literal["dataset", "model"], name: str) -> str:
         raise UserError(f"cannot upload to {name} (no access token): {WRITE_TOKEN}{later}")
     try:
         with _quiet(show_bars=sys.stderr.isatty()):
-            page = HfApi().create_repo(name, repo_type=kind, exist_ok=True)
+            page = HfApi().create_repo(name, repo_type=kind, exist_ok=True, private=private or None)
             HfApi().upload_folder(repo_id=page.repo_id, repo_type=kind, folder_path=folder, commit_message=MESSAGE)
     except Exception as error:  # network and repository errors share no base class
         cause, advice = _explained(error, _advice_of_upload)

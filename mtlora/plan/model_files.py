@@ -12,7 +12,7 @@ from mtlora.config.schema import ModelConfig, RunConfig
 
 SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")  # read only where there are no safetensors
-SETTINGS = re.compile(r"[^/]*\.(json|txt|model)|vocab\.bpe")
+SETTINGS = re.compile(r"[^/]*\.(json|model)|vocab\.(bpe|txt)|merges\.txt")
 # Each of these sets is a whole tokenizer. From a part of one, transformers makes an empty or another tokenizer in silence.
 TOKENIZERS = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"vocab.txt"})
 

@@ -8,6 +8,8 @@ of this machine. `--push` uploads the written folder.
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -33,27 +35,39 @@ def main() -> None:
         raise UserError(f"{arguments.overrides[0]}: only the tables of a study take overrides, not a run")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"--out {out} exists and is not an empty folder: name another one")
-    name = arguments.push or out.name
-    try:
+    if arguments.push and not arguments.license:
+        raise UserError(
+            "--push needs --license NAME, such as apache-2.0: only you know under which licence you may publish"
+        )
+    name, licence = arguments.push or out.name, arguments.license or "unknown"
+    with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         # Beside DIR, which appears only when it is whole.
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            made = Path(temporary, out.name)
-            made.mkdir()
-            if kind == "model":
-                write_adapter(source, made, name, arguments.license)
-            else:
-                write_study(source, made, name, arguments.license, arguments.overrides)
+        temporary = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    with temporary as folder:
+        made = Path(folder, out.name)
+        made.mkdir()
+        if kind == "model":
+            write_adapter(source, made, name, licence)
+        else:
+            write_study(source, made, name, licence, arguments.overrides)
+        with _writing(out):
             for path in (made, *made.rglob("*")):
                 path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors lets only the owner read its files
             made.rename(out)
+    print(f"written to {out}", file=sys.stderr)
+    if arguments.push:
+        print(upload(out, kind, arguments.push, arguments.private))
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"cannot write {out} ({error.strerror or error}): choose another folder with --out DIR"
         ) from None
-    print(f"written to {out}", file=sys.stderr)
-    if arguments.push:
-        print(upload(out, kind, arguments.push))
 
 
 def _parser() -> cli.Parser:
@@ -65,7 +79,10 @@ def _parser() -> cli.Parser:
     parser.add_argument("overrides", nargs="*", help="of a study: the overrides that its tables need")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write; it must not exist, or be empty")
     parser.add_argument("--push", metavar="REPO", type=_repository, help="upload it there, such as name/rte-shim")
-    parser.add_argument("--license", default="apache-2.0", help="the licence on the card (default: %(default)s)")
+    parser.add_argument(
+        "--private", action="store_true", help="make a new repository private (default: as your account)"
+    )
+    parser.add_argument("--license", help="the licence on the card, such as apache-2.0; needed for --push")
     return parser
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,19 @@ from tabulate import tabulate
 from transformers import PretrainedConfig
 
 from mtlora.base.errors import UserError
-from mtlora.base.files import numbered_lines, parse_json, read_text, write_jsonl, write_text
+from mtlora.base.files import readable, write_jsonl, write_text
 from mtlora.config.checks import to_run_config
 from mtlora.config.metrics import METRICS
 from mtlora.config.schema import ModelConfig, RunConfig
 from mtlora.publish.portable import portable
-from mtlora.records.record import GEOMETRY, RECORD, RunRecord
+from mtlora.records.predictions import numbers_only
+from mtlora.records.record import GEOMETRY, PREDICTIONS, RECORD, RunRecord
 from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model, load_trained, weights_file
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
 CARD = "README.md"
 LORA = "lora"  # the folder of the plain LoRA adapter
-PREDICTIONS = "predictions.jsonl"
 HUB_NAMES = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr", "rouge_l": "rouge"}
 
 
@@ -48,6 +47,11 @@ def write_adapter(run: Path, out: Path, name: str, licence: str) -> None:
     config = config_of(record)
     if config.adapter.full:
         raise UserError(f"{run} trained the whole model (transform={record.transform}): it has no adapter to publish")
+    if config.model.quantization:
+        raise UserError(
+            f"{run} was trained on a backbone quantised to {config.model.quantization}, which the card cannot load yet: "
+            "publish a run in full precision"
+        )
     model = build_model(config, load_tokenizer(config.model))
     assert isinstance(model, PeftModel)
     load_trained(model, run / weights_file(config))
@@ -59,7 +63,8 @@ def write_adapter(run: Path, out: Path, name: str, licence: str) -> None:
 
     for file in ("metrics.jsonl", GEOMETRY):
         if (run / file).is_file():
-            shutil.copyfile(run / file, out / file)
+            with readable(run / file):
+                shutil.copyfile(run / file, out / file)
     if config.task.kind != "generation" and (run / PREDICTIONS).is_file():
         write_jsonl(out / PREDICTIONS, numbers_only(run / PREDICTIONS))
     write_text(out / RECORD, json.dumps(portable(record), indent=1, allow_nan=False) + "\n")
@@ -89,22 +94,6 @@ def config_of(record: RunRecord) -> RunConfig:
 def on_hub(model: ModelConfig) -> bool:
     """Tell whether the base model was read from the hub, at its pinned revision."""
     return model.source == "hub" and model.path is None
-
-
-def numbers_only(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a predictions file.
-
-    Raises:
-        UserError: a row has more than the number of an answer and of a label; a text may be one of the data set.
-    """
-    for number, line in numbered_lines(read_text(path)):
-        row = parse_json(line, f"{path}:{number}")
-        numbers = [row.pop(key, None) for key in ("index", "prediction", "label")] if isinstance(row, dict) else []
-        if not numbers or not all(isinstance(value, int | float) for value in numbers) or set(row) != {"split"}:
-            raise UserError(
-                f"{path}:{number} has more than a class index or a number: remove the file, to publish without it"
-            )
-        yield {"split": row["split"], **dict(zip(("index", "prediction", "label"), numbers, strict=True))}
 
 
 def fill_card(
@@ -153,6 +142,8 @@ def hub_name(metric: str) -> str:
 
 def eval_results(record: RunRecord, config: RunConfig) -> list[EvalResult]:
     """Return the figures of the last epoch for the card's model index; raw values, as in the record."""
+    if config.data.split == "tune" or (config.decodes and config.decode.limit_contexts):
+        return []  # not scored on the split that the hub would name
     task, source = config.task, config.data.source
     made_up = source == "builtin"
     return [
@@ -193,10 +184,15 @@ def data_source(config: RunConfig) -> str:
         "local": f"files of {task.name} on disk, in the layout of the official release",
         "builtin": "made-up texts of the harness in the form of this task: the figures say nothing about the real one",
     }[data.source]
-    limit = config.train.limit_examples
-    return (
-        made + (f"; only {limit} training rows" if limit else "") + ("; tuning split" if data.split == "tune" else "")
+    limit, contexts = config.train.limit_examples, config.decode.limit_contexts if config.decodes else None
+    parts = (
+        made,
+        f"only {limit} training rows" if limit else "",
+        "partial training data" if data.subset else "",
+        f"scored on at most {contexts} contexts of the test set" if contexts else "",
+        "tuning split" if data.split == "tune" else "",
     )
+    return "; ".join(filter(None, parts))
 
 
 def base_model(model: ModelConfig) -> str:

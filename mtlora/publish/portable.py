@@ -8,7 +8,8 @@ from typing import Any
 from mtlora.records.record import RunRecord
 
 # The folders of an absolute path; the address of a web page does not match.
-FOLDERS = re.compile(r"(?<![\w.:/~*\\-])/(?:[^/\s'\"()\[\]{},;:=]+/)+")
+FOLDERS = re.compile(r"(?<![\w./~*\\-])/(?!/)(?:[^/\s'\"()\[\]{},;:=]+/)+")
+END = r"(?![^/\s'\"()\[\]{},;:=])"  # of a path
 
 
 def portable(record: RunRecord) -> dict[str, Any]:
@@ -28,8 +29,9 @@ def portable(record: RunRecord) -> dict[str, Any]:
             return [shortened(item) for item in value]
         if not isinstance(value, str):
             return value
-        for place in known:
-            value = value.replace(place, os.path.basename(place.rstrip("/")))
+        for place in known:  # whole names only: /work is no part of /workspace
+            name = os.path.basename(place.rstrip("/")).replace("\\", r"\\")
+            value = re.sub(re.escape(place.rstrip("/")) + END, name, value)
         return FOLDERS.sub("", value)
 
     return dict(shortened(asdict(record)))

@@ -11,11 +11,12 @@ import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from mtlora.base.errors import UserError
-from mtlora.base.files import numbered_lines, read_text, write_jsonl, write_text
+from mtlora.base.files import numbered_lines, read_text, readable, write_jsonl, write_text
 from mtlora.base.messages import as_variable
 from mtlora.publish.portable import portable
 from mtlora.records.__main__ import markdown
-from mtlora.records.record import RunRecord
+from mtlora.records.predictions import numbers_only
+from mtlora.records.record import PREDICTIONS, RunRecord
 from mtlora.report.verdicts import answer
 from mtlora.tables.command import RECORDS, load, parser
 from mtlora.tables.view import View, split_by_runs
@@ -36,6 +37,7 @@ RUN_KEYS = (
     "profile",
     "protocol",
 )
+PARTS_OF_A_STUDY = ("figures/[!.]*.png", "tuned/[!.]*.yaml", "runs/*/[!.]*.jsonl.gz")  # besides records and README
 METRIC_KEYS = ("name", "split", "selection", "value", "higher_is_better")
 PARTS = (("effective", "learning_rate"), ("effective", "alpha"), ("parameters", "adapter"), ("cost", "train_seconds"))
 
@@ -57,11 +59,7 @@ def write_study(study: Path, out: Path, name: str, licence: str, overrides: Sequ
     rows = [portable(record) for record in records]
     write_jsonl(out / RECORDS, rows)
     write_text(out / METRICS, metrics_frame(rows).to_csv(index=False))
-    if (study / "tuned").is_dir():  # the choice of the learning rates, which the tables of the protocol `tuned` read
-        shutil.copytree(study / "tuned", out / "tuned", ignore=shutil.ignore_patterns(".*"))
-    readme = read_text(study / "README.md") if (study / "README.md").is_file() else ""
-    if readme:
-        write_text(out / "study.md", readme)
+    readme = copy_rest(study, out)
     keys = markdown(RunRecord.json_schema())
     write_text(out / "records.md", keys)
     views = study_views(out, overrides)
@@ -91,7 +89,23 @@ def write_study(study: Path, out: Path, name: str, licence: str, overrides: Sequ
         command=shlex.join(["make", "tables", *map(as_variable, overrides), "RUNS=DIR"]),
         study=bool(readme),
         tuned=(out / "tuned").is_dir(),
+        runs=(out / "runs").is_dir(),
     ).save(out / "README.md")
+
+
+def copy_rest(study: Path, out: Path) -> str:
+    """Copy the figures, the tuning files, and the geometry of T and the predictions of the runs; return the study's README."""
+    for path in sorted(path for part in PARTS_OF_A_STUDY for path in study.glob(part)):
+        if path.name == f"{PREDICTIONS}.gz":
+            list(numbers_only(path))  # refuses a text
+        target = out / path.relative_to(study)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with readable(path):
+            shutil.copyfile(path, target)
+    readme = read_text(study / "README.md") if (study / "README.md").is_file() else ""
+    if readme:
+        write_text(out / "study.md", readme)
+    return readme
 
 
 def read_records(path: Path) -> list[RunRecord]:

@@ -14,6 +14,7 @@ from typing import Any
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.files import read_content, replacing
+from mtlora.records.predictions import numbers_only
 from mtlora.records.record import GEOMETRY, PREDICTIONS, RunRecord, detail, find_records
 
 INTRODUCTION = """\
@@ -68,18 +69,26 @@ def collect(runs: Path) -> Iterator[str]:
 
 
 def keep_details(runs: Path, folder: Path) -> None:
-    """Write to `folder`/RUN_ID what tables and figures read besides the records: the geometry of T, and the answers as labels.
+    """Write to `folder`/RUN_ID what tables and figures read besides the records: the geometry of T, and predictions as numbers.
 
     Texts that a model wrote are left out, because their rows hold facts and references of the data.
+
+    Raises:
+        UserError: a row of a classification or regression run has more than numbers.
     """
     for path in find_records(runs):
         record = RunRecord.load(path)
-        is_text = record.config["task"]["kind"] == "generation"
-        for name in (GEOMETRY, *([] if is_text else [PREDICTIONS])):
-            if record.status == "success" and (found := detail(path.parent, name)) is not None:
-                content = gzip.compress(read_content(found), mtime=0)  # without the time: the same file each time
-                with replacing(folder / record.run_id / f"{name}.gz", "choose a writable --details") as stream:
-                    stream.write(content)
+        if record.status != "success":
+            continue
+        contents = {}
+        if (geometry := detail(path.parent, GEOMETRY)) is not None:
+            contents[GEOMETRY] = read_content(geometry)
+        predictions = detail(path.parent, PREDICTIONS)
+        if predictions is not None and record.config["task"]["kind"] != "generation":
+            contents[PREDICTIONS] = "".join(json.dumps(row) + "\n" for row in numbers_only(predictions)).encode()
+        for name, content in contents.items():
+            with replacing(folder / record.run_id / f"{name}.gz", "choose a writable --details") as stream:
+                stream.write(gzip.compress(content, mtime=0))  # without the time: the same file each time
 
 
 def main() -> None:
@@ -91,7 +100,7 @@ def main() -> None:
     collector = commands.add_parser("collect", help="print the finished records of a folder, one a line")
     collector.add_argument("runs", type=Path, help="a runs folder, such as results/runs")
     collector.add_argument(
-        "--details", type=Path, metavar="DIR", help="also keep the geometry of T and the answers there, compressed"
+        "--details", type=Path, metavar="DIR", help="also keep the geometry of T and the predictions there, compressed"
     )
     arguments = parser.parse_args()
     if arguments.command == "collect":

@@ -1,4 +1,4 @@
-"""The `predictions.jsonl` of a data-to-text run."""
+"""The `predictions.jsonl` of a run."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -73,3 +73,19 @@ def _checked(row: Any) -> tuple[Context, str]:
     texts = tuple(checked_text(reference, "a reference") for reference in references)
     context = Context(checked_text(row["context"], "context"), texts, checked_text(row["category"], "category"))
     return context, checked_text(row["prediction"], "prediction", may_have_nul=True)
+
+
+def numbers_only(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a predictions file.
+
+    Raises:
+        UserError: a row has more than the number of an answer and of a label; a text may be one of the data set.
+    """
+    for number, line in numbered_lines(read_text(path)):
+        row = parse_json(line, f"{path}:{number}")
+        numbers = [row.pop(key, None) for key in ("index", "prediction", "label")] if isinstance(row, dict) else []
+        if not numbers or not all(isinstance(value, int | float) for value in numbers) or set(row) != {"split"}:
+            raise UserError(
+                f"{path}:{number} has more than a class index or a number: remove the file, to publish without it"
+            )
+        yield {"split": row["split"], **dict(zip(("index", "prediction", "label"), numbers, strict=True))}

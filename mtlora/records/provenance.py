@@ -17,6 +17,7 @@ PACKAGES = (
     "accelerate",
     "datasets",
     "tokenizers",
+    "bitsandbytes",
     "numpy",
     "scikit-learn",
     "scipy",

@@ -21,9 +21,10 @@ from mtlora.report.provenance import provenance
 from mtlora.report.verdicts import Card, answer, cards, claims_answer, claims_table
 from mtlora.tables.captions import PROTOCOLS
 from mtlora.tables.claims import claim_verdicts
-from mtlora.tables.evidence import Evidence, outside
+from mtlora.tables.evidence import Evidence
 from mtlora.tables.formats import render
 from mtlora.tables.layout import TextTable
+from mtlora.tables.outside import outside
 from mtlora.tables.tuning import choices_table
 from mtlora.tables.view import View, split_by_runs
 from mtlora.tables.write import write_tables
@@ -76,7 +77,7 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
         absent=[view.plan for view in absent],
         links=links,
         linked=partial(linked, links=links, folder=results),
-        unreadable=[*evidence.problems, *outside([view.plan for view in views], evidence)],
+        unreadable=[*evidence.problems, *outside([view.plan for view in views], evidence, without_paths)],
         overrides=shlex.join(given),
         tuning=shlex.join(item for item in given if item.partition("=")[0] not in FINAL),
         provenance=provenance(run),

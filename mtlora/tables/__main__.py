@@ -4,7 +4,7 @@ import sys
 
 from mtlora.base import cli
 from mtlora.tables.command import load, parser
-from mtlora.tables.evidence import outside
+from mtlora.tables.outside import outside
 from mtlora.tables.view import View, split_by_runs
 from mtlora.tables.write import write_tables
 

@@ -62,9 +62,12 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
         archived = archive(evidence, runs)
         overrides = [*_profile_of(evidence), *overrides]
     plans = []
+    suites = {record.suite for record in evidence.records.values()} if evidence and archived else None
     for name in experiment_names(arguments.experiment, overrides):
         try:
             experiment = load_experiment(name)
+            if arguments.experiment == ALL and suites is not None and experiment.suite not in suites:
+                continue  # the archive has none of its runs, so its learning rates may be missing, too
             recorded = _recorded(experiment, overrides, evidence) if evidence and archived else []
             plans.append(make_plan(experiment, [*recorded, *overrides], archived))
         except (NotDownloaded, MissingConfigException) as error:  # such as a model without a recipe for the task

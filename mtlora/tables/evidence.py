@@ -2,9 +2,8 @@
 
 import json
 import logging
-import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,16 +11,14 @@ from typing import Any, get_args
 
 from mtlora.base.errors import UserError
 from mtlora.base.hashing import digest
-from mtlora.base.messages import as_variable
 from mtlora.config.schema import RunConfig
-from mtlora.plan.cell import Archive, Cell, metric_values, override_key
+from mtlora.plan.cell import Archive, Cell, metric_values
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord, find_records
 from mtlora.records.schema import Git, Metric, Selection
 
 log = logging.getLogger(__name__)
 
-AXES = ("task", "transform", "seed", "rank", "targets", "model", "protocol")  # a table may hold several values of each
 CONTENT = {
     "data_content": "other data",
     "versions": "another version of the training or metric code",
@@ -254,54 +251,6 @@ def _twins(cell: Cell, evidence: Evidence) -> list[str]:
             changed = " and ".join(_changed(cell, record)) or "other target modules"
             lines.append(f"{record.run_id} is left out: the same configuration with {changed}")
     return lines
-
-
-def outside(plans: Sequence[Plan], evidence: Evidence) -> list[str]:
-    """Return one line, or none, about the finished runs of the plans' profile that no plan selects, and how they differ."""
-    cells = [cell for plan in plans for stage in plan.stages for cell in stage]
-    selected = {cell.sha for cell in cells}
-    others = [
-        record
-        for sha, record in evidence.records.items()
-        if sha not in selected
-        and record.status == "success"
-        and record.profile == plans[0].profile
-        and "data.split=tune" not in record.overrides  # the trials of mtlora.tune are no runs of a table
-    ]
-    if others:  # `problems` reports the runs of the same configuration
-        twins = {cell.configuration for cell in cells}
-        named = {sha for key, shas in evidence.configurations.items() if key in twins for sha in shas}
-        others = [record for record in others if record.config_sha not in named]
-    if not others:
-        return []
-    one = len(others) == 1
-    return [
-        f"{len(others)} finished run{'' if one else 's'} of this profile {'is' if one else 'are'} in no table here: "
-        f"{_command(plans, others)}"
-    ]
-
-
-def _command(plans: Sequence[Plan], others: Sequence[RunRecord]) -> str:
-    """Return the command that makes the table of runs outside of it, or of most of them."""
-    sweeps: dict[tuple[str, ...], list[RunRecord]] = {}  # by suite and the overrides that are no axis of an experiment
-    for record in others:
-        sweeps.setdefault((record.suite, *(o for o in record.overrides if override_key(o) not in AXES)), []).append(
-            record
-        )
-    (suite, *fixed), found = max(sweeps.items(), key=lambda sweep: len(sweep[1]))
-    values: dict[str, dict[str, None]] = {}
-    for override in (o for record in found for o in record.overrides if override_key(o) in AXES):
-        values.setdefault(override_key(override), {})[override.partition("=")[2]] = None
-    name = plans[0].experiment.name if len(plans) == 1 else suite
-    declared = next((p.experiment.axes_of(p.profile) for p in plans if p.experiment.name == name), {})
-    narrowed = {key: named for key, named in values.items() if set(named) != {str(v) for v in declared.get(key, ())}}
-    words = [f"SUITE={name}", *(f"{key}={','.join(sorted(named, key=_order))}" for key, named in narrowed.items())]
-    some = f"for {len(found)} of them, " if len(found) < len(others) else ""
-    return f"{some}make tables {shlex.join(map(as_variable, [*words, *fixed]))}"
-
-
-def _order(value: str) -> tuple[int, str]:
-    return len(value), value  # of numbers: by size
 
 
 def _lacking(plan: Plan, record: RunRecord) -> str:

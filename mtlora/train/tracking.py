@@ -66,7 +66,8 @@ class WandbTracker:
             dir=str(folder),
             resume="allow",
             reinit="create_new",  # else all runs of a cohort, which are open at once, would log into the first
-            settings=wandb.Settings(silent=True),
+            # Otherwise wandb records the command, the paths of program and interpreter, and the console.
+            settings=wandb.Settings(silent=True, console="off", save_code=False, disable_git=True, x_disable_meta=True),
         )
 
     def log(self, values: dict[str, Any], step: int) -> None:
@@ -100,7 +101,7 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def finish(self, success: bool) -> None:
-        """Close the file; TensorBoard knows no success of a run."""
+        """Close the file; TensorBoard has no state of a run."""
         if self._writer is not None:
             self._writer.close()
 
@@ -137,7 +138,7 @@ class TrackioTracker:
         self._run.log(_figures(values), step=step)
 
     def finish(self, success: bool) -> None:
-        """Wait until all values are stored; trackio knows no success of a run, so a failed one gets an alert."""
+        """Wait until all values are stored; trackio has no state of a run, so a failed one gets an alert."""
         with redirect_stdout(io.StringIO()):
             if not success:
                 self._run.alert(title="The run failed")

@@ -10,6 +10,7 @@ import pytest
 
 from mtlora.base.files import read_content
 from mtlora.base.paths import REPOSITORY
+from mtlora.records.predictions import numbers_only
 from mtlora.tables.__main__ import main
 
 STUDIES = sorted(path.parent for path in (REPOSITORY / "results" / "studies").glob("*/records.jsonl"))
@@ -51,6 +52,26 @@ def runs_of_words(path: Path, length: int = 6) -> Iterator[tuple[str, ...]]:
     """Yield every run of words of a file, in lower case; numbers and marks between them do not count."""
     words = re.findall("[a-z]+", read_content(path).decode("utf-8", errors="replace").lower())
     return zip(*(words[i:] for i in range(length)), strict=False)
+
+
+def test_a_study_needs_no_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = REPOSITORY / "results" / "studies" / "2026-minilm-glue"
+    copy = Path(shutil.copytree(study, tmp_path / study.name))
+    shutil.rmtree(copy / "tables")
+    monkeypatch.setattr("sys.argv", ["tables", "all", "--runs", str(copy)])
+    main()
+    assert (copy / "tables" / "glue_study_matched.csv").read_bytes() == (
+        study / "tables" / "glue_study_matched.csv"
+    ).read_bytes()
+    assert "webnlg" not in capsys.readouterr().err
+
+
+def test_the_kept_predictions_are_numbers() -> None:
+    kept = list((REPOSITORY / "results" / "studies").glob("*/runs/*/predictions.jsonl.gz"))
+    assert kept
+    assert all(list(numbers_only(path)) for path in kept)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data: {REAL} is absent")

@@ -65,7 +65,7 @@ def test_the_first_screen_answers(report: Path) -> None:
     assert "Seeds per task: 10." in words
     assert "not tested here" in words
     assert "Why not decided: DTSM: the interval spans both a loss and a gain of more than 0.5." in words
-    assert "A verdict needs at least 5 seeds of every task, no run that diverged" in words
+    assert "needs at least 5 seeds of every task, and no run that diverged" in words
     assert 'id="claims"' not in report.read_text(), "a claim that is not tested is no table of dashes"
 
 

@@ -13,7 +13,8 @@ from mtlora.plan.cell import compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.records.record import RunRecord
-from mtlora.tables.evidence import load_evidence, outside
+from mtlora.tables.evidence import load_evidence
+from mtlora.tables.outside import outside
 from mtlora.tables.view import View
 from mtlora.tables.write import all_tables
 
