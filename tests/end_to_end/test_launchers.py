@@ -107,7 +107,7 @@ def trained(log: str, run_id: str) -> int:
 
 
 def test_two_sweeps_at_once_train_each_cell_once(tmp_path: Path) -> None:
-    arguments = ["glue", *overrides(tmp_path, *EPOCHS, "task=cola,rte", "transform=lora,shim", "seed=0,1,2,3,4")]
+    arguments = ["glue", *overrides(tmp_path, *EPOCHS, "task=cola,rte", "transform=lora,shim", "seed=0,1,2")]
     arguments.remove("compute.threads=1")
     sweeps = [command("mtlora.reproduce", *arguments, "--launcher", "joblib", "--jobs", "2")]
     while not list(
@@ -124,8 +124,8 @@ def test_two_sweeps_at_once_train_each_cell_once(tmp_path: Path) -> None:
         cell_in(tmp_path, *EPOCHS, f"task={task}", f"transform={transform}", f"seed={seed}")
         for task in ("cola", "rte")
         for transform in ("lora", "shim")
-        for seed in range(5)
+        for seed in range(3)
     ]
     shares = [[trained(log, cell.run_id) for log in logs] for cell in cells]
-    assert [sum(share) for share in shares] == [1] * 20
+    assert [sum(share) for share in shares] == [1] * 12
     assert len({share.index(1) for share in shares}) == 2, "both take part"
