@@ -50,7 +50,7 @@ help: ## list the targets and the variables
 #?   SEEDS     the seeds, such as 0,1,2                          PROFILE   mini (default), study or paper (conf/profile/)
 #?   PROTOCOL  published, matched or tuned: what is held equal   JOBS      runs or cohorts at a time
 #?   LAUNCHER  cohort, local, joblib, slurm or ray               SUITE     the experiment of tune, plan, tables, report, download
-#?   RUNS      another runs folder for tables and report         also model, rank, targets, results and keys with a dot (train.epochs=1)
+#?   RUNS      runs folder, file or study for tables and report  also model, rank, targets, results and keys with a dot (train.epochs=1)
 
 setup: $(STAMP) ## make .venv with the tested versions
 
