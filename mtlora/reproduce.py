@@ -218,7 +218,9 @@ def main() -> None:
     view = View(plan, load_evidence(plan.runs))
     if view.has_results:
         print(write_tables(view, tables)[0])
-        console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report` draws figures too")
+        console.print(
+            f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report`, with these variables, draws figures"
+        )
     else:
         console.print("no run is finished, so there is no table")
     if any(state is not State.DIVERGED for state in left.values()):

@@ -96,6 +96,7 @@ class _Comparer:
             family=family,
             head=head,
             floors=tuple(self.floors[m] for m in members),
+            groups=tuple(self.roots.get((rival.row, task := self.columns[m].task), task) for m in members),
         )
 
     def runs_of(self, runs: Mapping[tuple[Row, str], list[str]], row: Row, members: Sequence[int]) -> tuple[str, ...]:

@@ -70,6 +70,7 @@ class Comparison:
     family: int  # number of comparisons that the level of a verdict's interval accounts for
     head: Headline | None  # only the headline figure has one, and a verdict
     floors: tuple[float, ...]  # what one test item is worth in each task
+    groups: tuple[str, ...]  # for each task what its runs start from: tasks of one group are not independent
 
     @property
     def seeds(self) -> int:

@@ -77,7 +77,7 @@ def compare_items(
         except (UserError, RecursionError) as error:
             problems.append(f"{c.row.method} and {c.base.method} are not compared over test items: {error}")
             continue
-        seeds = paired_difference(list(by_task(c.pairs).values()))
+        seeds = paired_difference(list(by_task(c.pairs).values()), c.groups, c.floors)
         results.append(ItemResult(c.row, seeds.mean, interval(seeds, tasks), exchange_p(tasks), c.runs))
     return results, problems
 

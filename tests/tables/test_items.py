@@ -179,6 +179,23 @@ def test_classes_are_compared_over_tasks(damage: str | None, tmp_path: Path) -> 
     assert View(plan, load_evidence(study / "records.jsonl")).items == (found, []), "a study keeps the answers"
 
 
+def test_equal_answers_are_no_certainty(tmp_path: Path) -> None:
+    plan = make_plan(load_experiment("glue"), ["model=tiny", "task=rte", "transform=lora,shim", "seed=0,1"])
+    for cell in plan.cells:
+        record = make_record(cell, {("accuracy", "validation"): (0.5, 0.5)})
+        record.provenance["rows"] = {"validation": 50}
+        folder = save_record(tmp_path, record).parent
+        rows = [{"split": "validation", "index": i, "prediction": 1, "label": i % 2} for i in range(50)]
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    view = View(plan, load_evidence(tmp_path))
+    ((item,), problems) = view.items
+    (own,) = [c.difference for c in view.comparisons if c.head]
+    assert own is not None
+    assert problems == []
+    assert item.interval == own.interval(0.95)
+    assert item.interval[1] > 0
+
+
 def test_a_study_keeps_the_geometry_but_no_texts(tmp_path: Path) -> None:
     save_texts(tmp_path / "runs")
     for path in list((tmp_path / "runs").rglob("record.json")):

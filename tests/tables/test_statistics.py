@@ -209,7 +209,8 @@ def test_a_narrower_interval_inside_another_never_says_the_opposite(a: float, b:
     outer, inner = (judge_claim(measured(*ends), 1.0, 1) for ends in ((low, high), (inner_low, inner_high)))
     for one, other in OPPOSITES:
         assert not (outer in one and inner in other)
-        assert not (outer in other and inner in one)
+        # Equality rests on a narrower interval (TOST), so the wider one may reach a little beyond the margin.
+        assert not (outer in other and inner in one and high < 0.5)
     if outer is ClaimVerdict.HALF:
         assert inner is ClaimVerdict.HALF
     if outer in GAINS:
@@ -219,7 +220,7 @@ def test_a_narrower_interval_inside_another_never_says_the_opposite(a: float, b:
     (was, _), (now, _) = (judge(measured(*ends), 1, 0.5) for ends in ((low, high), (inner_low, inner_high)))
     if was in (Verdict.BETTER, Verdict.WORSE):
         assert now is was
-    if was is Verdict.EQUAL:
+    if was is Verdict.EQUAL and max(-low, high) < 0.5:
         assert now is not Verdict.UNDECIDED
 
 
