@@ -26,6 +26,9 @@ endif
 # One word for the shell, whatever is in it: SEEDS='range(0,2)', data.root="/home/o'neil/my data".
 quote = '$(subst ','\'',$(1))'
 
+# Of the benchmarks, which do not go through Hydra: with ~ replaced.
+DATA = $(call quote,$(patsubst ~/%,$(HOME)/%,$(data.root)))
+
 OVERRIDES := $(if $(PROFILE),$(call quote,profile=$(PROFILE)))
 OVERRIDES += $(if $(PROTOCOL),$(call quote,protocol=$(PROTOCOL)))
 OVERRIDES += $(if $(TASKS),$(call quote,task=$(TASKS)))
@@ -92,15 +95,15 @@ chaos: $(STAMP) ## kill sweeps, fill their disk and damage their files; check th
 
 bench: $(STAMP) ## compare the speed with other libraries, in about 20 minutes; data.root=DIR (GLUE's files) adds real lengths and the grid
 ifdef data.root
-	@test -d $(call quote,$(patsubst ~/%,$(HOME)/%,$(data.root))) || { echo $(call quote,error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files); exit 1; }
+	@test -d $(DATA) || { echo $(call quote,error: data.root=$(data.root) is not a folder: name the one that holds GLUE's files); exit 1; }
 endif
 	@rm -f results/benchmarks/summary.json
 	@$(BIN)/python tools/benchmarks/steps.py
 	@$(BIN)/python tools/benchmarks/cohorts.py
 	@$(BIN)/python tools/benchmarks/decode.py
 ifdef data.root
-	@$(BIN)/python tools/benchmarks/batches.py --data-root $(call quote,$(patsubst ~/%,$(HOME)/%,$(data.root)))
-	@$(BIN)/python tools/benchmarks/grid.py --data-root $(call quote,$(patsubst ~/%,$(HOME)/%,$(data.root)))
+	@$(BIN)/python tools/benchmarks/batches.py --data-root $(DATA)
+	@$(BIN)/python tools/benchmarks/grid.py --data-root $(DATA)
 else
 	@$(BIN)/python tools/benchmarks/batches.py
 endif

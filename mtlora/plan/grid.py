@@ -132,29 +132,36 @@ def make_plan(experiment: Experiment, overrides: Sequence[str], archive: Archive
     if profile not in experiment.profiles:
         near = did_you_mean(profile, experiment.profiles)
         raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {known}{near}")
-    tasks = list(dict.fromkeys(column.task for column in experiment.columns))
-    if alien := [task for task in given.get("task", []) if task not in tasks]:
-        near = did_you_mean(alien[0], tasks) or f", or add a column for it to experiments/{experiment.name}.yaml"
-        raise UserError(
-            f"{both_forms('task', alien[0])}: experiment {experiment.name} has no such task: "
-            f"choose one of {', '.join(tasks)}{near}"
-        )
     declared = experiment.axes_of(profile)
     if given.get("data.split") == ["tune"]:
         declared |= {"seed": TUNING_SEEDS, "train.lr_multiplier": TUNING_GRID, "protocol": ["matched"]}
     axes = {**{key: [str(v) for v in values] for key, values in declared.items()}, **given}
     if "tuned" in axes.get("protocol", []) and experiment.name != experiment.suite:
         axes.setdefault("tuning", [file_stem(experiment.name, profile)])
+    _check_tasks(experiment, axes.get("task", []))
     products = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
     wanted = [product for product in products if not is_excluded(product, experiment)]
     if not wanted:
         raise UserError(f"experiment {experiment.name} excludes every combination of these values: name others")
     composed = _compose(wanted, _prefixes(overrides), archive)
+    if "task" not in axes:  # so it is the configuration's default
+        _check_tasks(experiment, [cell.config.task.name for cell in composed])
     # Two combinations may be the same run; under two protocols it is a row of each.
     cells = {(cell.sha, cell.config.protocol): cell for cell in composed}
     unsure = [product for product, cell in zip(wanted, composed, strict=True) if is_unsure(cell)]
     confirm = _compose([product | {"tuned_choice": "second"} for product in unsure], _prefixes(overrides), archive)
     return Plan(experiment, profile, axes, list(cells.values()), confirm)
+
+
+def _check_tasks(experiment: Experiment, named: Sequence[str]) -> None:
+    """Check that an experiment has a column for each task, before a missing recipe or file of it is reported."""
+    tasks = list(dict.fromkeys(column.task for column in experiment.columns))
+    if alien := [task for task in named if task not in tasks]:
+        near = did_you_mean(alien[0], tasks) or f", or add a column for it to experiments/{experiment.name}.yaml"
+        raise UserError(
+            f"{both_forms('task', alien[0])}: experiment {experiment.name} has no such task: "
+            f"choose one of {', '.join(tasks)}{near}"
+        )
 
 
 def is_unsure(cell: Cell) -> bool:

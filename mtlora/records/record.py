@@ -195,6 +195,8 @@ def find_records(runs: Path) -> Iterator[Path]:
     return iter(visible_files(runs, RECORD))
 
 
-def detail(folder: Path, name: str) -> Path | None:
-    """Return the file `GEOMETRY` or `PREDICTIONS` of a run, compressed or not; None if the run has none."""
+def detail(folder: Path | None, name: str) -> Path | None:
+    """Return the file `GEOMETRY` or `PREDICTIONS` of a run, compressed or not; None if the run has none, or no folder."""
+    if folder is None:
+        return None
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)

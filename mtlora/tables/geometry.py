@@ -25,8 +25,7 @@ def read_geometry(plan: Plan, records: dict[str, RunRecord], evidence: Evidence)
     rows: list[dict[str, Any]] = []
     problems = []
     for cell in plan.cells:
-        record, folder = records.get(cell.sha), evidence.folders.get(cell.sha)
-        path = detail(folder, GEOMETRY) if record is not None and folder is not None else None
+        record, path = records.get(cell.sha), detail(evidence.folders.get(cell.sha), GEOMETRY)
         if record is None or path is None:
             continue
         try:

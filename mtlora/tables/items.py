@@ -69,7 +69,7 @@ def compare_items(
         if (
             c.difference is None
             or c.verdict is Verdict.FAILS
-            or not any(_has_answers(folders.get(run)) for run in c.runs)
+            or not any(detail(folders.get(run), PREDICTIONS) for run in c.runs)
         ):
             continue
         try:
@@ -173,12 +173,8 @@ def _texts(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, np
     return str([context.facts for context, _ in pairs]), bleu_counts([clean(text) for _, text in pairs], references)
 
 
-def _has_answers(folder: Path | None) -> bool:
-    return folder is not None and detail(folder, PREDICTIONS) is not None
-
-
 def _predictions(folder: Path | None) -> Path:
-    path = detail(folder, PREDICTIONS) if folder is not None else None
+    path = detail(folder, PREDICTIONS)
     if path is None:
         raise UserError(f"the answers ({PREDICTIONS}) are not beside each record")
     return path

@@ -1,5 +1,6 @@
 """Experiments: a grid of cells, what overrides do to it, and the stages in which it runs."""
 
+import dataclasses
 import re
 from collections import Counter
 from functools import lru_cache
@@ -236,3 +237,14 @@ def test_a_folder_named_by_the_seed_is_one_for_each_seed() -> None:
 def test_columns_are_those_of_the_tasks_in_the_plan() -> None:
     plan = plan_of("model=tiny", "task=stsb,rte", "transform=lora", "seed=0")
     assert [column.task for column in plan.columns] == ["rte", "stsb"], "in the order of the experiment"
+
+
+@pytest.mark.parametrize("axes", [{"task": ["webnlg", "rte"]}, {}])
+def test_a_task_of_the_file_without_a_column_is_refused(axes: dict[str, list[str]]) -> None:
+    experiment = load_experiment("webnlg")
+    rest = {"transform": ["lora"], "seed": [0]}  # without a task axis it is the configuration's default, rte
+    changed = dataclasses.replace(experiment, axes={**axes, **rest}, profiles={"mini": {}})
+    with pytest.raises(
+        UserError, match=r"rte.*experiment webnlg has no such task: choose one of webnlg, or add a column"
+    ):
+        make_plan(changed, ["model=tiny"])
