@@ -4,15 +4,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny_runs import assert_same_outcome, cell_in, execute, losses, record_of, rows, stop_at, tensors
 
 from mtlora.base.errors import CohortUnsupported, UserError
 from mtlora.base.files import only_process
+from mtlora.data.encoding import Encoded
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.score import text
-from mtlora.train import execution, lifecycle
+from mtlora.train import evaluation, execution, lifecycle
 from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.fit import kept_bytes
 from mtlora.train.cohort.grouping import cohort_key, cohorts
@@ -209,6 +211,41 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
         alone = cell_in(tmp_path / "alone", f"seed={cell.config.seed}")
         execute(alone)
         assert_equal_to_rounding(cell, alone)
+
+
+def test_a_run_whose_answers_are_not_numbers_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(*arguments: Any) -> Any:
+        answers = evaluation.predict(*arguments)
+        answers[1]["validation"] = None
+        return answers
+
+    monkeypatch.setattr("mtlora.train.cohort.step.predict", predict)
+    cells = [cell_in(tmp_path, f"seed={seed}", "train.epochs=1") for seed in range(3)]
+    answers = train_together(cells)
+    assert [answer.status for answer in answers] == [Status.DONE, Status.FAILED, Status.DONE]
+    assert "predictions on validation are not finite: lower train.learning_rate" in answers[1].reason
+
+
+def test_answers_of_all_runs_are_those_of_each(tmp_path: Path) -> None:
+    """One forward pass for all runs gives each run's own logits, and marks only the run whose logits are not finite."""
+    config = cell_in(tmp_path, "task=stsb", "train.eval_batch_size=3").config
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(2, 9, 10)
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    texts = Encoded(generator.integers(1, 9, offsets[-1]).astype(np.int32), None, offsets, np.zeros(10))
+    data = evaluation.RunData(texts, np.arange(10), {"validation": texts}, 0)
+    factors = torch.tensor([1.0, -2.0, torch.nan])
+
+    def forward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (batch["input_ids"] * batch["attention_mask"]).sum(1)[None, :, None] * factors[:, None, None]
+
+    first, second, third = evaluation.predict(config, make_accelerator(config), forward, data, 3)
+    sums = np.add.reduceat(texts.input_ids, offsets[:-1])
+    assert first["validation"].tolist() == sums.tolist()
+    assert second["validation"].tolist() == (-2 * sums).tolist()
+    assert third["validation"] is None
 
 
 def test_runs_of_other_lengths_leave_when_they_end(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def gradient(run: int, name: str, step: int, like: torch.Tensor) -> torch.Tensor
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(100 * step + 10 * run + ord(name[0])))
 
 
-def stacked(runs: list[dict[str, nn.Parameter]], optimizers: list[torch.optim.AdamW]) -> tuple[CohortAdamW, list[Place]]:
+def stacked(
+    runs: list[dict[str, nn.Parameter]], optimizers: list[torch.optim.AdamW]
+) -> tuple[CohortAdamW, list[Place]]:
     places = []
     for name in ("A", "bias", "C"):
         owners = [run for run in runs if name in run]

@@ -58,7 +58,9 @@ class CohortLinear(nn.Module):
         self.B = nn.Parameter(like.new_zeros(k, s, h, r))
         self.factors = nn.ParameterDict()  # "shim_C": (runs of the kind, s, r, r)
         kinds = [_kind(layer) for layer in layers]
-        self.kinds = {kind: (layer.structure[ADAPTER], kinds.count(kind)) for kind, layer in zip(kinds, layers, strict=True)}
+        self.kinds = {
+            kind: (layer.structure[ADAPTER], kinds.count(kind)) for kind, layer in zip(kinds, layers, strict=True)
+        }
         order = list(self.kinds)
         # Of each run: its kind, and its place among the runs of that kind.
         self.targets = [(kind, kinds[:run].count(kind)) for run, kind in enumerate(kinds)]

@@ -12,6 +12,7 @@ from mtlora.train.batches import loss_shares
 from mtlora.train.cohort.network import Network
 from mtlora.train.cohort.optimizer import CohortAdamW
 from mtlora.train.compute import to_device
+from mtlora.train.evaluation import Answers, predict
 from mtlora.train.model.dropout import Masks
 from mtlora.train.objectives import run_losses
 from mtlora.train.run import Run
@@ -61,6 +62,22 @@ class CohortStep:
             total += losses.detach().float()
         norms = self.optimizer.step([run.rate for run in runs])
         return list(total), list(norms)
+
+    def predict(self) -> Sequence[Answers | None]:
+        """Return the answers of each run; texts are left to the runs, because a batch of them keeps a device busy."""
+        runs = self.runs
+        if runs[0].config.task.kind == "generation":
+            return [None] * len(runs)
+        self.network.model.eval()
+
+        def forward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            together = {name: tensor.repeat(len(runs), 1) for name, tensor in batch.items()}
+            count, width = together["input_ids"].shape
+            self.masks.begin_batch(count, [width] * len(runs))
+            logits: torch.Tensor = self.network.model(**together).logits
+            return logits.view(len(runs), -1, logits.shape[-1])
+
+        return predict(runs[0].config, self.accelerator, forward, runs[0].data, len(runs))
 
     def _collated(self, parts: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Return the rows of all runs as one batch, and set its shape in the masks."""
