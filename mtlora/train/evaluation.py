@@ -18,7 +18,6 @@ from mtlora.score.compute import compute
 from mtlora.train.compute import to_device
 from mtlora.train.objectives import completion_loss
 
-
 Answers = dict[str, np.ndarray | None]  # split -> class indices (n,) or scores (n,); None if a logit is not finite
 
 

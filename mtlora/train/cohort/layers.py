@@ -16,7 +16,6 @@ from mtlora.base.errors import CohortUnsupported
 from mtlora.train.model.dropout import Masks
 from mtlora.train.model.methods import ADAPTER
 
-
 FROZEN = "_frozen"
 
 
