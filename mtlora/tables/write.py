@@ -15,11 +15,10 @@ from mtlora.config.schema import RunConfig
 from mtlora.plan.grid import Plan
 from mtlora.tables.aggregate import Row, row_of
 from mtlora.tables.comparison import comparison_frame
-from mtlora.tables.convention import convention
 from mtlora.tables.differences import differences, items, protocols, spread
 from mtlora.tables.formats import html_page, latex, markdown
 from mtlora.tables.layout import TextTable
-from mtlora.tables.scores import cost, scores
+from mtlora.tables.scores import convention, cost, scores
 from mtlora.tables.view import View
 
 log = logging.getLogger(__name__)
