@@ -205,12 +205,14 @@ def test_links_are_relative(path: str, folder: str, expected: str | None) -> Non
 
 def test_lines_about_runs_have_links_and_no_path_of_the_machine() -> None:
     line = linked(
-        "run-1 failed: /w/results/runs/b c/record.json and /scratch/me/runs/x/record.json: <b>, https://a.b/c/d",
+        "run-1 failed: /w/results/runs/b c/record.json and /scratch/me/runs/x/record.json: <b>, https://a.b/c/d, "
+        "cannot read:/home/me/x/y",
         {"run-1": "runs/1/"},
         Path("/w/results"),
     )
     assert line == (
-        '<a href="runs/1/">run-1</a> failed: runs/b c/record.json and …/x/record.json: &lt;b&gt;, https://a.b/c/d'
+        '<a href="runs/1/">run-1</a> failed: runs/b c/record.json and …/x/record.json: &lt;b&gt;, https://a.b/c/d, '
+        "cannot read:…/x/y"
     )
 
 
