@@ -6,10 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mtlora.records.record import RunRecord
-
-# The folders of an absolute path; the address of a web page does not match.
-FOLDERS = re.compile(r"(?<![\w./~*\\-])/(?!/)(?:[^/\s'\"()\[\]{},;:=]+/)+")
-END = r"(?![^/\s'\"()\[\]{},;:=])"  # of a path
+from mtlora.report.links import ABSOLUTE, NAME
 
 
 def portable(record: RunRecord) -> dict[str, Any]:
@@ -31,7 +28,7 @@ def portable(record: RunRecord) -> dict[str, Any]:
             return value
         for place in known:  # whole names only: /work is no part of /workspace
             name = os.path.basename(place.rstrip("/")).replace("\\", r"\\")
-            value = re.sub(re.escape(place.rstrip("/")) + END, name, value)
-        return FOLDERS.sub("", value)
+            value = re.sub(re.escape(place.rstrip("/")) + f"(?!{NAME})", name, value)
+        return re.sub(ABSOLUTE, lambda path: path[0].rpartition("/")[2], value)
 
     return dict(shortened(asdict(record)))

@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from mtlora.tables.evidence import Evidence
 
-ABSOLUTE = r"(?<![\w.:/])/(?:[^\s/]+/)+[^\s/:,;]*"
+NAME = r"[^/\s'\"()\[\]{},;:=]"  # a character of a file's name, as it is found in texts
+ABSOLUTE = rf"(?<![\w./~*\\-])/(?!/)(?:{NAME}+/)+{NAME}*"  # an absolute path; the address of a web page does not match
 TOKEN = re.compile(rf"({ABSOLUTE}|[\w.=+-]+)")
 
 
