@@ -3,11 +3,14 @@
 import re
 import shlex
 import sys
+from dataclasses import fields, is_dataclass
 
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from mtlora.base.errors import did_you_mean
 from mtlora.base.paths import CONF
@@ -17,6 +20,7 @@ MAKE = {"TASKS": "task", "METHODS": "transform", "SEEDS": "seed", "PROFILE": "pr
 MAKE |= {"JOBS": "--jobs", "LAUNCHER": "--launcher", "RUNS": "--runs"}
 SCHEMA = "run_schema"  # the name under which `mtlora.config.schema` stores the schema of a run
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}  # in OmegaConf's messages
+LISTED = ": check the spelling (python -m mtlora.train --help lists the keys)"
 NUMBER_FOR_GROUP = "Config group override must be a string"  # the ValueError that Hydra raises for `rank=8`
 
 
@@ -42,6 +46,8 @@ def one_line(error: BaseException) -> str:
         text += ": " + str(error.__cause__).split("\n")[0]
     if match := re.match(r"Ambiguous value for argument '(.*?)'", text):
         return f"{match[1]} names several values, which is a sweep: add -m, or give one value"
+    if match := re.match(r"In '(.+?)': ConfigKeyError .*\n.*\n +full_key: (\S+)", text):
+        return f"conf/{match[1]}.yaml: {unknown_key(match[2])}"
     if text.startswith("Could not override") and (match := re.search(r"'(.*?)'", text)):
         return unknown_key(match[1])
     if match := re.search(
@@ -59,9 +65,16 @@ def unknown_key(key: str) -> str:
         return f"{key} belongs to mtlora.tune (make tune SUITE=...): leave it out here"
     if key in MAKE:
         return f"{key} is a variable of make: in this command it is {MAKE[key]}="
-    known = [*_known_keys(), *(path.name for path in CONF.iterdir() if path.is_dir())]
-    near = did_you_mean(key, known) or ": check the spelling (python -m mtlora.train --help lists the keys)"
-    return f"{key} is not a known key or group{near}"
+    meant = {own for name, own in MAKE.items() if key.upper() in (name, name.removesuffix("S")) and own[0] != "-"}
+    near = f" (did you mean {meant.pop()}?)" if meant else did_you_mean(key, _known_keys(key))
+    return f"{key} is not a known key or group{near or LISTED}"
+
+
+def misfit(error: OmegaConfBaseException) -> str:
+    """Describe, in one line, why a file does not fit its schema, with the key that was probably meant."""
+    known = [f.name for f in fields(error.object_type)] if is_dataclass(error.object_type) else []
+    near = did_you_mean(str(error.key), known) if isinstance(error, ConfigKeyError) else ""
+    return str(error).split("\n")[0] + near
 
 
 def both_forms(key: str, value: object) -> str:
@@ -77,22 +90,27 @@ def as_variable(override: str) -> str:
     return f"{next((name for name, own in MAKE.items() if own == key), key)}={value}"
 
 
-def _known_keys() -> list[str]:
-    """Return every key of a run's configuration, such as `train.epochs`."""
+def _known_keys(key: str) -> list[str]:
+    """Return every key that a run's configuration has, such as `train.epochs`, and its groups; of Hydra, its own keys."""
+    if key.startswith("hydra"):
+        groups = [f"hydra/{path.name}" for path in (CONF / "hydra").iterdir() if path.is_dir()]
+        return [*groups, "hydra/sweeper", *_below(OmegaConf.structured(HydraConf), "hydra.")]
+    groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"]
     store = ConfigStore.instance()
-    if f"{SCHEMA}.yaml" not in store.list(""):
-        return []  # a command that composes no run
+    if f"{SCHEMA}.yaml" not in store.list(""):  # a command that composes no run
+        return groups
+    return list(dict.fromkeys([*_below(store.load(f"{SCHEMA}.yaml").node), *groups]))
 
-    def below(node: DictConfig, prefix: str = "") -> list[str]:
-        keys = []
-        for name in map(str, node):
-            keys.append(f"{prefix}{name}")
-            value = None if OmegaConf.is_missing(node, name) else node._get_node(name)
-            if isinstance(value, DictConfig) and not value._is_none():
-                keys += below(value, f"{prefix}{name}.")
-        return keys
 
-    return below(store.load(f"{SCHEMA}.yaml").node)
+def _below(node: DictConfig, prefix: str = "") -> list[str]:
+    """Return every key below a node."""
+    keys = []
+    for name in map(str, node):
+        keys.append(f"{prefix}{name}")
+        value = None if OmegaConf.is_missing(node, name) else node._get_node(name)
+        if isinstance(value, DictConfig) and not value._is_none():
+            keys += _below(value, f"{prefix}{name}.")
+    return keys
 
 
 def _unreadable(override: str) -> str:

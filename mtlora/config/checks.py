@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.base.errors import UserError, did_you_mean
-from mtlora.base.messages import unknown_key
+from mtlora.base.messages import misfit, unknown_key
 from mtlora.config.metrics import METRICS, metrics_for
 from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, ModelConfig, RunConfig, TaskConfig, TrainConfig
 
@@ -79,8 +79,9 @@ def type_local_files(task: TaskConfig) -> None:
         try:
             task.local[split] = [OmegaConf.to_object(OmegaConf.merge(schema, item)) for item in items]  # type: ignore[misc]
         except OmegaConfBaseException as error:
-            reason = str(error).split("\n")[0]
-            raise UserError(f"task.local.{split} of {task.name} is malformed: {reason}: repair its YAML file") from None
+            raise UserError(
+                f"task.local.{split} of {task.name} is malformed: {misfit(error)}: repair its YAML file"
+            ) from None
 
 
 def validate(config: RunConfig) -> None:
