@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mtlora.base.errors import UserError
+from mtlora.base.extras import needs
 from mtlora.base.messages import one_line
 from mtlora.plan.cell import Cell
 
@@ -244,10 +245,8 @@ def make_tracker(cell: Cell, folder: Path) -> Tracker:
     try:
         return SafeTracker(name, TRACKERS[name](cell, folder))
     except ImportError as error:
-        raise UserError(
-            f"tracking={name} needs the extra {name} ({error}): .venv/bin/pip install -c constraints.txt -e '.[{name}]', "
-            "or set tracking=none"
-        ) from None
+        line = needs(f"tracking={name}", f"the extra {name} ({error})", name)
+        raise UserError(f"{line}, or set tracking=none") from None
     except UserError:
         raise
     except Exception as error:
