@@ -10,7 +10,7 @@ from hydra.errors import MissingConfigException
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.files import visible_files
-from mtlora.base.messages import both_forms, one_line
+from mtlora.base.messages import as_typed, one_line
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.data.hub import NotDownloaded
 from mtlora.plan.experiment import Experiment, load_experiment
@@ -36,7 +36,7 @@ def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
 
 def parser(module: str, description: str) -> cli.Parser:
     """Return the parser of the arguments that both commands share."""
-    made = cli.experiment_parser(module, description)
+    made = cli.experiment_parser(module, description, ALL)
     made.add_argument(
         "--runs",
         type=lambda text: Path(text).expanduser(),
@@ -53,7 +53,7 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     """
     runs, overrides, archived = arguments.runs, arguments.overrides, None
     if runs is not None and not runs.exists():
-        raise UserError(f"{both_forms('--runs', runs)}: there is no such folder or file")
+        raise UserError(f"{as_typed('--runs', runs)}: there is no such folder or file")
     if runs is not None and (runs / RECORDS).is_file():  # a study: its folder has the place of results/
         overrides = [f"results={runs}", *overrides]
         runs = runs / RECORDS
