@@ -41,6 +41,7 @@ from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
 from mtlora.train.monitor import Monitor, record_time
+from mtlora.train.tracking import untracked
 from mtlora.train.worker import SECONDS_TO_SAVE
 
 # Launchers whose sweeps run without Hydra, which would compose every cell a second time.
@@ -62,6 +63,8 @@ def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -
     stages = [[cell for cell in stage if state[cell.sha] not in SETTLED] for stage in plan.stages]
     todo = [cell for stage in stages for cell in stage]
     every = [cell for stage in plan.stages for cell in stage]
+    for line in untracked([cell for cell in every if state[cell.sha] is State.DONE]):
+        console.print(line, markup=False, soft_wrap=True)
     if not todo:
         bad = sum(state[cell.sha] is State.DIVERGED for cell in every)
         console.print(

@@ -224,6 +224,6 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
                     f"{override.input_line} names more than {MOST_VALUES} values: give a shorter list or range"
                 )
         else:
-            raise UserError(f"{override.input_line} names no values: list them, as in seed=0,1 or seed=range(0,5)")
+            raise UserError(f"{override.input_line} names no values: list them, as in {as_typed('seed', '0,1')}")
         parsed[override.key_or_group] = list(dict.fromkeys(values))
     return parsed

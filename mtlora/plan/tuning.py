@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import write_text
-from mtlora.base.messages import command
+from mtlora.base.messages import as_typed, command
 from mtlora.config.schema import RunConfig
 
 FIRST_SEED = 100  # seeds from here on are for tuning only
@@ -188,4 +188,4 @@ def _differing(choice: Choice, task: str, parts: dict[str, str]) -> str:
 def check_seed(config: RunConfig) -> None:
     """Raise a UserError if a run under `protocol=tuned` has a seed that its learning rate was tuned with."""
     if config.protocol == "tuned" and config.seed in load_tuning(path := path_for(config)).seeds:
-        raise UserError(f"seed={config.seed} was used for tuning ({path}): a final run needs another seed")
+        raise UserError(f"{as_typed('seed', config.seed)} was used for tuning ({path}): a final run needs another seed")
