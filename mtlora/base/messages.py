@@ -96,7 +96,10 @@ def as_typed(key: str, value: object) -> str:
 def command(target: str, experiment: str = "", *overrides: str) -> str:
     """Return the command of a target of the Makefile as the user writes it, also if it is about one experiment."""
     if os.environ.get(BY_MAKE):
-        words = ["make", target, f"SUITE={experiment}" if experiment else "", *map(as_variable, overrides)]
+        named = (
+            [f"{target}-{experiment}"] if target == "reproduce" else [target, f"SUITE={experiment}" * bool(experiment)]
+        )
+        words = ["make", *named, *map(as_variable, overrides)]
     else:
         words = ["python", "-m", f"mtlora.{MODULES.get(target, target)}", experiment, *overrides]
     return shlex.join(filter(None, words))

@@ -5,7 +5,7 @@ import sys
 from mtlora.base import cli
 from mtlora.report.page import build
 from mtlora.report.verdicts import answer
-from mtlora.tables.command import load, parser
+from mtlora.tables.command import load, none_finished, parser
 from mtlora.tables.outside import outside
 from mtlora.tables.view import View, split_by_runs
 
@@ -21,10 +21,7 @@ def main() -> None:
     for line in outside(plans, evidence):
         print(line, file=sys.stderr)
     if not any(view.touched or view.tuning for view in views):  # an earlier report stays as it is
-        print(
-            f"no selected run finished in {arguments.runs or results / 'runs'}: no report is written", file=sys.stderr
-        )
-        return
+        raise none_finished(arguments, plans)
     build(views, evidence, results, name, arguments.overrides)
     found = answer(split_by_runs(views)[0])
     print("\n".join(filter(None, (found.short, found.open))))

@@ -10,7 +10,7 @@ from hydra.errors import MissingConfigException
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.files import visible_files
-from mtlora.base.messages import as_typed, one_line
+from mtlora.base.messages import as_typed, command, one_line
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.data.hub import NotDownloaded
 from mtlora.plan.experiment import Experiment, load_experiment
@@ -77,6 +77,15 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
     if not plans:
         raise UserError(f"no experiment has {' '.join(overrides)}: name one, such as glue")
     return plans, evidence or load_evidence(plans[0].runs), plans[0].results
+
+
+def none_finished(arguments: argparse.Namespace, plans: Sequence[Plan]) -> UserError:
+    """Return the error that no selected run is finished, with the command that trains them."""
+    name = "glue" if arguments.experiment == ALL else arguments.experiment
+    if arguments.runs is not None:
+        return UserError(f"{as_typed('--runs', arguments.runs)} holds no finished run that is selected: name others")
+    train = command("reproduce", name, *arguments.overrides)
+    return UserError(f"no selected run is finished in {plans[0].runs}: train with `{train}`")
 
 
 def _recorded(experiment: Experiment, overrides: Sequence[str], evidence: Evidence) -> list[str]:
