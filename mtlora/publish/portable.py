@@ -5,10 +5,9 @@ import re
 from dataclasses import asdict
 from typing import Any
 
+from mtlora.base.paths import IN_TEXT, last_parts
 from mtlora.records.record import RunRecord
 
-# The folders of an absolute path; the address of a web page does not match.
-FOLDERS = re.compile(r"(?<![\w./~*\\-])/(?!/)(?:[^/\s'\"()\[\]{},;:=]+/)+")
 END = r"(?![^/\s'\"()\[\]{},;:=])"  # of a path
 
 
@@ -32,6 +31,6 @@ def portable(record: RunRecord) -> dict[str, Any]:
         for place in known:  # whole names only: /work is no part of /workspace
             name = os.path.basename(place.rstrip("/")).replace("\\", r"\\")
             value = re.sub(re.escape(place.rstrip("/")) + END, name, value)
-        return FOLDERS.sub("", value)
+        return IN_TEXT.sub(lambda path: last_parts(path[0]), value)
 
     return dict(shortened(asdict(record)))

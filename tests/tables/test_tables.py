@@ -21,7 +21,7 @@ from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
-from mtlora.records.__main__ import collect
+from mtlora.records.collect import collect
 from mtlora.records.record import RunRecord
 from mtlora.tables.__main__ import main
 from mtlora.tables.evidence import load_evidence
