@@ -106,7 +106,7 @@ def compare_llama(folder: Path) -> None:
 def main() -> None:
     """Write the models, and compare each way of serving them in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="a folder for the models (about 2 GB)")
+    parser.add_argument("folder", type=Path, help="a folder for the models (about 1.1 GB)")
     parser.add_argument("--llama-cpp", type=Path, help="the folder with llama.cpp's convert_hf_to_gguf.py")
     parser.add_argument("--part", choices=["peft", "llama"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
