@@ -11,6 +11,9 @@ VARIABLES := PYTHON EXTRAS PROFILE PROTOCOL SUITE TASKS METHODS SEEDS JOBS LAUNC
 # Keys of a configuration are passed on as they are: make reproduce-glue PROFILE=paper model.path=DIR results=DIR
 KEYS := model rank targets init_from results tracking recipe tuning tuned_choice
 
+# Messages then name variables and targets, as they were typed here.
+export MTLORA_BY_MAKE := 1
+
 # The names of the variables on make's command line, except make's own.
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 GIVEN := $(filter-out MAKEFLAGS MAKEOVERRIDES -*-%,$(GIVEN))

@@ -28,7 +28,7 @@ from mtlora.base.cpu import available_cores
 from mtlora.base.errors import UserError
 from mtlora.base.files import is_held, require_writable, visible_files, write_text
 from mtlora.base.interrupt import handle_signals
-from mtlora.base.messages import both_forms, quoted
+from mtlora.base.messages import as_typed, command, quoted
 from mtlora.base.paths import CONF
 from mtlora.plan.cell import Cell
 from mtlora.plan.download import plan_with_data
@@ -41,6 +41,7 @@ from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
 from mtlora.train.monitor import Monitor, record_time
+from mtlora.train.tracking import untracked
 from mtlora.train.worker import SECONDS_TO_SAVE
 
 # Launchers whose sweeps run without Hydra, which would compose every cell a second time.
@@ -62,6 +63,8 @@ def run_missing(plan: Plan, launcher: str, jobs: int | None, console: Console) -
     stages = [[cell for cell in stage if state[cell.sha] not in SETTLED] for stage in plan.stages]
     todo = [cell for stage in stages for cell in stage]
     every = [cell for stage in plan.stages for cell in stage]
+    for line in untracked([cell for cell in every if state[cell.sha] is State.DONE]):
+        console.print(line, markup=False, soft_wrap=True)
     if not todo:
         bad = sum(state[cell.sha] is State.DIVERGED for cell in every)
         console.print(
@@ -189,8 +192,8 @@ def start(module: str, description: str) -> tuple[argparse.Namespace, Console]:
     )
     arguments = parser.parse_intermixed_args()
     if arguments.launcher not in (None, *LAUNCHERS):
-        given = both_forms("--launcher", arguments.launcher)
-        raise UserError(f"{given} is not known: choose one of {', '.join(LAUNCHERS)}")
+        named = as_typed("--launcher", arguments.launcher)
+        raise UserError(f"{named} is not known: choose one of {', '.join(LAUNCHERS)}")
     handle_signals()
     return arguments, Console(stderr=True)
 
@@ -211,16 +214,15 @@ def main() -> None:
     """Parse the command line, train the missing cells, print the table; exit code 1 if a cell is not done."""
     arguments, console = start("mtlora.reproduce", "Run an experiment and print its table.")
     if parse_overrides(arguments.overrides).get("data.split", ["full"]) != ["full"]:
-        raise UserError("data.split=tune belongs to mtlora.tune (make tune SUITE=...): leave it out here")
+        raise UserError(f"data.split=tune belongs to `{command('tune', arguments.experiment)}`: leave it out here")
     plan = plan_with_data(load_experiment(arguments.experiment), arguments.overrides, console)
     left = run_missing(plan, *launching(arguments, plan), console)
     tables = plan.results / "tables"
     view = View(plan, load_evidence(plan.runs))
     if view.has_results:
         print(write_tables(view, tables)[0])
-        console.print(
-            f"written to {tables / plan.name}.md, .tex, .html, .csv; `make report`, with these variables, draws figures"
-        )
+        report = command("report", arguments.experiment, *arguments.overrides)
+        console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `{report}` draws figures")
     else:
         console.print("no run is finished, so there is no table")
     if any(state is not State.DIVERGED for state in left.values()):

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
+from mtlora.base.messages import as_typed
 from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell, override_key, with_multiplier
 from mtlora.plan.download import plan_with_data
@@ -167,7 +168,7 @@ def parent_factor(cell: Cell, tuning: Tuning) -> float | None:
         if wanted in found.runs:
             return found.multiplier
     raise UserError(
-        f"{cell.config.task.name} starts from {cell.config.init_from}, which is not tuned here: add it to TASKS, "
+        f"{cell.config.task.name} starts from {cell.config.init_from}, which is not tuned here: add it to the tasks, "
         "or set init_from=none"
     )
 
@@ -250,7 +251,10 @@ def main() -> None:
     tuning.overrides = arguments.overrides
     print(markdown(choices_table(plan, tuning)))
     save_tuning(with_earlier(tuning, plan.tuning_path), plan.tuning_path)
-    console.print(f"written to {plan.tuning_path}; PROTOCOL=tuned trains with these learning rates", soft_wrap=True)
+    console.print(
+        f"written to {plan.tuning_path}; {as_typed('protocol', 'tuned')} trains with these learning rates",
+        soft_wrap=True,
+    )
 
 
 def options(given: dict[str, list[str]]) -> tuple[str, list[float]]:
@@ -277,10 +281,13 @@ def check_seeds(experiment: Experiment, plan: Plan) -> None:
     """Raise a UserError unless there are at least two seeds, and none is a seed of the experiment's final runs."""
     seeds = list(dict.fromkeys(cell.config.seed for cell in plan.cells))
     if len(seeds) < 2:
-        raise UserError("tuning needs at least two seeds, to say how sure a choice is: give SEEDS=100,101")
+        example = as_typed("seed", "100,101")
+        raise UserError(f"tuning needs at least two seeds, to say how sure a choice is: give {example}")
     final = experiment.axes_of(plan.profile).get("seed", [])
     if shared := sorted(set(map(str, seeds)) & set(map(str, final))):
-        raise UserError(f"seed={shared[0]} is a seed of the final runs: tune with others, such as {FIRST_SEED}")
+        raise UserError(
+            f"{as_typed('seed', shared[0])} is a seed of the final runs: tune with others, such as {FIRST_SEED}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """What all tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.hub_server import HubServer, serve
+
+os.environ.pop("MTLORA_BY_MAKE", None)  # of `make test`: messages name arguments, unless a test sets it
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -14,8 +14,11 @@ from typing import NoReturn, TextIO
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, HydraException
 
-from mtlora.base.errors import UserError
-from mtlora.base.messages import NUMBER_FOR_GROUP, both_forms, one_line, quoted
+from mtlora.base.errors import UserError, did_you_mean
+from mtlora.base.extras import needs
+from mtlora.base.files import visible_files
+from mtlora.base.messages import NUMBER_FOR_GROUP, as_typed, one_line, quoted
+from mtlora.base.paths import EXPERIMENTS
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # the user's value: `run` sets the variable, too
 PATHS = ("data.root", "model.path", "results")  # keys of a configuration whose values are paths
@@ -67,14 +70,33 @@ class Parser(argparse.ArgumentParser):
     """Reports a wrong argument in one line, like every other mistake of a user."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise a UserError instead of printing the usage."""
+        """Raise a UserError instead of printing the usage; what is missing or mistyped is named with what may stand there."""
+        if match := re.match("the following arguments are required: (.+)", message):
+            message = "; ".join(filter(None, map(self._missing, match[1].split(", "))))
+        elif match := re.match("unrecognized arguments: (--[^ =]+)", message):
+            message = f"{match[1]} is not an option{did_you_mean(match[1], self._option_string_actions)}"
         raise UserError(f"{message} ({self.prog} --help shows what is possible)")
 
+    def _missing(self, name: str) -> str:
+        """Describe a missing argument; an empty list of others is no mistake."""
+        action = next(a for a in self._actions if name in (a.metavar, a.dest, *a.option_strings))
+        if action.nargs == "*":
+            return ""
+        shown = name if action.option_strings else name.upper()
+        return f"{shown} is missing: {action.help or 'one of ' + ', '.join(action.choices or ())}"
 
-def experiment_parser(module: str, description: str) -> Parser:
-    """Return a parser for EXPERIMENT and its overrides, the arguments of every command about an experiment."""
+
+def experiment_parser(module: str, description: str, *more: str) -> Parser:
+    """Return a parser for EXPERIMENT and its overrides, the arguments of every command about an experiment.
+
+    Args:
+        module: the command's module.
+        description: of the command.
+        more: names that the command takes besides those of the files in experiments/.
+    """
     parser = Parser(prog=f"python -m {module}", description=description)
-    parser.add_argument("experiment", help="name of a file in experiments/, such as glue")
+    names = [*more, *(path.stem for path in visible_files(EXPERIMENTS, "*.yaml"))]
+    parser.add_argument("experiment", help=f"one of {', '.join(names)}")
     parser.add_argument("overrides", nargs="*", help="such as task=rte,mrpc seed=0,1; as for mtlora.train -m")
     return parser
 
@@ -86,7 +108,7 @@ def jobs(text: str) -> int:
         UserError: it is not a whole number of at least 1.
     """
     if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{both_forms('--jobs', text)}: it must be a whole number of at least 1")
+        raise UserError(f"{as_typed('--jobs', text)}: it must be a whole number of at least 1")
     return int(text)
 
 
@@ -122,11 +144,7 @@ def run(main: Callable[[], None], hydra_main: bool = False) -> None:
         if not (plugin := re.search(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+?)_launcher", str(error))):
             raise
         extra = {"submitit": "slurm"}.get(plugin[1], plugin[1])
-        fail(
-            UserError(
-                f"hydra/launcher={extra} needs packages: .venv/bin/pip install -c constraints.txt -e '.[{extra}]'"
-            )
-        )
+        fail(UserError(needs(f"hydra/launcher={extra}", f"the package hydra-{plugin[1]}-launcher", extra)))
     except (CompactHydraException, ValueError) as error:
         mistake = isinstance(error, CompactHydraException) or str(error).startswith(NUMBER_FOR_GROUP)
         if not mistake:

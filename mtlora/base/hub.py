@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from mtlora.base.errors import UserError
+from mtlora.base.messages import command
 
 # Returns those of a commit's files that are needed; an empty list if the commit lacks any of them.
 Choice = Callable[[Sequence[str]], list[str]]
@@ -146,7 +147,7 @@ class Repository:
             case errors.RepositoryNotFoundError():
                 return "there is no such repository, or it is private: correct its name, or set HF_TOKEN"
             case errors.OfflineModeIsEnabled():
-                return f"HF_HUB_OFFLINE=1 forbids the network: run `make download` without it, or use {self.instead}"
+                return f"HF_HUB_OFFLINE=1 forbids the network: run `{command('download')}` without it, or use {self.instead}"
             case OSError() if error.errno in FULL_DISK:
                 return "the disk is full: free space, or set HF_HOME to a folder on another disk"
             case OSError() if error.errno in UNWRITABLE:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.base.errors import UserError, did_you_mean
-from mtlora.base.messages import unknown_key
+from mtlora.base.messages import as_typed, misfit, unknown_key
 from mtlora.config.metrics import METRICS, metrics_for
 from mtlora.config.schema import STRUCTURES, AdapterConfig, LocalFile, ModelConfig, RunConfig, TaskConfig, TrainConfig
 
@@ -79,8 +79,9 @@ def type_local_files(task: TaskConfig) -> None:
         try:
             task.local[split] = [OmegaConf.to_object(OmegaConf.merge(schema, item)) for item in items]  # type: ignore[misc]
         except OmegaConfBaseException as error:
-            reason = str(error).split("\n")[0]
-            raise UserError(f"task.local.{split} of {task.name} is malformed: {reason}: repair its YAML file") from None
+            raise UserError(
+                f"task.local.{split} of {task.name} is malformed: {misfit(error)}: repair its YAML file"
+            ) from None
 
 
 def validate(config: RunConfig) -> None:
@@ -195,7 +196,7 @@ def _check_rules(node: Any, prefix: str = "") -> None:
     for f in fields(node):
         key, value, rule = f"{prefix}{f.name}", getattr(node, f.name), f.metadata.get("rule")
         if rule is not None and value is not None and not rule.holds(value):
-            raise UserError(f"{key}={value} {rule.otherwise}")
+            raise UserError(f"{as_typed(key, value)} {rule.otherwise}")
         below = (
             {f"{key}.{name}.": item for name, item in value.items()} if isinstance(value, dict) else {f"{key}.": value}
         )

@@ -114,7 +114,7 @@ class ModelConfig:
     package: str | None = None  # installed package that carries the weights (source=random: the tokenizer)
     folder: str = "model"  # of the weights, or the tokenizer, inside the package
     gguf: str | None = None  # file name of quantised weights instead of model.safetensors; dequantised to fp32
-    install: str | None = None  # instruction for installing the package, if `make setup` does not
+    install: str | None = None  # how to install the package, if it belongs to no extra
     weights_sha256: str | None = None  # of model.safetensors or the GGUF file; checked before loading
     path: str | None = None  # a local snapshot folder: used instead of hub or package
     # bitsandbytes quantises the frozen linear layers: to 4 bits (blocks of 64) or to 8 (a scale per output); null: fp32

@@ -13,6 +13,7 @@ from typing import Any
 
 from mtlora.base.errors import UserError
 from mtlora.base.hub import COMMIT, Choice, Repository, Snapshot, is_damaged
+from mtlora.base.messages import command
 from mtlora.config.schema import TaskConfig
 from mtlora.data.contexts import Sentence
 from mtlora.data.table_files import check_columns
@@ -28,7 +29,7 @@ class NotDownloaded(UserError):
         super().__init__(
             f"task {task.name}: {task.hub.path} is read from the branch {task.hub.revision}, whose content may "
             f"change, so its files must be on this machine before a run can be planned: "
-            f"run `make download SUITE={task.suite} PROFILE=paper` first"
+            f"run `{command('download', task.suite, 'profile=paper')}` first"
         )
         self.task = task
 
@@ -170,7 +171,9 @@ def _rows(task: TaskConfig, split: str, snapshot: Snapshot) -> Any:
         except (OSError, pa.ArrowException) as error:
             path = snapshot.folder / name
             remedy = (
-                "`make download` repairs it" if is_damaged(path) else "it is so on the hub: correct task.hub.revision"
+                f"`{command('download')}` repairs it"
+                if is_damaged(path)
+                else "it is so on the hub: correct task.hub.revision"
             )
             reason = str(error).splitlines()[0][:100]
             raise UserError(f"{path} is damaged ({reason}): {remedy}, or use data.source=local data.root=DIR") from None
@@ -196,6 +199,6 @@ def _check_size(task: TaskConfig, split: str, found: int, subset: bool) -> None:
     unit = ("contexts" if split == "test" else "texts") if task.kind == "generation" else "rows"
     part = "; data.subset=true accepts a part, as low-resource" if 0 < found < declared and not subset else ""
     raise UserError(
-        f"{_where(task, split)} has {found} {unit}, but `sizes` of conf/task/{task.name}.yaml has {declared}: `make download` "
-        f"fetches what is missing, else correct task.hub.revision{part}"
+        f"{_where(task, split)} has {found} {unit}, but `sizes` of conf/task/{task.name}.yaml has {declared}: "
+        f"`{command('download')}` fetches what is missing, else correct task.hub.revision{part}"
     )

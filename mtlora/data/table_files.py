@@ -44,7 +44,7 @@ def check_columns(task: TaskConfig, columns: dict[str, list[Any]], where: str) -
     names = [*task.text_columns, "label"]
     rows = enumerate(zip(*(columns[name] for name in names), strict=True))
     checked = [checked_row(task, values, names, f"{where}, row {row}") for row, values in rows]
-    return {name: list(values) for name, values in zip(names, zip(*checked, strict=True), strict=True)}
+    return {name: [row[place] for row in checked] for place, name in enumerate(names)}
 
 
 def checked_row(task: TaskConfig, values: Sequence[Any], names: Sequence[str], where: str) -> list[Any]:

@@ -8,6 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtlora.base.errors import UserError, did_you_mean
 from mtlora.base.files import visible_files
+from mtlora.base.messages import misfit
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.config.metrics import METRICS
 
@@ -102,8 +103,7 @@ def load_experiment(name: str) -> Experiment:
         merged = OmegaConf.merge(OmegaConf.structured(Experiment), OmegaConf.load(path), {"name": name})
         experiment: Experiment = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: {error.full_key}: {reason}") from None
+        raise UserError(f"{path}: {error.full_key}: {misfit(error)}") from None
     for key, allowed in (("selection", ("last", "best")), ("failures", ("block", "majority"))):
         if (value := getattr(experiment, key)) not in allowed:
             raise UserError(f"{path}: {key}: {value} is not known: choose one of {', '.join(allowed)}")

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import OverrideType, ValueType
 from omegaconf import OmegaConf
 
 from mtlora.base.errors import UserError, did_you_mean
-from mtlora.base.messages import both_forms
+from mtlora.base.messages import as_typed
 from mtlora.base.paths import CONF
 from mtlora.plan.cell import Archive, Cell, compose_cell, with_seed
 from mtlora.plan.experiment import Column, Experiment
@@ -127,11 +127,13 @@ def make_plan(experiment: Experiment, overrides: Sequence[str], archive: Archive
     profiles = given.get("profile", ["mini"])
     known = ", ".join(experiment.profiles)
     if len(profiles) > 1:
-        raise UserError(f"profile={','.join(profiles)}: a table holds one profile: choose one of {known}")
+        raise UserError(f"{as_typed('profile', ','.join(profiles))}: a table holds one profile: choose one of {known}")
     profile = profiles[0]
     if profile not in experiment.profiles:
         near = did_you_mean(profile, experiment.profiles)
-        raise UserError(f"profile={profile} is not part of experiment {experiment.name}: choose one of {known}{near}")
+        raise UserError(
+            f"{as_typed('profile', profile)} is not part of experiment {experiment.name}: choose one of {known}{near}"
+        )
     declared = experiment.axes_of(profile)
     if given.get("data.split") == ["tune"]:
         declared |= {"seed": TUNING_SEEDS, "train.lr_multiplier": TUNING_GRID, "protocol": ["matched"]}
@@ -159,7 +161,7 @@ def _check_tasks(experiment: Experiment, named: Sequence[str]) -> None:
     if alien := [task for task in named if task not in tasks]:
         near = did_you_mean(alien[0], tasks) or f", or add a column for it to experiments/{experiment.name}.yaml"
         raise UserError(
-            f"{both_forms('task', alien[0])}: experiment {experiment.name} has no such task: "
+            f"{as_typed('task', alien[0])}: experiment {experiment.name} has no such task: "
             f"choose one of {', '.join(tasks)}{near}"
         )
 
@@ -222,6 +224,6 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
                     f"{override.input_line} names more than {MOST_VALUES} values: give a shorter list or range"
                 )
         else:
-            raise UserError(f"{override.input_line} names no values: list them, as in seed=0,1 or seed=range(0,5)")
+            raise UserError(f"{override.input_line} names no values: list them, as in {as_typed('seed', '0,1')}")
         parsed[override.key_or_group] = list(dict.fromkeys(values))
     return parsed

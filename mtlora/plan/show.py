@@ -29,7 +29,7 @@ def show(plan: Plan, console: Console, jobs: int | None) -> None:
     console.print(table)
     methods = {cell.config.adapter.method for cell in plan.cells}
     if "lora" in plan.experiment.axes_of(plan.profile).get("transform", []) and "lora" not in methods:
-        console.print("lora is not among the methods, so the table will have no differences: add it to METHODS")
+        console.print("lora is not among the methods, so the table will have no differences: add it")
     rest = [cell for cell in cells if state[cell.sha] not in SETTLED]
     cost = estimate([cell for cell in rest if state[cell.sha] != State.UNSCORED], cells)
     how = {None: "if run one after another", 1: "one after another"}.get(jobs, f"{jobs} at a time")

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import write_text
+from mtlora.base.messages import as_typed, command
 from mtlora.config.schema import RunConfig
 
 FIRST_SEED = 100  # seeds from here on are for tuning only
@@ -112,7 +113,8 @@ def load_tuning(path: Path) -> Tuning:
         return _read(path, path.stat().st_mtime_ns)
     except FileNotFoundError:
         raise UserError(
-            f"protocol=tuned needs {path}, which does not exist: run `make tune` with the same SUITE and PROFILE first"
+            f"protocol=tuned needs {path}, which does not exist: "
+            f"run `{command('tune')}` for the same experiment and profile first"
         ) from None
 
 
@@ -123,7 +125,7 @@ def _read(path: Path, modified: int) -> Tuning:
         return OmegaConf.to_object(read)  # type: ignore[return-value]
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"{path} is not a tuning file ({reason}): run `make tune` again") from None
+        raise UserError(f"{path} is not a tuning file ({reason}): run `{command('tune')}` again") from None
 
 
 def tuning_path(results: Path, stem: str) -> Path:
@@ -164,16 +166,16 @@ def choice_of(config: RunConfig, basis: str | None, parts: dict[str, str] | None
             }
             if not {choice.multiplier, choice.second} <= tried:
                 raise UserError(
-                    f"{path} names a factor for {method} on {task} that no trial has tried: run `make tune` again"
+                    f"{path} names a factor for {method} on {task} that no trial has tried: run `{command('tune')}` again"
                 )
             return choice
     if named:
         new = min((_differing(choice, task, parts or {}) for choice in named), key=len)
         raise UserError(
             f"{path} has no learning rate for {method} on {task} with {new}: "
-            "it was made with other values: run `make tune` with the same ones as here"
+            f"it was made with other values: run `{command('tune')}` with the same ones as here"
         )
-    raise UserError(f"{path} has no learning rate for {method} on {task}: run `make tune` with it")
+    raise UserError(f"{path} has no learning rate for {method} on {task}: run `{command('tune')}` with it")
 
 
 def _differing(choice: Choice, task: str, parts: dict[str, str]) -> str:
@@ -186,4 +188,4 @@ def _differing(choice: Choice, task: str, parts: dict[str, str]) -> str:
 def check_seed(config: RunConfig) -> None:
     """Raise a UserError if a run under `protocol=tuned` has a seed that its learning rate was tuned with."""
     if config.protocol == "tuned" and config.seed in load_tuning(path := path_for(config)).seeds:
-        raise UserError(f"seed={config.seed} was used for tuning ({path}): a final run needs another seed")
+        raise UserError(f"{as_typed('seed', config.seed)} was used for tuning ({path}): a final run needs another seed")

@@ -6,6 +6,7 @@ of this machine. `--push` uploads the written folder.
 """
 
 import argparse
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,11 @@ from mtlora.publish.adapter import write_adapter
 from mtlora.publish.study import write_study
 from mtlora.records.record import RECORD
 from mtlora.tables.command import RECORDS
+
+CONTENT = {
+    "model": "the adapter as it was trained and as plain LoRA, its record and predictions as numbers",
+    "dataset": "all records, their metrics as a flat file, and the tables",
+}
 
 
 def main() -> None:
@@ -55,9 +61,22 @@ def main() -> None:
             for path in (made, *made.rglob("*")):
                 path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors lets only the owner read its files
             made.rename(out)
-    print(f"written to {out}", file=sys.stderr)
+    number = sum(path.is_file() for path in out.rglob("*"))
+    print(f"written to {out}: {CONTENT[kind]} ({number} files; README.md is the card)", file=sys.stderr)
     if arguments.push:
         print(upload(out, kind, arguments.push, arguments.private))
+    else:
+        print(next_step(out, arguments.license), file=sys.stderr)
+
+
+def next_step(out: Path, licence: str | None) -> str:
+    """Return the line about what to check in a written folder, and the command that uploads it."""
+    options = ["--push", "USER/NAME", *([] if licence else ["--license", "NAME"])]
+    again = shlex.join(["python", "-m", "mtlora.publish", *sys.argv[1:], *options])
+    return (
+        f"next: read {out / 'README.md'}, and look for a path or text that you would not publish; then "
+        f"`rm -r {shlex.quote(str(out))} && {again}` writes it again, with the repository's name in the card, and uploads it"
+    )
 
 
 @contextmanager

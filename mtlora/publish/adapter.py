@@ -119,7 +119,7 @@ def fill_card(
         base_model=base_model(config.model),
         base_code=base_code(config, base),
         rows=data_source(config),
-        figures=figures(record),
+        metrics=metrics_table(record),
         packages={key: value for key, value in (record.provenance.get("packages") or {}).items() if value},
         files={path.name for path in out.iterdir()},
         texts=config.task.kind == "generation",
@@ -141,7 +141,7 @@ def hub_name(metric: str) -> str:
 
 
 def eval_results(record: RunRecord, config: RunConfig) -> list[EvalResult]:
-    """Return the figures of the last epoch for the card's model index; raw values, as in the record."""
+    """Return the metrics of the last epoch for the card's model index; raw values, as in the record."""
     if config.data.split == "tune" or (config.decodes and config.decode.limit_contexts):
         return []  # not scored on the split that the hub would name
     task, source = config.task, config.data.source
@@ -163,7 +163,7 @@ def eval_results(record: RunRecord, config: RunConfig) -> list[EvalResult]:
     ]
 
 
-def figures(record: RunRecord) -> str:
+def metrics_table(record: RunRecord) -> str:
     """Return the metrics as a Markdown table, on the scale of the harness's tables."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for selection, entry in [
@@ -182,7 +182,7 @@ def data_source(config: RunConfig) -> str:
     made = {
         "hub": f"[{task.hub.path}](https://huggingface.co/datasets/{task.hub.path}), {task.hub.name}",
         "local": f"files of {task.name} on disk, in the layout of the official release",
-        "builtin": "made-up texts of the harness in the form of this task: the figures say nothing about the real one",
+        "builtin": "made-up texts of the harness in the form of this task: the metrics say nothing about the real one",
     }[data.source]
     limit, contexts = config.train.limit_examples, config.decode.limit_contexts if config.decodes else None
     parts = (

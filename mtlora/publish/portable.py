@@ -5,8 +5,10 @@ import re
 from dataclasses import asdict
 from typing import Any
 
+from mtlora.base.paths import IN_TEXT, last_parts
 from mtlora.records.record import RunRecord
-from mtlora.report.links import ABSOLUTE, NAME
+
+END = r"(?![^/\s'\"()\[\]{},;:=])"  # of a path
 
 
 def portable(record: RunRecord) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def portable(record: RunRecord) -> dict[str, Any]:
             return value
         for place in known:  # whole names only: /work is no part of /workspace
             name = os.path.basename(place.rstrip("/")).replace("\\", r"\\")
-            value = re.sub(re.escape(place.rstrip("/")) + f"(?!{NAME})", name, value)
-        return re.sub(ABSOLUTE, lambda path: path[0].rpartition("/")[2], value)
+            value = re.sub(re.escape(place.rstrip("/")) + END, name, value)
+        return IN_TEXT.sub(lambda path: last_parts(path[0]), value)
 
     return dict(shortened(asdict(record)))

@@ -14,7 +14,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.files import read_text, readable, write_jsonl, write_text
 from mtlora.base.messages import as_variable
 from mtlora.publish.portable import portable
-from mtlora.records.__main__ import markdown
+from mtlora.records.page import markdown
 from mtlora.records.predictions import numbers_only
 from mtlora.records.record import PREDICTIONS, RunRecord
 from mtlora.report.verdicts import answer

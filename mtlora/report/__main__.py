@@ -5,7 +5,7 @@ import sys
 from mtlora.base import cli
 from mtlora.report.page import build
 from mtlora.report.verdicts import answer
-from mtlora.tables.command import load, outside, parser, split_by_runs
+from mtlora.tables.command import load, none_finished, outside, parser, split_by_runs
 
 
 def main() -> None:
@@ -18,10 +18,7 @@ def main() -> None:
     for line in outside(views):
         print(line, file=sys.stderr)
     if not any(view.found.started or view.tuning for view in views):  # an earlier report stays as it is
-        print(
-            f"no selected run finished in {arguments.runs or results / 'runs'}: no report is written", file=sys.stderr
-        )
-        return
+        raise none_finished(arguments, views)
     build(views, results, name, arguments.overrides)
     found = answer(split_by_runs(views)[0])
     print("\n".join(filter(None, (found.short, found.open))))

@@ -8,11 +8,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from mtlora.base.paths import IN_TEXT, last_parts
 from mtlora.tables.evidence import Evidence
 
-NAME = r"[^/\s'\"()\[\]{},;:=]"  # a character of a file's name, as it is found in texts
-ABSOLUTE = rf"(?<![\w./~*\\-])/(?!/)(?:{NAME}+/)+{NAME}*"  # an absolute path; the address of a web page does not match
-TOKEN = re.compile(rf"({ABSOLUTE}|[\w.=+-]+)")
+TOKEN = re.compile(rf"({IN_TEXT.pattern}|[\w.=+-]+)")
 
 
 def relative(path: str | Path, folder: Path) -> str | None:
@@ -36,8 +35,8 @@ def linked(line: str, links: Mapping[str, str], folder: Path) -> Markup:
 def _linked(part: str, links: Mapping[str, str], folder: Path) -> str:
     if part in links:
         return Markup('<a href="{}">{}</a>').format(links[part], part)
-    if re.fullmatch(ABSOLUTE, part):
-        return relative(part, folder) or f"…/{'/'.join(Path(part).parts[-2:])}"
+    if IN_TEXT.fullmatch(part):
+        return relative(part, folder) or f"…/{last_parts(part, 2)}"
     return part
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mtlora.base.errors import UserError
+from mtlora.base.extras import needs
 from mtlora.score import text
 
 if TYPE_CHECKING:
@@ -98,9 +99,7 @@ def needing_java(names: Sequence[str], scoring: str) -> list[str]:
 def require_text_packages() -> None:
     """Raise a UserError if the extra `metrics` is not installed; imports nothing, so that a run can call it before training."""
     if missing := [name for name in TEXT_PACKAGES if importlib.util.find_spec(name) is None]:
-        raise UserError(
-            f"text metrics need {', '.join(missing)}: install them with `pip install 'mtlora[metrics]'` or `make setup`"
-        )
+        raise UserError(needs("a text metric", ", ".join(missing), "metrics"))
 
 
 def baseline(name: str, references: "np.ndarray") -> float:

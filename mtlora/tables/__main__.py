@@ -3,7 +3,7 @@
 import sys
 
 from mtlora.base import cli
-from mtlora.tables.command import load, outside, parser, split_by_runs
+from mtlora.tables.command import load, none_finished, outside, parser, split_by_runs
 from mtlora.tables.write import write_tables
 
 
@@ -22,13 +22,12 @@ def main() -> None:
             texts.append(write_tables(view, results / "tables")[0])
         for line in view.problems:
             print(f"{view.plan.name}: {line}", file=sys.stderr)
+    if not texts:
+        raise none_finished(arguments, views)
     print("\n".join(texts), end="")
     if absent:
         print(f"no table, because there are no runs: {', '.join(view.plan.name for view in absent)}", file=sys.stderr)
-    if texts:
-        print(f"written to {results / 'tables'}", file=sys.stderr)
-    else:
-        print(f"no selected run finished in {arguments.runs or results / 'runs'}: no table is written", file=sys.stderr)
+    print(f"written to {results / 'tables'}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hydra.errors import MissingConfigException
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.files import visible_files
-from mtlora.base.messages import as_variable, both_forms, one_line
+from mtlora.base.messages import as_typed, as_variable, command, one_line
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.data.hub import NotDownloaded
 from mtlora.plan.cell import override_key
@@ -42,7 +42,7 @@ def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
 
 def parser(module: str, description: str) -> cli.Parser:
     """Return the parser of the arguments that both commands share."""
-    made = cli.experiment_parser(module, description)
+    made = cli.experiment_parser(module, description, ALL)
     made.add_argument(
         "--runs",
         type=lambda text: Path(text).expanduser(),
@@ -59,7 +59,7 @@ def load(arguments: argparse.Namespace) -> list[View]:
     """
     runs, overrides, archived = arguments.runs, arguments.overrides, None
     if runs is not None and not runs.exists():
-        raise UserError(f"{both_forms('--runs', runs)}: there is no such folder or file")
+        raise UserError(f"{as_typed('--runs', runs)}: there is no such folder or file")
     if runs is not None and (runs / RECORDS).is_file():  # a study: its folder has the place of results/
         overrides = [f"results={runs}", *overrides]
         runs = runs / RECORDS
@@ -86,6 +86,15 @@ def load(arguments: argparse.Namespace) -> list[View]:
         raise UserError(f"no experiment has {' '.join(overrides)}: name one, such as glue")
     evidence = evidence or load_evidence(plans[0].runs)
     return [View(plan, evidence) for plan in plans]
+
+
+def none_finished(arguments: argparse.Namespace, views: Sequence[View]) -> UserError:
+    """Return the error that no selected run is finished, with the command that trains them."""
+    name = "glue" if arguments.experiment == ALL else arguments.experiment
+    if arguments.runs is not None:
+        return UserError(f"{as_typed('--runs', arguments.runs)} holds no finished run that is selected: name others")
+    train = command("reproduce", name, *arguments.overrides)
+    return UserError(f"no selected run is finished in {views[0].plan.runs}: train with `{train}`")
 
 
 def _narrowed(experiment: Experiment, overrides: Sequence[str], held: dict[str, set[str]]) -> list[str]:

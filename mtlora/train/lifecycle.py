@@ -41,7 +41,7 @@ from mtlora.train.model.methods import effective
 from mtlora.train.results import baselines, cost, last_and_best, of_last_epoch, prediction_rows, row_counts
 from mtlora.train.run import Run
 from mtlora.train.state import CHECKPOINT
-from mtlora.train.tracking import NullTracker, make_tracker
+from mtlora.train.tracking import NullTracker, make_tracker, untracked
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def finished_record(cell: Cell) -> RunRecord | None:
     """Return the record of a finished run, with every metric that this machine can compute; None if the run is not finished."""
     if record_status(cell.folder) != "success":
         return None
-    log.info("%s is finished already: skipped", cell.run_id)
+    log.info("%s", "; ".join([f"{cell.run_id} is finished already: skipped", *untracked([cell])]))
     record = RunRecord.load(cell.folder / RECORD)
     if lacking_metrics(cell):  # for example because Java was installed only after the run
         contexts, texts = read_predictions(cell.folder / PREDICTIONS)

@@ -10,14 +10,16 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
 from mtlora.base.errors import UserError
+from mtlora.base.extras import needs
 from mtlora.base.messages import one_line
 from mtlora.plan.cell import Cell
+from mtlora.records.record import RECORD, RunRecord, record_status
 
 log = logging.getLogger(__name__)
 
@@ -244,16 +246,34 @@ def make_tracker(cell: Cell, folder: Path) -> Tracker:
     try:
         return SafeTracker(name, TRACKERS[name](cell, folder))
     except ImportError as error:
-        raise UserError(
-            f"tracking={name} needs the extra {name} ({error}): .venv/bin/pip install -c constraints.txt -e '.[{name}]', "
-            "or set tracking=none"
-        ) from None
+        line = needs(f"tracking={name}", f"the extra {name} ({error})", name)
+        raise UserError(f"{line}, or set tracking=none") from None
     except UserError:
         raise
     except Exception as error:
         raise UserError(
             f"tracking={name} cannot start ({_reason(error)}): correct that, or set tracking=none"
         ) from None
+
+
+def untracked(cells: Sequence[Cell]) -> list[str]:
+    """Return one line, or none, about finished runs of which the tracker that is set now gets nothing."""
+    found = [c for c in cells if c.config.tracking.name != "none" and record_status(c.folder) == "success"]
+    left = [c for c in found if _tracker_of(c) != c.config.tracking.name]
+    if not left:
+        return []
+    one = len(left) == 1
+    runs, place = f"{len(left)} finished run{'' if one else 's'}", left[0].folder
+    return [
+        f"tracking={left[0].config.tracking.name} gets nothing of {runs}, trained without it: metrics.jsonl in {place}"
+        f"{'' if one else ' and the others'} has the same values; to track {'it' if one else 'them'}, delete "
+        f"{'this folder' if one else 'these folders'} and train again"
+    ]
+
+
+def _tracker_of(cell: Cell) -> str:
+    """Return the tracker that a finished run had."""
+    return str(RunRecord.load(cell.folder / RECORD).config.get("tracking", {}).get("name", "none"))
 
 
 def _reason(error: Exception) -> str:

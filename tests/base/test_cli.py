@@ -135,12 +135,20 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("rank=r3", ["rank=r3 is not known", "r16"]),
         ("profile=big", ["profile=big is not known", "mini, paper"]),
         ("recipe=tiny/nothing", ["no recipe", "conf/recipe/tiny/nothing.yaml"]),
-        ("train.lr=1", ["train.lr is not a known key"]),
-        ("trian.epochs=1", ["trian.epochs is not a known key"]),
-        ("+train.lr=1", ["train.lr is not a known key"]),
+        ("train.lr=1", ["train.lr is not a known key or group (did you mean train.learning_rate?)"]),
+        ("+train.lr=1", ["train.lr is not a known key or group (did you mean train.learning_rate?)"]),
+        ("trian.epochs=1", ["trian.epochs is not a known key or group (did you mean train.epochs?)"]),
+        ("train.alpha=1", ["(did you mean adapter.alpha?)"]),
+        ("batchsize=1", ["(did you mean train.batch_size or decode.batch_size?)"]),
+        ("trian.batch_size=1", ["(did you mean train.batch_size?)"]),
+        ("train.warmup=1", ["(did you mean train.warmup_ratio or train.warmup_steps?)"]),
+        ("methods=shim", ["(did you mean transform?)"]),
+        ("hydra.swep.dir=out", ["(did you mean hydra.sweep.dir?)"]),
+        ("hydra/lancher=ray", ["(did you mean hydra/launcher?)"]),
+        ("hydra.launcher.no_such_key=1", ["is not a known key or group: check the spelling"]),
         ("+extra=1", ["extra is not a known key"]),
         ("train.epochs=two", ["train.epochs=two", "two is not a whole number"]),
-        ("seed=abc", ["seed=abc", "SEEDS=abc of make", "abc is not a whole number"]),
+        ("seed=abc", ["error: seed=abc: abc is not a whole number"]),
         ("seed=null", ["seed=null"]),
         ("train.learning_rate=fast", ["train.learning_rate=fast", "is not a number"]),
         ("train.epoch=1", ["train.epoch is not a known key", "did you mean train.epochs?"]),
@@ -148,7 +156,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("trasnform=shim", ["trasnform is not a known key or group (did you mean transform?)"]),
         ("task=rtee", ["task=rtee is not known: choose one of cola", "(did you mean rte?)"]),
         ("METHODS=shim", ["METHODS is a variable of make", "it is transform="]),
-        ("tune.grid=1", ["tune.grid belongs to mtlora.tune"]),
+        ("tune.grid=1", ["tune.grid belongs to `python -m mtlora.tune`"]),
         ("train=3", ["train=3"]),
         ("rank=0", ["rank=0", "rank=r8"]),
         ("rank=8", ["rank=8", "rank=r8"]),
@@ -171,10 +179,10 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("model.source=hub", ["model tiny has source: hub", "needs hub and revision", "conf/model/tiny.yaml"]),
         ("decode.beams=0", ["decode.beams=0", "at least 1"]),
         ("task=rte,mrpc", ["error: task=rte,mrpc names several values, which is a sweep: add -m"]),
-        ("task=rte,", ["error: task=rte, (TASKS=rte, of make): a comma too many: write task=rte"]),
+        ("task=rte,", ["error: task=rte,: a comma too many: write task=rte"]),
         ("model=roberta", ["(did you mean roberta_base?)"]),
         ("task=RTE", ["(did you mean rte?)"]),
-        ("seed=1-5", ["1-5 is not a whole number (several: seed=0,1 or seed=range(0,5))"]),
+        ("seed=1-5", ["1-5 is not a whole number (several: seed=0,1 or 'seed=range(0,5)')"]),
         ("task=(", ["task=("]),
     ],
 )
@@ -262,7 +270,7 @@ def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
         with pytest.raises(SystemExit) as exit_:
             cli.run(lambda value=value: print(parser.parse_intermixed_args(["glue", "--jobs", value])))  # type: ignore[misc]
         line = check_error_line(exit_.value.code, capsys.readouterr().err)
-        assert f"--jobs {value} (JOBS={value} of make)" in line, "both forms: the user may have typed either"
+        assert f"error: --jobs {value}: it must be" in line
 
 
 @pytest.mark.parametrize(
@@ -272,16 +280,58 @@ def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
         (
             "reproduce",
             ["glue", "data.split=tune", "protocol=nothing"],
-            "data.split=tune belongs to mtlora.tune",
+            "data.split=tune belongs to `python -m mtlora.tune glue`",
         ),
-        ("reproduce", ["glue", "--launcher", "lokal"], "--launcher lokal (LAUNCHER=lokal of make) is not known"),
-        ("tables.__main__", ["glue", "--runs", "/nowhere"], "--runs /nowhere (RUNS=/nowhere of make)"),
+        ("reproduce", ["glue", "--launcher", "lokal"], "error: --launcher lokal is not known"),
+        ("tables.__main__", ["glue", "--runs", "/nowhere"], "error: --runs /nowhere: there is no"),
+        ("plan.__main__", [], "error: EXPERIMENT is missing: one of controls, dart, deberta, e2e, glue, init, rank"),
+        ("tables.__main__", [], "error: EXPERIMENT is missing: one of all, controls, dart"),
+        ("publish.__main__", ["--out", "new"], "error: SOURCE is missing: the folder of a finished run, or of a study"),
+        ("publish.__main__", ["runs/one"], "error: --out is missing: the folder to write"),
+        ("records.__main__", [], "error: COMMAND is missing: one of schema, collect"),
+        ("score.__main__", [], "error: TASK is missing: one of dart, webnlg, e2e"),
+        ("reproduce", ["glue", "--jbos", "2"], "error: --jbos is not an option (did you mean --jobs?)"),
     ],
 )
 def test_mistakes_of_commands_about_experiments(
     module: str, arguments: list[str], part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(importlib.import_module(f"mtlora.{module}").main)
+    assert part in check_error_line(exit_.value.code, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "part"),
+    [
+        (
+            "reproduce",
+            ["glue", "seed=1-5"],
+            "error: SEEDS=1-5: 1-5 is not a whole number (several: SEEDS=0,1 or 'SEEDS=range(0,5)')",
+        ),
+        ("reproduce", ["glue", "task=rtee"], "error: TASKS=rtee: experiment glue has no such task"),
+        ("reproduce", ["glue", "task=rte,"], "error: TASKS=rte,: a comma too many: write TASKS=rte"),
+        ("reproduce", ["glue", "transform=shimm"], "error: METHODS=shimm is not known: choose one of"),
+        ("reproduce", ["glue", "profile=Paper"], "error: PROFILE=Paper is not part of experiment glue"),
+        ("reproduce", ["glue", "protocol=equal"], "error: PROTOCOL=equal is not known"),
+        ("reproduce", ["glue", "--jobs", "0"], "error: JOBS=0: it must be"),
+        ("reproduce", ["glue", "--launcher", "lokal"], "error: LAUNCHER=lokal is not known"),
+        ("reproduce", ["glue", "data.split=tune"], "belongs to `make tune SUITE=glue`"),
+        ("reproduce", ["glue", "protocol=tuned"], "run `make tune` for the same experiment and profile"),
+        ("tables.__main__", ["glue", "--runs", "/nowhere"], "error: RUNS=/nowhere: there is no"),
+    ],
+)
+def test_who_typed_make_reads_its_variables_and_targets(
+    module: str,
+    arguments: list[str],
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("MTLORA_BY_MAKE", "1")
+    monkeypatch.setattr(sys, "argv", [module, *arguments, f"results={tmp_path}"])
     with pytest.raises(SystemExit) as exit_:
         cli.run(importlib.import_module(f"mtlora.{module}").main)
     assert part in check_error_line(exit_.value.code, capsys.readouterr().err)

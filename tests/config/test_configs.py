@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from helpers.glue_files import TASKS
 from helpers.hub_server import HubServer, export_files
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 
@@ -469,3 +470,25 @@ def test_every_default_follows_its_own_rule() -> None:
     ]
     assert len(ruled) > 30
     assert all(f.metadata["rule"].holds(f.default) for f in ruled if f.default not in (None, MISSING))
+
+
+def test_an_unknown_key_in_a_file_names_the_file_and_the_key_that_was_meant(tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    task = conf / "task" / "rte.yaml"
+    task.write_text(task.read_text().replace("text_columns", "text_colums"))
+    with initialize_config_dir(str(conf), version_base="1.3"), pytest.raises(HydraException) as failure:
+        compose("config", overrides=["task=rte", "model=tiny"])
+    line = "conf/task/rte.yaml: task.text_colums is not a known key or group (did you mean task.text_columns?)"
+    assert one_line(failure.value) == line
+
+
+def test_an_unknown_key_of_an_experiment_or_a_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (EXPERIMENTS / "glue.yaml").read_text()
+    (tmp_path / "own.yaml").write_text(text.replace("title:", "titel:"))
+    monkeypatch.setattr("mtlora.plan.experiment.EXPERIMENTS", tmp_path)
+    with pytest.raises(UserError, match=r"own\.yaml: titel: .* \(did you mean title\?\)$"):
+        load_experiment("own")
+    task = TaskConfig(name="new", local={"train": [{"file": "a.tsv", "colums": {}}]})  # type: ignore[list-item]
+    with pytest.raises(UserError, match=r"\(did you mean columns\?\): repair its YAML file"):
+        type_local_files(task)

@@ -1,11 +1,13 @@
 """Rows from a stand-in of the hub: the layouts of the real repositories, counts, commits, and rows that are refused."""
 
 import argparse
+import io
 from pathlib import Path
 from typing import Any
 
 import datasets
 import huggingface_hub
+import pyarrow.parquet as pq
 import pytest
 from helpers.glue_files import one_line, option
 from helpers.hub_server import COMMIT, OLDER, HubServer, export_files, parquet, rte_files, rte_rows
@@ -77,6 +79,14 @@ def test_the_number_of_rows_is_the_declared_one(hub: HubServer) -> None:
     part = DataConfig(source="hub", subset=True)
     assert len(load_split(task, part, "train")["label"]) == 5
     assert (low_resource(task, part), low_resource(task, HUB)) == (True, False)
+    files = rte_files(task, train=1)
+    name = "rte/train-00000-of-00001.parquet"
+    none = io.BytesIO()
+    pq.write_table(pq.read_table(io.BytesIO(files[name])).slice(0, 0), none)
+    hub.add("dataset", "own/empty", files | {name: none.getvalue()})
+    empty = rte()
+    empty.hub.path = "own/empty"
+    assert "has 0 rows, but `sizes`" in refusal(empty, part)
     task = rte(train=4)
     assert "has 5 rows" in refusal(task, part), "more rows are not a part"
 
@@ -108,7 +118,7 @@ def test_web_nlg_is_one_configuration_of_the_branch_of_exports(hub: HubServer) -
         "release_v1/full/0000.parquet": parquet([web_nlg()]),
     }
     hub.add("dataset", task.hub.path, files, branch=EXPORT)
-    with pytest.raises(NotDownloaded, match="run `make download SUITE=webnlg PROFILE=paper` first"):
+    with pytest.raises(NotDownloaded, match=r"run `python -m mtlora\.plan\.download webnlg profile=paper` first"):
         fingerprint(task, HUB)
     assert not hub.asked, "a plan does not fetch"
     rows_of_hub.fetch(task, download.hub_splits(task))
@@ -196,7 +206,7 @@ def test_a_damaged_file(hub: HubServer) -> None:
     rows_of_hub.fetch(task, ["train"])
     file = next(Path(huggingface_hub.constants.HF_HUB_CACHE).rglob(f"{OLDER}/{name}"))
     file.resolve().write_bytes(b"PAR1 half a file")
-    assert "`make download` repairs it" in refusal(task)
+    assert "`python -m mtlora.plan.download` repairs it" in refusal(task)
     rows_of_hub.fetch(task, ["train"])
     assert len(load_split(task, HUB, "train")["label"]) == 6
 
@@ -210,7 +220,7 @@ def test_tables_of_all_experiments_leave_out_those_whose_data_are_not_here(
     assert [view.plan.experiment.name for view in views] == ["deberta"]
     (message,) = caplog.messages
     assert message.startswith("dart is left out: ")
-    assert "run `make download SUITE=dart PROFILE=paper` first" in message
+    assert "run `python -m mtlora.plan.download dart profile=paper` first" in message
     with pytest.raises(NotDownloaded):
         command.load(argparse.Namespace(experiment="dart", overrides=overrides, runs=None))
     assert hub.asked == []

@@ -1,7 +1,10 @@
 """Which rooms do without torch: `make lint` checks who imports whom, this test which packages are loaded in the end."""
 
+import ast
 import subprocess
 import sys
+
+from mtlora.base.paths import PACKAGE
 
 ROOMS = ("mtlora.config", "mtlora.records", "mtlora.plan", "mtlora.tables", "mtlora.data.sources")
 
@@ -24,3 +27,10 @@ def test_rooms_without_torch() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     assert [line.split()[0] for line in ended.stdout.splitlines()] == list(ROOMS)
+
+
+def test_no_module_imports_a_command() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                assert not node.module.endswith("__main__"), f"{path.relative_to(PACKAGE)}:{node.lineno}"

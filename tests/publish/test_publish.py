@@ -96,7 +96,7 @@ def test_the_code_of_the_card_loads_the_trained_model_both_ways(
     assert json.loads((published / "lora/adapter_config.json").read_text())["peft_type"] == "LORA"
 
 
-def test_the_card_has_the_figures_of_the_record(cell: Cell, published: Path) -> None:
+def test_the_card_has_the_metrics_of_the_record(cell: Cell, published: Path) -> None:
     record = RunRecord.load(published / "record.json")
     assert (record.config_sha, record.metrics) == (cell.sha, RunRecord.load(cell.folder / "record.json").metrics)
     card = ModelCard.load(published / "README.md")
@@ -335,3 +335,17 @@ def test_a_study_whose_tables_need_overrides(tmp_path: Path, monkeypatch: pytest
     assert (out / "tuned/glue_study.yaml").read_bytes() == (pilot / "tuned/glue_study.yaml").read_bytes()
     name = "glue_study_protocols.md"
     assert (out / "tables" / name).read_bytes() == (pilot / "tables" / name).read_bytes()
+
+
+def test_the_next_step_is_named(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my adapter"
+    publish(monkeypatch, cell.folder, out)
+    written, following = capsys.readouterr().err.splitlines()
+    number = sum(path.is_file() for path in out.rglob("*"))
+    assert written.startswith(f"written to {out}: the adapter as it was trained and as plain LoRA")
+    assert written.endswith(f"({number} files; README.md is the card)")
+    assert str(out / "README.md") in following
+    command = f"rm -r '{out}' && python -m mtlora.publish {cell.folder} --out '{out}' --push USER/NAME --license NAME`"
+    assert command in following

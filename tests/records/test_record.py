@@ -13,7 +13,8 @@ from mtlora.base.files import write_jsonl
 from mtlora.base.paths import REPOSITORY
 from mtlora.data.sources import load_split
 from mtlora.plan.cell import compose_cell
-from mtlora.records.__main__ import main, markdown
+from mtlora.records.__main__ import main
+from mtlora.records.page import markdown
 from mtlora.records.record import RunRecord, find_records, record_status
 from mtlora.tables.evidence import load_evidence
 

@@ -360,7 +360,7 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="1 texts for 2 lists of references"):
         compute_texts(["bleu"], "triples", ["a"], [["a"], ["b"]], "run")
     monkeypatch.setattr(mtlora.score.compute, "TEXT_PACKAGES", ("sacrebleu", "no_such_package"))
-    with pytest.raises(UserError, match=r"need no_such_package: .*pip install 'mtlora\[metrics\]'` or `make setup`"):
+    with pytest.raises(UserError, match=r"needs no_such_package: .*pip install .*\[metrics\]'$"):
         compute_texts(["bleu"], "triples", ["a"], [["a"]], "run")
 
 

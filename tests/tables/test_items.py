@@ -16,7 +16,7 @@ from sklearn import metrics
 
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
-from mtlora.records.__main__ import collect, keep_details
+from mtlora.records.collect import collect, keep_details
 from mtlora.score.sums import SCORES, bleu_counts, item_counts
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.items import Counted, exchange_p, interval

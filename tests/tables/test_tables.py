@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import logging
 import re
@@ -16,10 +17,11 @@ import pytest
 from helpers.glue_files import write_mixed, write_official
 from helpers.record_files import grid, make_record, save_record
 
+from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
-from mtlora.records.__main__ import collect
+from mtlora.records.collect import collect
 from mtlora.records.record import RunRecord
 from mtlora.tables.__main__ import main
 from mtlora.tables.evidence import load_evidence
@@ -603,9 +605,42 @@ def test_failed_runs_alone_make_no_table(
     record.status, record.error = "failed", "the disk is full"
     save_record(tmp_path / "runs", record)
     monkeypatch.setattr(sys, "argv", ["tables", "glue", *given])
-    main()
+    with pytest.raises(
+        UserError, match=r"^no selected run is finished in .*: train with `python -m mtlora\.reproduce glue "
+    ):
+        main()
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "failed: the disk is full" in shown.err
-    assert "no table is written" in shown.err
     assert not (tmp_path / "tables").exists()
+
+
+@pytest.mark.parametrize("module", ["tables", "report"])
+@pytest.mark.parametrize(
+    ("made", "experiment", "train"),
+    [
+        ("", "glue", "python -m mtlora.reproduce glue seed=0"),
+        ("", "all", "python -m mtlora.reproduce glue seed=0"),
+        ("1", "all", "make reproduce-glue SEEDS=0"),
+    ],
+)
+def test_without_any_run_one_line_has_the_command_that_trains(
+    module: str,
+    made: str,
+    experiment: str,
+    train: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MTLORA_BY_MAKE", made)
+    monkeypatch.setattr(sys, "argv", [module, experiment, "seed=0", f"results={tmp_path}"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(importlib.import_module(f"mtlora.{module}.__main__").main)
+    shown = capsys.readouterr()
+    assert (exit_.value.code, shown.out) == (1, "")
+    assert (
+        shown.err
+        == f"error: no selected run is finished in {tmp_path / 'runs'}: train with `{train} results={tmp_path}`\n"
+    )
+    assert list(tmp_path.iterdir()) == []

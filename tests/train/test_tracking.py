@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 
 import pytest
 from helpers.glue_files import one_line
+from helpers.record_files import make_record
 from helpers.tiny_runs import assert_same_outcome, cell_in, execute, finish, record_of, rows, stop_at, tensors
 
 from mtlora.base.errors import UserError
 from mtlora.plan.cell import Cell
 from mtlora.train.execution import execute as execute_cells
-from mtlora.train.tracking import TRACKERS, NullTracker, make_tracker
+from mtlora.train.tracking import TRACKERS, NullTracker, make_tracker, untracked
 
 PACKAGES = ("tensorboard", "trackio", "mlflow")
 Points = dict[str, list[tuple[int, float]]]  # figure -> (step, value) in the order of the steps
@@ -262,3 +264,37 @@ def test_a_tracker_that_breaks_does_not_end_the_run(
     plain = finish(tmp_path / "plain")[1]
     assert tensors(folder).keys() == tensors(plain).keys()
     assert_same_outcome(folder, plain)
+
+
+def test_a_finished_run_tells_that_its_tracker_was_not_started(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TRACKERS, "wandb", lambda cell, folder: NullTracker())
+    caplog.set_level(logging.INFO)
+    folder = finish(tmp_path)[1]
+
+    def skipped(*more: str) -> str:
+        caplog.clear()
+        finish(tmp_path, *more)
+        (line,) = [r.message for r in caplog.records if "is finished already" in r.message]
+        return line
+
+    assert skipped().endswith("is finished already: skipped")
+    assert skipped("tracking=wandb").endswith(
+        "is finished already: skipped; tracking=wandb gets nothing of 1 finished run, trained without it: metrics.jsonl in "
+        f"{folder} has the same values; to track it, delete this folder and train again"
+    )
+    shutil.rmtree(folder)
+    finish(tmp_path, "tracking=wandb")
+    assert skipped("tracking=wandb").endswith("is finished already: skipped"), "it was tracked"
+
+
+def test_finished_runs_of_a_grid_are_counted_in_one_line(tmp_path: Path) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}", "tracking=mlflow") for seed in (0, 1, 2)]
+    assert untracked(cells) == []
+    for cell in cells[:2]:
+        other = cell_in(tmp_path, f"seed={cell.config.seed}", "tracking=tensorboard")
+        make_record(other, {("matthews", "validation"): (0.5, 0.5)}).save(cell.folder)
+    (line,) = untracked(cells)
+    assert "tracking=mlflow gets nothing of 2 finished runs, " in line
+    assert str(cells[0].folder) in line

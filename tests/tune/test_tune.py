@@ -206,7 +206,7 @@ def refused(results: Path, *more: str) -> str:
 
 
 def test_what_makes_a_tuning_file_unusable_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "make tune" in refused(tmp_path)  # there is none
+    assert "python -m mtlora.tune" in refused(tmp_path)  # there is none
     run(tmp_path, peak({"lora": 1, "shim": 2}), *BOTH)
     assert final(tmp_path, "seed=1").config.seed == 1
     assert "seed=100 was used for tuning" in refused(tmp_path, "seed=100")

@@ -23,7 +23,9 @@ from transformers import (
 )
 
 from mtlora.base.errors import UserError
+from mtlora.base.extras import extra_with, needs
 from mtlora.base.hashing import file_sha256
+from mtlora.base.messages import command
 from mtlora.config.schema import ModelConfig, RunConfig
 from mtlora.plan.model_files import has_tokenizer, model_folder
 from mtlora.train.model.attention import use_own_attention
@@ -56,7 +58,9 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def _no_tokenizer(model: ModelConfig, location: str) -> UserError:
-    remedy = "save it there with tokenizer.save_pretrained" if model.path else "fetch it again (`make download`)"
+    remedy = (
+        "save it there with tokenizer.save_pretrained" if model.path else f"fetch it again (`{command('download')}`)"
+    )
     return UserError(f"model {model.name}: {location} holds no tokenizer: {remedy}")
 
 
@@ -136,7 +140,7 @@ def _quantization(config: RunConfig) -> dict[str, Any]:
     if kind is None:
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(f"model.quantization={kind} needs the package bitsandbytes: pip install 'mtlora[quant]'")
+        raise UserError(needs(f"model.quantization={kind}", "the package bitsandbytes", "quant"))
     # In 8 bits, it writes a line for every product of an evaluation.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     precision = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
@@ -185,8 +189,10 @@ def _location(model: ModelConfig) -> tuple[str, dict[str, Any]]:
         return str(model_folder(model)), safe | {"local_files_only": True}
     spec = importlib.util.find_spec(str(model.package))
     if spec is None or spec.origin is None:
-        install = model.install or f"run `make setup`, or pip install {model.package}"
-        raise UserError(f"model {model.name} needs the package {model.package}: {install}")
+        what, package = f"model {model.name}", f"the package {model.package}"
+        if model.install is None and (extra := extra_with(str(model.package))):
+            raise UserError(needs(what, package, extra))
+        raise UserError(f"{what} needs {package}: {model.install or f'pip install {model.package}'}")
     folder = Path(spec.origin).parent / model.folder
     if model.source == "package":
         _check_sha256(folder / (model.gguf or "model.safetensors"), str(model.weights_sha256))
@@ -209,7 +215,7 @@ def _reading(model: ModelConfig, location: str) -> Iterator[None]:
     if model.source == "random" and model.path is None:
         remedy = "correct model.architecture"
     elif model.source == "hub" and model.path is None:
-        remedy = f"`make download` repairs damaged files; else {remedy}"
+        remedy = f"`{command('download')}` repairs damaged files; else {remedy}"
     try:
         yield
     except (UnpicklingError, SafetensorError, EOFError) as error:
