@@ -102,13 +102,14 @@ def assert_same_outcome(one: Path, other: Path) -> None:
 
 
 def holder(lock: Path) -> int | None:
-    """Return the child that trains a cell: it has the lock's file open. (Its parent may look at it, too.)"""
-    for entry in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):
-            process = Path("/proc", entry.parts[2])
-            if (
-                os.readlink(entry) == str(lock.resolve())
-                and b"mtlora.train.worker" in (process / "cmdline").read_bytes()
+    """Return the child that trains a cell: it has the lock's file open. (Its parent may look at it, too.)
+
+    Only the files of children are looked at: tests call this many times a second.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it may have ended meanwhile
+            if b"mtlora.train.worker" in (process / "cmdline").read_bytes() and any(
+                os.readlink(file) == str(lock.resolve()) for file in (process / "fd").iterdir()
             ):
                 return int(process.name)
     return None
