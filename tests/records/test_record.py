@@ -17,6 +17,8 @@ from mtlora.records.__main__ import main, markdown
 from mtlora.records.record import RunRecord, find_records, record_status
 from mtlora.tables.evidence import load_evidence
 
+pytestmark = pytest.mark.xdist_group("record")  # one process trains the run, once
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -22,6 +22,8 @@ from mtlora.report.verdicts import cards
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 
+pytestmark = pytest.mark.xdist_group("report")  # one process writes the report and composes each plan, once
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ACCURACY = ("accuracy", "validation")
 GAINS = {"none": 0.0, "shim": 0.05, "icfm": -0.05, "ctcm": 0.0, "dtsm": 0.0}

@@ -26,6 +26,8 @@ from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model, fresh_backbone, load_parent, weights_file
 from mtlora.train.model.methods import SEEDS, MethodModel, effective
 
+pytestmark = pytest.mark.xdist_group("methods")  # one process trains each method, once
+
 SHORT = ("train.epochs=1", "train.limit_examples=32", "protocol=matched")
 R, WIDTH = 2, 32  # rank, and the width of the tiny model, whose 4 layers (q and v, twice) are adapted
 OWN_RATE = {"full": 1 / 16}
