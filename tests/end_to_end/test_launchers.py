@@ -117,7 +117,7 @@ def test_two_sweeps_at_once_train_each_cell_once(tmp_path: Path) -> None:
     ):  # Hydra composes every cell first; the other sweep would be done by then
         assert sweeps[0].poll() is None, sweeps[0].communicate()
         time.sleep(0.05)
-    sweeps.append(command("mtlora.reproduce", *arguments, "--launcher", "local"))
+    sweeps.append(command("mtlora.reproduce", *arguments, "--launcher", "local", "--jobs", "1"))
     outputs = [sweep.communicate(timeout=300)[0] for sweep in sweeps]
     assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
     logs = [path.read_text() for path in (tmp_path / "sweeps").glob("*.log")]
