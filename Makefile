@@ -82,7 +82,7 @@ lint: $(STAMP) ## ruff, import-linter and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 
 $(REPRODUCE): reproduce-%: $(STAMP)
 	$(if $(SUITE)$(RUNS),$(error reproduce-$* takes neither SUITE nor RUNS: the target names the suite))
