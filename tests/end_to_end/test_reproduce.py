@@ -259,7 +259,8 @@ def test_plan_and_tables_start_without_torch(modules: tuple[str, ...], finished:
         "    assert not heavy, (module, heavy)\n"
         "    assert time.process_time() < 8, (module, time.process_time())\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert "Warning" not in ended.stderr, "importing the package says nothing"
 
 
 @pytest.mark.parametrize(
