@@ -185,7 +185,7 @@ def start(module: str, description: str) -> tuple[argparse.Namespace, Console]:
     parser = cli.experiment_parser(module, description)
     parser.add_argument(
         "--launcher",
-        help=f"{', '.join(LAUNCHERS)} (default: local in the paper profile, which is for GPUs, else cohort)",
+        help=f"{', '.join(LAUNCHERS)} (default: cohort)",
     )
     parser.add_argument(
         "--jobs", type=cli.jobs, help="runs or cohorts at a time (default: one per core in the mini profile, else 1)"
@@ -199,11 +199,8 @@ def start(module: str, description: str) -> tuple[argparse.Namespace, Console]:
 
 
 def launching(arguments: argparse.Namespace, plan: Plan) -> tuple[str, int | None]:
-    """Return the launcher, and the number of runs at a time; None: the launcher decides, because it uses other machines.
-
-    Cohorts are the default only where they were measured, on CPUs: the paper profile trains each run alone.
-    """
-    launcher: str = arguments.launcher or ("local" if plan.profile == "paper" else "cohort")
+    """Return the launcher, and the number of runs at a time; None: the launcher decides, because it uses other machines."""
+    launcher: str = arguments.launcher or "cohort"
     jobs: int | None = arguments.jobs
     if jobs is None and launcher in (*DIRECT, "joblib"):
         jobs = default_jobs(plan.profile)

@@ -16,9 +16,7 @@ class Structure:
     """How T is built from its trainable factors.
 
     `matrix` must treat each (r, r) of factors with leading dimensions by itself, because the slices of a fused projection and
-    the runs of a cohort are stacked; keep the dtype, also in half precision; and, for factors that are 0 outside their upper
-    left (k, k) block, give a T whose upper left block is the T of the blocks, because a cohort pads smaller ranks with zeros.
-    `tests/adapter/test_structures.py` checks each row.
+    the runs of a cohort are stacked, and keep the dtype, also in half precision; `tests/adapter/test_structures.py` checks it.
 
     Attributes:
         factors: The letters of the trainable factors, in the order in which `matrix` takes them.

@@ -92,7 +92,10 @@ def none_finished(arguments: argparse.Namespace, views: Sequence[View]) -> UserE
     """Return the error that no selected run is finished, with the command that trains them."""
     name = "glue" if arguments.experiment == ALL else arguments.experiment
     if arguments.runs is not None:
-        return UserError(f"{as_typed('--runs', arguments.runs)} holds no finished run that is selected: name others")
+        return UserError(
+            f"{as_typed('--runs', arguments.runs)} holds no finished run that is selected: "
+            "select others, or name another folder"
+        )
     train = command("reproduce", name, *arguments.overrides)
     return UserError(f"no selected run is finished in {views[0].plan.runs}: train with `{train}`")
 

@@ -78,12 +78,16 @@ def predict(
     Args:
         forward: takes a batch of n rows, without labels, and returns the logits of all runs, (runs, n, classes).
     """
-    # On a CPU a batch of the rows of all runs would be too large for the caches; on a GPU a small one leaves it idle.
-    size = config.train.eval_batch_size // (1 if accelerator.device.type == "cuda" else runs)
+    # On a CPU a batch of the rows of all runs would be too large for the caches. On a GPU a small one leaves it idle; without
+    # gradients, two rows need less memory than one in training, for which `fit` has measured it.
+    rows_of_run = (
+        2 * config.train.batch_size if accelerator.device.type == "cuda" else config.train.eval_batch_size // runs
+    )
+    size = max(1, min(config.train.eval_batch_size, rows_of_run))
     answers: list[Answers] = [{} for _ in range(runs)]
     for split, encoded in data.evaluation.items():
         parts = []
-        for rows in own_rows(evaluation_batches(encoded.lengths, max(1, size))):
+        for rows in own_rows(evaluation_batches(encoded.lengths, size)):
             batch = collate(encoded, rows, data.pad_token_id, config.data.padding, config.data.max_length)
             del batch["labels"]
             with torch.no_grad(), accelerator.autocast():

@@ -89,11 +89,13 @@ def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep, on_epoch: On
             losses, norms = step(batches, seeds)
             for run, own, loss, norm in zip(runs, batches, losses, norms, strict=True):
                 with noting_failure(run):  # a loss or a norm that is not finite
-                    run.end_step(own, loss, norm)  # counts and logs; at intervals it writes a checkpoint
+                    run.end_step(own, loss, norm)  # counts and logs
             # Logging is where the CPU waits for a GPU, for all runs at once, so its time belongs to all of them.
             seconds = (time.monotonic() - started) / len(runs)
             for run in runs:
                 run.state.train_seconds += seconds
+                with noting_failure(run):
+                    run.save_if_due()
         on_step(runs[0].state.step, runs[0].total)
         if any(run.failure for run in runs):
             return

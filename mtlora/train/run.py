@@ -127,7 +127,7 @@ class Run:
         return stream_seed(self.config.seed, self.config.task.name, "dropout", name)
 
     def end_step(self, batches: list[np.ndarray], loss: torch.Tensor, norm: torch.Tensor) -> None:
-        """Count a step; at intervals, add a row to metrics.jsonl or write a checkpoint.
+        """Count a step; at intervals, add a row to metrics.jsonl.
 
         Raises:
             RunFailed: the loss or the gradient's norm is not finite.
@@ -139,7 +139,10 @@ class Run:
         state.tokens += int(sum(self.data.train.lengths[rows].sum() for rows in batches))
         if state.step % t.log_every == 0 or state.epoch_step == self.steps_per_epoch:
             self._close_window(norm)
-        if time.monotonic() - self._saved_at > t.checkpoint_seconds:
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint if the last one is older than `train.checkpoint_seconds`."""
+        if time.monotonic() - self._saved_at > self.config.train.checkpoint_seconds:
             self.save()
 
     def _close_window(self, norm: torch.Tensor) -> None:

@@ -51,10 +51,14 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "state": asdict(state),
     }
-    # In a cohort these tensors are views of a tensor of all runs, of which `torch.save` would write the whole.
-    content = tree_map_only(torch.Tensor, torch.clone, content)
+    content = tree_map_only(torch.Tensor, _alone, content)
     with replacing(path) as stream:
         torch.save(content, stream)
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a view of a larger tensor, as all those of a cohort are, because `torch.save` would write the whole of it."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def load_checkpoint(

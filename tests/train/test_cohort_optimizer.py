@@ -104,8 +104,17 @@ def test_a_gradient_that_is_not_finite_stays_in_its_run() -> None:
     assert [all(p.isfinite().all() for p in run.values()) for run in runs] == [True, False, True]
 
 
-def test_parameters_of_several_types_are_refused() -> None:
-    places = [Place(nn.Parameter(torch.zeros(2, dtype=dtype)), nn.Parameter(torch.zeros(1, 2, dtype=dtype)), 0)
-              for dtype in (torch.float32, torch.float64)]  # fmt: skip
-    with pytest.raises(CohortUnsupported, match="several types"):
-        CohortAdamW([], [], places)
+def test_the_norm_of_a_large_gradient_is_exact() -> None:
+    parameter = nn.Parameter(torch.zeros(768, 768))
+    stack = nn.Parameter(torch.zeros(1, 768, 768))
+    optimizer = torch.optim.AdamW([{"params": [parameter], "ratio": 1.0}], lr=0.0, fused=True)
+    together = CohortAdamW([optimizer], [1.0], [Place(parameter, stack, 0)])
+    assert stack.grad is not None
+    stack.grad.fill_(0.1)
+    assert together.step([0.0]).item() == pytest.approx(76.8, rel=1e-7)
+
+
+def test_parameters_in_half_precision_are_refused() -> None:
+    place = Place(nn.Parameter(torch.zeros(2).bfloat16()), nn.Parameter(torch.zeros(1, 2).bfloat16()), 0)
+    with pytest.raises(CohortUnsupported, match="not in fp32"):
+        CohortAdamW([], [], [place])

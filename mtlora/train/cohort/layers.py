@@ -16,7 +16,12 @@ from mtlora.base.errors import CohortUnsupported
 from mtlora.train.model.dropout import Masks
 from mtlora.train.model.methods import ADAPTER
 
-FROZEN = "_frozen"
+
+class Kind(NamedTuple):
+    """The runs whose T can be computed together: their structure, and whether its factors are trained."""
+
+    structure: str
+    trained: bool
 
 
 class Place(NamedTuple):
@@ -55,21 +60,19 @@ class CohortLinear(nn.Module):
         k, r, like = len(layers), first.r[ADAPTER], first.weight_of("A", ADAPTER)
         self.A = nn.Parameter(like.new_zeros(k, s, r, first.in_features))
         self.B = nn.Parameter(like.new_zeros(k, s, h, r))
-        self.factors = nn.ParameterDict()  # "shim_C": (runs of the kind, s, r, r)
+        self.factors = nn.ParameterDict()  # by `_name`: (runs of the kind, s, r, r)
         kinds = [_kind(layer) for layer in layers]
-        self.kinds = {
-            kind: (layer.structure[ADAPTER], kinds.count(kind)) for kind, layer in zip(kinds, layers, strict=True)
-        }
+        self.kinds = {kind: kinds.count(kind) for kind in kinds}  # -> its number of runs
         order = list(self.kinds)
-        # Of each run: its kind, and its place among the runs of that kind.
-        self.targets = [(kind, kinds[:run].count(kind)) for run, kind in enumerate(kinds)]
+        self.place_of_t = [
+            (kind, kinds[:run].count(kind)) for run, kind in enumerate(kinds)
+        ]  # among the runs of its kind
         sorted_runs = sorted(range(k), key=lambda run: order.index(kinds[run]))
         # The row of each run's T in `transforms`, where runs of one kind are neighbours.
         self.register_buffer("rows", torch.tensor(sorted_runs, device=like.device).argsort())
-        for kind, (structure, count) in self.kinds.items():
-            for letter in STRUCTURES[structure].factors:
-                trained = not kind.endswith(FROZEN)
-                self.factors[f"{kind}_{letter}"] = nn.Parameter(like.new_zeros(count, s, r, r), trained)
+        for kind, count in self.kinds.items():
+            for letter in STRUCTURES[kind.structure].factors:
+                self.factors[_name(kind, letter)] = nn.Parameter(like.new_zeros(count, s, r, r), kind.trained)
         scaling = torch.tensor([layer.scaling[ADAPTER] for layer in layers], dtype=like.dtype, device=like.device)
         self.register_buffer("scaling", scaling.view(k, 1, 1, 1))
         self.register_buffer("identity", torch.eye(r, dtype=like.dtype, device=like.device).expand(s, r, r))
@@ -77,20 +80,20 @@ class CohortLinear(nn.Module):
 
     def places(self, run: int, layer: Linear) -> list[Place]:
         """Return the places of a run's parameters in the stacks."""
-        kind, place = self.targets[run]
+        kind, place = self.place_of_t[run]
         factors = _factors(layer).items()
         return [
             Place(layer.weight_of("A", ADAPTER), self.A, run),
             Place(layer.weight_of("B", ADAPTER), self.B, run),
-            *(Place(factor, self.factors[f"{kind}_{letter}"], place) for letter, factor in factors),
+            *(Place(factor, self.factors[_name(kind, letter)], place) for letter, factor in factors),
         ]
 
     def transforms(self) -> Tensor:
         """Return T of every run and slice, (K, s, r, r)."""
         parts = []
-        for kind, (structure, count) in self.kinds.items():
-            factors = [self.factors[f"{kind}_{letter}"] for letter in STRUCTURES[structure].factors]
-            matrix = STRUCTURES[structure].matrix(*factors)
+        for kind, count in self.kinds.items():
+            structure = STRUCTURES[kind.structure]
+            matrix = structure.matrix(*(self.factors[_name(kind, letter)] for letter in structure.factors))
             parts.append(self.identity.expand(count, -1, -1, -1) if matrix is None else matrix)
         return torch.cat(parts)[self.rows]
 
@@ -100,14 +103,14 @@ class CohortLinear(nn.Module):
         Raises:
             CohortUnsupported: x has not the rows of all runs, for example where a model passes shared position embeddings.
         """
-        runs = len(self.targets)
+        runs = len(self.place_of_t)
         self.masks.check_rows(x)
         result = self.base_layer(x.reshape(runs, -1, x.shape[-1]))
-        kind = result.dtype  # the lower precision under autocast
+        dtype = result.dtype  # the lower precision under autocast
         adapted = self.masks.drop_each(x, self.rates) if self.training and any(self.rates) else x
-        a = self.A.flatten(1, 2).to(kind)
-        bt = self._expanded(self.scaling * (self.B @ self.transforms())).to(kind)
-        hidden = torch.bmm(adapted.reshape(runs, -1, x.shape[-1]).to(kind), a.mT)  # (K, rows, s r)
+        a = self.A.flatten(1, 2).to(dtype)
+        bt = self._expanded(self.scaling * (self.B @ self.transforms())).to(dtype)
+        hidden = torch.bmm(adapted.reshape(runs, -1, x.shape[-1]).to(dtype), a.mT)  # (K, rows, s r)
         return torch.baddbmm(result, hidden, bt.mT).view(*x.shape[:-1], -1)
 
     def _expanded(self, bt: Tensor) -> Tensor:
@@ -126,10 +129,11 @@ class RunLinear(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         """Make room for `layers`, one per run."""
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros_like(torch.stack([layer.weight for layer in layers])))
+        first = layers[0].weight
+        self.weight = nn.Parameter(first.new_zeros(len(layers), *first.shape))
         self.bias: nn.Parameter | None = None
         if layers[0].bias is not None:
-            self.bias = nn.Parameter(torch.zeros_like(torch.stack([layer.bias for layer in layers])))
+            self.bias = nn.Parameter(first.new_zeros(len(layers), len(first)))
 
     def places(self, run: int, layer: nn.Linear) -> list[Place]:
         """Return the places of a run's parameters in the stacks."""
@@ -150,10 +154,12 @@ class RunLinear(nn.Module):
         return result.view(*x.shape[:-1], -1)
 
 
-def _kind(layer: Linear) -> str:
-    """Return the structure of a layer's T, with a mark if its factors keep their start."""
-    frozen = any(not factor.requires_grad for factor in _factors(layer).values())
-    return layer.structure[ADAPTER] + FROZEN * frozen
+def _kind(layer: Linear) -> Kind:
+    return Kind(layer.structure[ADAPTER], all(factor.requires_grad for factor in _factors(layer).values()))
+
+
+def _name(kind: Kind, letter: str) -> str:
+    return f"{kind.structure}_{letter}{'' if kind.trained else '_frozen'}"
 
 
 def _factors(layer: Linear) -> dict[str, nn.Parameter]:

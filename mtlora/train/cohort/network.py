@@ -50,7 +50,8 @@ class Network:
                 self.places += found
         use_masks(self.model, masks)
         for parameter, stack, row in self.places:
-            stack.data[row] = parameter.data.view(stack.shape[1:])
+            if not parameter.requires_grad:  # the optimizer fills the others
+                stack.data[row] = parameter.data.view(stack.shape[1:])
         self.places = [place for place in self.places if place.parameter.requires_grad]
         left = {id(p) for model in models for p in model.parameters() if p.requires_grad}
         if left - {id(place.parameter) for place in self.places}:

@@ -34,10 +34,10 @@ class CohortAdamW:
             places: of all trained parameters; they fill their stacks.
 
         Raises:
-            CohortUnsupported: the parameters have several types of numbers.
+            CohortUnsupported: a parameter is not in fp32, in which alone small updates and decay are not rounded away.
         """
-        if len({place.parameter.dtype for place in places}) > 1:
-            raise CohortUnsupported("the trained parameters have several types of numbers")
+        if any(place.parameter.dtype != torch.float32 for place in places):
+            raise CohortUnsupported("trained parameters are not in fp32")
         stacks = list({id(place.stack): place.stack for place in places}.values())
         order = {id(stack): number for number, stack in enumerate(stacks)}
         rows = sorted(places, key=lambda place: (order[id(place.stack)], place.row))
@@ -91,18 +91,19 @@ class CohortAdamW:
         Returns:
             The norm of each run's gradient before clipping, (K,).
         """
-        squares = torch.segment_reduce(self.gradients.square(), "sum", lengths=self.sizes, unsafe=True)
-        norms = torch.segment_reduce(squares[self.by_run], "sum", lengths=self.rows_of_run, unsafe=True).sqrt()
+        # In fp64, because on a CPU the values of a row are added one after another.
+        squares = torch.segment_reduce(self.gradients.double().square(), "sum", lengths=self.sizes, unsafe=True)
+        squares = torch.segment_reduce(squares[self.by_run], "sum", lengths=self.rows_of_run, unsafe=True)
+        norms = squares.sqrt().float()
         clip = (self.limits / (norms + 1e-6)).clamp(max=1)  # as torch.nn.utils.clip_grad_norm_
         self.steps += 1
         beta1, beta2, eps, decay, ratio = self.settings
         rate = torch.tensor(rates, dtype=torch.float64).to(self.device, non_blocking=True)[self.run_of_row] * ratio
         size = rate / (1 - beta1**self.steps)
         root = (1 - beta2**self.steps).sqrt()
-        of_rows = torch.stack([clip[self.run_of_row], 1 - rate * decay, 1 - beta1, 1 - beta2, size, root, eps])
-        of_rows = of_rows.to(self.values.dtype)
-        clip, kept, new, new_square, size, root, eps = of_rows.repeat_interleave(
-            self.sizes, 1, output_size=len(self.values)
+        of_rows = (clip[self.run_of_row], 1 - rate * decay, 1 - beta1, 1 - beta2, size, root, eps)
+        clip, kept, new, new_square, size, root, eps = (
+            row.float().repeat_interleave(self.sizes, output_size=len(self.values)) for row in of_rows
         )
         gradients = self.gradients.mul_(clip)
         self.values.mul_(kept)

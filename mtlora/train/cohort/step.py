@@ -21,17 +21,25 @@ from mtlora.train.run import Run
 class CohortStep:
     """The optimizer step of runs in lock-step (a `loop.Step`), whose backbones share their tensors."""
 
+    masks: Masks
+    network: Network
+    optimizer: CohortAdamW
+
     def __init__(self, accelerator: Accelerator) -> None:
         """Take the accelerator; it does not wrap the runs' models and optimizers."""
         self.accelerator = accelerator
+        self.runs: list[Run] = []
 
     def begin(self, runs: Sequence[Run]) -> None:
-        """Stack the adapters and heads of the runs, and the state of their optimizers, which takes less time than a step.
+        """Stack the adapters and heads of the runs, and the state of their optimizers, unless these runs are stacked already.
 
         Raises:
             CohortUnsupported: the models have adapters or trained modules that cannot be stacked.
         """
-        self.runs = runs
+        if list(runs) == self.runs:
+            self.network.model.train()
+            return
+        self.runs = list(runs)
         streams = [(run.config.seed, run.config.adapter.dropout) for run in runs]
         self.masks = Masks(streams, self.accelerator.device)
         self.network = Network([run.model for run in runs], self.masks)
