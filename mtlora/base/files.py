@@ -138,7 +138,7 @@ def require_writable(folder: Path) -> None:
     """
     with replacing(folder / ".writable"):
         pass
-    (folder / ".writable").unlink()
+    (folder / ".writable").unlink(missing_ok=True)  # another command may have removed it
 
 
 def write_text(path: Path, text: str) -> None:

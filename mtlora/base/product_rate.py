@@ -8,6 +8,8 @@ import sys
 import time
 
 SIZES = {"cpu": 1024, "cuda": 8192}
+PRODUCTS = 5  # at least
+SECONDS = {"cpu": 0.0, "cuda": 0.5}  # at least, because the clock of an idle GPU rises only under load
 
 
 def measured_in_child(device: str, cpu_gemm: str) -> tuple[float, str]:
@@ -37,9 +39,10 @@ def measure(device: str, cpu_gemm: str) -> tuple[float, str]:
     torch.set_num_threads(1)
     clock, cores = (time.perf_counter, 1) if used == "cuda" else (time.process_time, available_cores())
     n, kind = SIZES[used], torch.bfloat16 if used == "cuda" else torch.float32
-    a = torch.ones(n, n, dtype=kind, device=used)
-    seconds = []
-    for _ in range(5):
+    # Random, because a GPU uses less power for equal numbers, and then multiplies faster than in training.
+    a = torch.randn(n, n, generator=torch.Generator().manual_seed(0)).to(used, kind)
+    seconds, began = list[float](), time.monotonic()
+    while len(seconds) < PRODUCTS or time.monotonic() - began < SECONDS[used]:
         started = clock()
         float((a @ a)[0, 0])
         seconds.append(clock() - started)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ class Encoded:
     offsets: np.ndarray  # (n + 1,) int64
     labels: np.ndarray  # (n,) int64 class indices, float32 scores, or int64 lengths of the prompts (generation)
 
-    @property
+    @cached_property  # each run of a cohort reads it several times a step, and a split may have 400,000 examples
     def lengths(self) -> np.ndarray:
         """Tokens per example, (n,) int64, special tokens included."""
         return np.diff(self.offsets)

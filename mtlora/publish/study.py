@@ -11,15 +11,16 @@ import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from mtlora.base.errors import UserError
-from mtlora.base.files import numbered_lines, read_text, readable, write_jsonl, write_text
+from mtlora.base.files import read_text, readable, write_jsonl, write_text
 from mtlora.base.messages import as_variable
 from mtlora.publish.portable import portable
 from mtlora.records.page import markdown
 from mtlora.records.predictions import numbers_only
 from mtlora.records.record import PREDICTIONS, RunRecord
 from mtlora.report.verdicts import answer
-from mtlora.tables.command import RECORDS, load, parser
-from mtlora.tables.view import View, split_by_runs
+from mtlora.tables.command import RECORDS, load, parser, split_by_runs
+from mtlora.tables.evidence import read_records
+from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
 
 TEMPLATE = Path(__file__).parent / "data_card.md"
@@ -55,7 +56,7 @@ def write_study(study: Path, out: Path, name: str, licence: str, overrides: Sequ
     Raises:
         UserError: a record cannot be read, or the records make no table.
     """
-    records = read_records(study / RECORDS)
+    records = whole_records(study / RECORDS)
     rows = [portable(record) for record in records]
     write_jsonl(out / RECORDS, rows)
     write_text(out / METRICS, metrics_frame(rows).to_csv(index=False))
@@ -108,20 +109,18 @@ def copy_rest(study: Path, out: Path) -> str:
     return readme
 
 
-def read_records(path: Path) -> list[RunRecord]:
+def whole_records(path: Path) -> list[RunRecord]:
     """Read the records of a study, one a line.
 
     Raises:
         UserError: a line is not a record, or of a run that has not ended; or there is none.
     """
     records = []
-    for number, line in numbered_lines(read_text(path)):
-        try:
-            record = RunRecord.parse(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{number} is not a record ({error}): repair or remove the line") from None
+    for place, _, record in read_records(path):
+        if isinstance(record, Exception):
+            raise UserError(f"{place} is not a record ({record}): repair or remove the line")
         if record.status != "success" and not record.diverged:
-            raise UserError(f"{path}:{number}: {record.run_id} is not finished ({record.status}): remove the line")
+            raise UserError(f"{place}: {record.run_id} is not finished ({record.status}): remove the line")
         records.append(record)
     if not records:
         raise UserError(f"{path} is empty: `python -m mtlora.records collect RUNS` writes such a file")
@@ -148,8 +147,8 @@ def study_views(study: Path, overrides: Sequence[str]) -> list[View]:
     Raises:
         UserError: none has a finished run among them.
     """
-    plans, evidence, _ = load(parser("mtlora.publish", "").parse_args(["all", *overrides, "--runs", str(study)]))
-    views = [view for view in split_by_runs([View(plan, evidence) for plan in plans])[0] if view.has_results]
+    loaded = load(parser("mtlora.publish", "").parse_args(["all", *overrides, "--runs", str(study)]))
+    views = [view for view in split_by_runs(loaded)[0] if view.has_results]
     if not views:
         raise UserError(
             "these records make no table: add the overrides with which the study was made, as in the command that makes "

@@ -76,16 +76,17 @@ def _checked(row: Any) -> tuple[Context, str]:
 
 
 def numbers_only(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a predictions file.
+    """Yield the rows of the predictions of a classification or regression run: split, index, prediction and label.
 
     Raises:
-        UserError: a row has more than the number of an answer and of a label; a text may be one of the data set.
+        UserError: a row has something else, or a text in place of a number, which may be one of the data set.
     """
     for number, line in numbered_lines(read_text(path)):
         row = parse_json(line, f"{path}:{number}")
         numbers = [row.pop(key, None) for key in ("index", "prediction", "label")] if isinstance(row, dict) else []
         if not numbers or not all(isinstance(value, int | float) for value in numbers) or set(row) != {"split"}:
             raise UserError(
-                f"{path}:{number} has more than a class index or a number: remove the file, to publish without it"
+                f"{path}:{number}: not a row with split, and index, prediction and label as numbers, and nothing else: "
+                "remove the file to go on without it"
             )
         yield {"split": row["split"], **dict(zip(("index", "prediction", "label"), numbers, strict=True))}

@@ -5,24 +5,21 @@ import sys
 from mtlora.base import cli
 from mtlora.report.page import build
 from mtlora.report.verdicts import answer
-from mtlora.tables.command import load, none_finished, parser
-from mtlora.tables.outside import outside
-from mtlora.tables.view import View, split_by_runs
+from mtlora.tables.command import load, none_finished, outside, parser, split_by_runs
 
 
 def main() -> None:
     """Parse the command line and write the report."""
     description = "Write one HTML report (and tables, figures) from records."
     arguments = parser("mtlora.report", description).parse_intermixed_args()
-    plans, evidence, results = load(arguments)
-    profile = plans[0].profile
+    views = load(arguments)
+    results, profile = views[0].plan.results, views[0].plan.profile
     name = "report.html" if profile == "mini" else f"report_{profile}.html"
-    views = [View(plan, evidence) for plan in plans]
-    for line in outside(plans, evidence):
+    for line in outside(views):
         print(line, file=sys.stderr)
-    if not any(view.touched or view.tuning for view in views):  # an earlier report stays as it is
-        raise none_finished(arguments, plans)
-    build(views, evidence, results, name, arguments.overrides)
+    if not any(view.found.started or view.tuning for view in views):  # an earlier report stays as it is
+        raise none_finished(arguments, views)
+    build(views, results, name, arguments.overrides)
     found = answer(split_by_runs(views)[0])
     print("\n".join(filter(None, (found.short, found.open))))
     print(

@@ -21,12 +21,11 @@ from mtlora.report.provenance import provenance
 from mtlora.report.verdicts import Card, answer, cards, claims_answer, claims_table
 from mtlora.tables.captions import PROTOCOLS
 from mtlora.tables.claims import claim_verdicts
-from mtlora.tables.evidence import Evidence
+from mtlora.tables.command import outside, split_by_runs
 from mtlora.tables.formats import render
 from mtlora.tables.layout import TextTable
-from mtlora.tables.outside import outside
 from mtlora.tables.tuning import choices_table
-from mtlora.tables.view import View, split_by_runs
+from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
 
 log = logging.getLogger(__name__)
@@ -53,9 +52,10 @@ class Section:
     cards: list[Card]
 
 
-def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, overrides: Sequence[str] = ()) -> str:
+def build(views: Sequence[View], results: Path, name: str, overrides: Sequence[str] = ()) -> str:
     """Write tables, figures and the report; return the report's HTML. `overrides` are the overrides of the views' plans."""
     sections, rates = [], []
+    evidence = views[0].evidence
     console = Console(stderr=True)
     run, absent = split_by_runs(views)
     for view in track(views, "report", console=console, disable=not console.is_terminal):
@@ -77,7 +77,7 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
         absent=[view.plan for view in absent],
         links=links,
         linked=partial(linked, links=links, folder=results),
-        unreadable=[*evidence.problems, *outside([view.plan for view in views], evidence, without_paths)],
+        unreadable=[*evidence.problems, *outside(views, without_paths)],
         overrides=shlex.join(given),
         tuning=shlex.join(item for item in given if item.partition("=")[0] not in FINAL),
         provenance=provenance(run),
@@ -90,6 +90,6 @@ def build(views: Sequence[View], evidence: Evidence, results: Path, name: str, o
 
 def _rates(view: View, tuning: Tuning, figures: Path) -> Rates:
     table = choices_table(view.plan, tuning)
-    if view.touched and "tuned" not in view.plan.protocols:
+    if view.found.started and "tuned" not in view.plan.protocols:
         table.notes.append(f"The runs in the tables above do not use them: protocol {', '.join(view.plan.protocols)}.")
     return Rates(table, draw_all(view, figures, RATES))

@@ -3,9 +3,7 @@
 import sys
 
 from mtlora.base import cli
-from mtlora.tables.command import load, none_finished, parser
-from mtlora.tables.outside import outside
-from mtlora.tables.view import View, split_by_runs
+from mtlora.tables.command import load, none_finished, outside, parser, split_by_runs
 from mtlora.tables.write import write_tables
 
 
@@ -13,10 +11,11 @@ def main() -> None:
     """Parse the command line, write the files, print the Markdown."""
     description = "Make the tables of an experiment, or of all experiments, from records."
     arguments = parser("mtlora.tables", description).parse_intermixed_args()
-    plans, evidence, results = load(arguments)
-    for line in outside(plans, evidence):
+    views = load(arguments)
+    results = views[0].plan.results
+    for line in outside(views):
         print(line, file=sys.stderr)
-    shown, absent = split_by_runs([View(plan, evidence) for plan in plans])
+    shown, absent = split_by_runs(views)
     texts = []
     for view in shown:
         if view.has_results:
@@ -24,7 +23,7 @@ def main() -> None:
         for line in view.problems:
             print(f"{view.plan.name}: {line}", file=sys.stderr)
     if not texts:
-        raise none_finished(arguments, plans)
+        raise none_finished(arguments, views)
     print("\n".join(texts), end="")
     if absent:
         print(f"no table, because there are no runs: {', '.join(view.plan.name for view in absent)}", file=sys.stderr)

@@ -18,6 +18,10 @@ LONG_COLUMNS = [
     *("table", "suite", "model", "method", "rank", "targets", "task", "split", "metric", "selection"),
     *("n", "mean", "median", "std", "run_ids", "published", "published_source", "difference", "protocol", "variant"),
 ]
+COSTS = (  # of a run
+    *("adapter_parameters", "head_parameters", "total_parameters"),
+    *("seconds", "tokens_per_second", "peak_memory_bytes", "seconds_per_step"),
+)
 STANDARD_AXES = {"task", "model", "transform", "rank", "seed", "targets", "profile", "protocol", "tuning", "results"}
 
 
@@ -82,9 +86,9 @@ def row_of(plan: Plan, cell: Cell) -> Row:
     return Row(c.model.name, c.adapter.method, c.adapter.r, c.targets, c.protocol, variant)
 
 
-def above_majority(plan: Plan, records: Mapping[str, RunRecord]) -> dict[tuple[Row, str], bool]:
-    """Tell by row and task whether the mean score exceeds that of the majority answer; tasks without one are left out."""
-    margins: dict[tuple[Row, str], list[float]] = {}
+def above_majority(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, dict[Row, bool]]:
+    """Tell by task and row whether the mean score exceeds that of the majority answer; tasks without one are left out."""
+    margins: dict[str, dict[Row, list[float]]] = {}
     figures = {column.task: (column.metric, column.split) for column in reversed(plan.columns)}
     for cell in plan.cells:
         if (record := records.get(cell.sha)) is None or (task := cell.config.task.name) not in figures:
@@ -92,8 +96,10 @@ def above_majority(plan: Plan, records: Mapping[str, RunRecord]) -> dict[tuple[R
         value = record.metric(*figures[task], plan.experiment.selection)
         majority = [b["value"] for b in record.baselines if (b["name"], b["split"]) == figures[task]]
         if value is not None and majority:
-            margins.setdefault((row_of(plan, cell), task), []).append(value - majority[0])
-    return {key: sum(values) / len(values) > 1e-12 for key, values in margins.items()}
+            margins.setdefault(task, {}).setdefault(row_of(plan, cell), []).append(value - majority[0])
+    return {
+        task: {row: sum(values) / len(values) > 1e-12 for row, values in rows.items()} for task, rows in margins.items()
+    }
 
 
 def column_values(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
@@ -220,12 +226,11 @@ def cost_frame(
 
 
 def _costs(record: RunRecord) -> dict[str, float]:
-    values = {f"{key}_parameters": _number(record.parameters, key) for key in ("adapter", "head", "total")}
-    values |= {key: _number(record.cost, key) for key in ("seconds", "tokens_per_second", "peak_memory_bytes")}
-    values["seconds_per_step"] = _number(record.cost, "train_seconds") / (_number(record.cost, "steps") or nan)
+    values: dict[str, Any] = {**record.cost, **{f"{name}_parameters": n for name, n in record.parameters.items()}}
+    values["seconds_per_step"] = values.get("train_seconds", nan) / (values.get("steps") or nan)
     if "cohort" in record.provenance:  # the method does not decide the run's share of the cohort's time and memory
         values |= dict.fromkeys(("tokens_per_second", "peak_memory_bytes", "seconds_per_step"), nan)
-    return values
+    return {name: values.get(name, nan) for name in COSTS}
 
 
 def mean_costs(frame: pd.DataFrame, key: str | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -236,19 +241,11 @@ def mean_costs(frame: pd.DataFrame, key: str | None = None) -> tuple[pd.DataFram
         key: a column; only rows and tasks for which it is known count.
     """
     keys = list(Row._fields)
-    frame = frame[frame["n"] > 0]
-    if key is not None and not frame.empty:
-        frame = frame.dropna(subset=[key])
+    frame = frame[frame["n"] > 0].dropna(subset=[key] if key in frame else [])
     if frame.empty:
         return frame.iloc[:0].set_index(keys), []
-    everywhere = frame.groupby("task", sort=False)[keys].apply(lambda part: len(part.drop_duplicates()))
-    tasks = list(everywhere[everywhere == everywhere.max()].index)
+    counts = frame.groupby("task", sort=False).size()
+    tasks = list(counts[counts == counts.max()].index)
     grouped = frame[frame["task"].isin(tasks)].groupby(keys, sort=False)
-    means = grouped[[c for c in frame.columns if c not in (*keys, "task", "n", "runs", "diverged", "run_ids")]].mean()
-    means["run_ids"] = grouped["run_ids"].agg(" ".join)
+    means = grouped[list(COSTS)].mean().assign(run_ids=grouped["run_ids"].agg(" ".join))
     return means[grouped.size() == len(tasks)], tasks
-
-
-def _number(values: Mapping[str, object], key: str) -> float:
-    value = values.get(key)
-    return float(value) if isinstance(value, int | float) else nan

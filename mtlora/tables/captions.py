@@ -1,8 +1,7 @@
-"""The names and captions of tables, and the tasks on which methods are not above the majority answer."""
+"""The names and captions of tables."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from operator import attrgetter
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -12,7 +11,7 @@ from mtlora.config.metrics import METRICS
 from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan
 from mtlora.records.record import RunRecord
-from mtlora.tables.aggregate import Row, above_majority, average_column, entries_of
+from mtlora.tables.aggregate import Row, average_column, entries_of, row_of
 
 # What each protocol holds equal between methods.
 PROTOCOLS = {
@@ -42,6 +41,11 @@ def row_labels(rows: Sequence[Row], among: Sequence[Row] = ()) -> dict[str, list
     return labels
 
 
+def row_names(rows: Sequence[Row], among: Sequence[Row]) -> list[str]:
+    """Return a name of each row: its method, and each other field that differs among `among`."""
+    return [" ".join(values) for values in zip(*row_labels(rows, among).values(), strict=True)]
+
+
 def table_columns(plan: Plan) -> list[Column]:
     """Return the columns of a plan's tables: its tasks' columns, and their average if there are several."""
     columns = plan.columns
@@ -63,11 +67,11 @@ def caption(plan: Plan, table: pd.DataFrame, records: Mapping[str, RunRecord]) -
     splits = ", ".join(dict.fromkeys(e.split for column in plan.columns for e in entries_of(column)))
     planned = len({cell.config.seed for cell in plan.cells})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}" if counts else "n = 0"
-    single = {key: set(map(attrgetter(f"config.{key}"), plan.cells)) for key in ("model.name", "targets", "adapter.r")}
+    rows = [row_of(plan, cell) for cell in plan.cells]
     fixed = [
         f"{label} {values.pop()}"
-        for label, values in zip(("model", "targets", "r ="), single.values(), strict=True)
-        if len(values) == 1
+        for label, name in (("model", "model"), ("targets", "targets"), ("r =", "rank"))
+        if len(values := {getattr(row, name) for row in rows}) == 1
     ]
     parts = [
         f"{', '.join(fixed)}; profile {plan.profile}, data: {config.data.source}",
@@ -114,18 +118,3 @@ def _metrics_text(columns: list[Column]) -> str:
     text = "metrics: " + ", ".join(dict.fromkeys(column.metric for column in columns))
     text += f" ({', '.join(scaled)} x 100)" if scaled else ""
     return text + (f"; lower is better for {', '.join(lower)}" if lower else "")
-
-
-def uninformative(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, tuple[list[Row], bool]]:
-    """Return the tasks on which the mean score of a row does not exceed that of the majority answer.
-
-    Returns:
-        By task, the rows for which this holds, and whether it holds for all of them.
-    """
-    found: dict[str, tuple[list[Row], bool]] = {}
-    above = above_majority(plan, records)
-    for task in dict.fromkeys(task for _, task in above):
-        rows = {row: is_above for (row, name), is_above in above.items() if name == task}
-        if dull := [row for row, is_above in rows.items() if not is_above]:
-            found[task] = dull, len(dull) == len(rows)
-    return found

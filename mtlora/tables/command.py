@@ -1,8 +1,9 @@
-"""The command line of `tables` and `report`, and the plans and records that it selects."""
+"""The command line of `tables` and `report`, the experiments with records that it selects, and the runs that it does not."""
 
 import argparse
 import logging
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.errors import MissingConfigException
@@ -10,17 +11,22 @@ from hydra.errors import MissingConfigException
 from mtlora.base import cli
 from mtlora.base.errors import UserError
 from mtlora.base.files import visible_files
-from mtlora.base.messages import as_typed, command, one_line
+from mtlora.base.messages import as_typed, as_variable, command, one_line
 from mtlora.base.paths import EXPERIMENTS
 from mtlora.data.hub import NotDownloaded
+from mtlora.plan.cell import override_key
 from mtlora.plan.experiment import Experiment, load_experiment
 from mtlora.plan.grid import Plan, make_plan, parse_overrides
-from mtlora.tables.evidence import Evidence, archive, load_evidence
+from mtlora.records.record import RunRecord
+from mtlora.tables.evidence import archive, load_evidence
+from mtlora.tables.view import View
 
 log = logging.getLogger(__name__)
 
 ALL = "all"
 RECORDS = "records.jsonl"  # in the folder of a study: its records, one a line
+NARROWED = ("task", "transform", "seed", "protocol")  # keys of which an archive may hold only some values
+AXES = ("task", "transform", "seed", "rank", "targets", "model", "protocol")  # a table may hold several values of each
 
 
 def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
@@ -36,7 +42,7 @@ def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
 
 def parser(module: str, description: str) -> cli.Parser:
     """Return the parser of the arguments that both commands share."""
-    made = cli.experiment_parser(module, description, ALL)
+    made = cli.experiment_parser(module, description)
     made.add_argument(
         "--runs",
         type=lambda text: Path(text).expanduser(),
@@ -45,8 +51,8 @@ def parser(module: str, description: str) -> cli.Parser:
     return made
 
 
-def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
-    """Return the plans that a command line names, the records for them, and the results folder.
+def load(arguments: argparse.Namespace) -> list[View]:
+    """Return the experiments that a command line names, with their records; `plan.results` is the folder of the results.
 
     Raises:
         UserError: an experiment or a value is unknown, or the path of `--runs` does not exist.
@@ -58,50 +64,110 @@ def load(arguments: argparse.Namespace) -> tuple[list[Plan], Evidence, Path]:
         overrides = [f"results={runs}", *overrides]
         runs = runs / RECORDS
     evidence = load_evidence(runs) if runs is not None else None
+    held: dict[str, set[str]] = {}  # what an archive has of each key
     if evidence is not None and runs.is_file():
         archived = archive(evidence, runs)
-        overrides = [*_profile_of(evidence), *overrides]
+        records = evidence.records.values()
+        held = {key: {str(getattr(record, key)) for record in records} for key in ("suite", "profile", *NARROWED)}
+        if len(held["profile"]) == 1:
+            overrides = [f"profile={next(iter(held['profile']))}", *overrides]  # the command line may name another
     plans = []
-    suites = {record.suite for record in evidence.records.values()} if evidence and archived else None
     for name in experiment_names(arguments.experiment, overrides):
         try:
             experiment = load_experiment(name)
-            if arguments.experiment == ALL and suites is not None and experiment.suite not in suites:
+            if arguments.experiment == ALL and held and experiment.suite not in held["suite"]:
                 continue  # the archive has none of its runs, so its learning rates may be missing, too
-            recorded = _recorded(experiment, overrides, evidence) if evidence and archived else []
-            plans.append(make_plan(experiment, [*recorded, *overrides], archived))
+            plans.append(make_plan(experiment, [*_narrowed(experiment, overrides, held), *overrides], archived))
         except (NotDownloaded, MissingConfigException) as error:  # such as a model without a recipe for the task
             if arguments.experiment != ALL:
                 raise
             log.warning("%s is left out: %s", name, one_line(error))
     if not plans:
         raise UserError(f"no experiment has {' '.join(overrides)}: name one, such as glue")
-    return plans, evidence or load_evidence(plans[0].runs), plans[0].results
+    evidence = evidence or load_evidence(plans[0].runs)
+    return [View(plan, evidence) for plan in plans]
 
 
-def none_finished(arguments: argparse.Namespace, plans: Sequence[Plan]) -> UserError:
+def none_finished(arguments: argparse.Namespace, views: Sequence[View]) -> UserError:
     """Return the error that no selected run is finished, with the command that trains them."""
-    name = "glue" if arguments.experiment == ALL else arguments.experiment
     if arguments.runs is not None:
         return UserError(f"{as_typed('--runs', arguments.runs)} holds no finished run that is selected: name others")
-    train = command("reproduce", name, *arguments.overrides)
-    return UserError(f"no selected run is finished in {plans[0].runs}: train with `{train}`")
+    train = command("reproduce", "glue" if arguments.experiment == ALL else arguments.experiment, *arguments.overrides)
+    return UserError(f"no selected run is finished in {views[0].plan.runs}: train with `{train}`")
 
 
-def _recorded(experiment: Experiment, overrides: Sequence[str], evidence: Evidence) -> list[str]:
+def _narrowed(experiment: Experiment, overrides: Sequence[str], held: dict[str, set[str]]) -> list[str]:
     """Return overrides that narrow an experiment to what an archive holds, where the command line does not choose."""
     given = parse_overrides(overrides)
-    narrowed = []
     declared = experiment.axes_of(given.get("profile", ["mini"])[0])
-    for key in ("task", "transform", "seed", "protocol"):
-        found = {str(getattr(record, key)) for record in evidence.records.values()}
-        kept = [str(value) for value in declared.get(key, []) if str(value) in found]
-        if key not in given and kept:
-            narrowed.append(f"{key}={','.join(kept)}")
-    return narrowed
+    kept = {key: [v for v in map(str, declared.get(key, [])) if v in held.get(key, ())] for key in NARROWED}
+    return [f"{key}={','.join(values)}" for key, values in kept.items() if values and key not in given]
 
 
-def _profile_of(evidence: Evidence) -> list[str]:
-    """Return the override of the profile of an archive's runs, if they have one only; an override that follows replaces it."""
-    profiles = {record.profile for record in evidence.records.values()}
-    return [f"profile={profiles.pop()}"] if len(profiles) == 1 else []
+def split_by_runs(views: Sequence[View]) -> tuple[list[View], list[View]]:
+    """Return the views whose experiment has been run, and the others.
+
+    An ablation has not been run if another experiment has all of its runs, such as the rank that both have in common.
+    """
+    runs = [view.found.started for view in views]
+    shared = [
+        any(own < other or (own == other and k < i) for k, other in enumerate(runs)) for i, own in enumerate(runs)
+    ]
+    shown = [
+        view
+        for view, own, is_shared in zip(views, runs, shared, strict=True)
+        if own and not (view.plan.experiment.ablation and is_shared)
+    ]
+    return shown, [view for view in views if view not in shown]
+
+
+def outside(views: Sequence[View], shown: Callable[[str], str] = str) -> list[str]:
+    """Return one line, or none, about the finished runs of this profile that no view selects, with the command for them.
+
+    `shown` changes each argument of the command, as a page that is passed on needs it, without the paths of this machine.
+    """
+    plans, evidence = [view.plan for view in views], views[0].evidence
+    cells = [cell for plan in plans for stage in plan.stages for cell in stage]
+    selected = {cell.sha for cell in cells}
+    others = [
+        record
+        for sha, record in evidence.records.items()
+        if sha not in selected
+        and record.status == "success"
+        and record.profile == plans[0].profile
+        and "data.split=tune" not in record.overrides  # the trials of mtlora.tune are no runs of a table
+    ]
+    if others:  # `problems` reports the runs of the same configuration
+        twins = {cell.configuration for cell in cells}
+        named = {sha for key, shas in evidence.configurations.items() if key in twins for sha in shas}
+        others = [record for record in others if record.config_sha not in named]
+    if not others:
+        return []
+    one = len(others) == 1
+    return [
+        f"{len(others)} finished run{'' if one else 's'} of this profile {'is' if one else 'are'} in no table here: "
+        f"{_command(plans, others, shown)}"
+    ]
+
+
+def _command(plans: Sequence[Plan], others: Sequence[RunRecord], shown: Callable[[str], str]) -> str:
+    """Return the command that makes the table of runs outside of it, or of most of them."""
+    sweeps: dict[tuple[str, ...], list[RunRecord]] = {}  # by suite and the overrides that are no axis of an experiment
+    for record in others:
+        sweeps.setdefault((record.suite, *(o for o in record.overrides if override_key(o) not in AXES)), []).append(
+            record
+        )
+    (suite, *fixed), found = max(sweeps.items(), key=lambda sweep: len(sweep[1]))
+    values: dict[str, dict[str, None]] = {}
+    for override in (o for record in found for o in record.overrides if override_key(o) in AXES):
+        values.setdefault(override_key(override), {})[override.partition("=")[2]] = None
+    name = plans[0].experiment.name if len(plans) == 1 else suite
+    declared = next((p.experiment.axes_of(p.profile) for p in plans if p.experiment.name == name), {})
+    narrowed = {key: named for key, named in values.items() if set(named) != {str(v) for v in declared.get(key, ())}}
+    words = [f"SUITE={name}", *(f"{key}={','.join(sorted(named, key=_order))}" for key, named in narrowed.items())]
+    some = f"for {len(found)} of them, " if len(found) < len(others) else ""
+    return f"{some}make tables {shlex.join(shown(as_variable(word)) for word in [*words, *fixed])}"
+
+
+def _order(value: str) -> tuple[int, str]:
+    return len(value), value  # of numbers: by size

@@ -1,13 +1,14 @@
-"""The pairs of runs behind each comparison of a plan, and the estimates from them."""
+"""The comparisons between the rows of a plan's table, the pairs of runs behind them, and the estimates from these."""
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from mtlora.config.metrics import METRICS
-from mtlora.plan.cell import Cell
+from mtlora.plan.cell import Cell, override_key
 from mtlora.plan.experiment import Column
-from mtlora.plan.grid import Plan
+from mtlora.plan.grid import Plan, is_excluded
 from mtlora.records.record import RunRecord
 from mtlora.tables.aggregate import (
     Row,
@@ -18,11 +19,18 @@ from mtlora.tables.aggregate import (
     row_of,
     scale_of,
 )
-from mtlora.tables.comparison import Comparison, Headline, Pair, by_task
-from mtlora.tables.families import Rival, families
+from mtlora.tables.comparison import CONTROL, Comparison, Headline, Pair, by_task
 from mtlora.tables.statistics import Difference, mixture, paired_difference
 
 Values = dict[tuple[Row, str, int], dict[int, tuple[float, str]]]  # row, selection, column -> seed -> value, run_id
+
+
+class Rival(NamedTuple):
+    """A row and the row that it is compared with."""
+
+    row: Row
+    base: Row
+    contrast: str
 
 
 def compare(
@@ -38,10 +46,60 @@ def compare(
     comparer = _Comparer(plan, records, diverged or {})
     return [
         comparer.compare(rival, number, size)
-        for rivals, size in families(plan)
+        for rivals, size in _families(plan)
         for number in [*range(len(plan.columns)), *([None] if plan.experiment.average else [])]
         for rival in rivals
     ]
+
+
+def _families(plan: Plan) -> Iterator[tuple[list[Rival], int]]:
+    """Yield the families, the comparisons of one question, and for each the number that the level of its intervals accounts for.
+
+    The number includes all methods that the experiment declares for a setting: leaving some out on the command line must
+    not make the others significant.
+    """
+    found: dict[tuple[str, Row], list[Rival]] = {}
+    for rival in (*_rivals_of_methods(plan), *_rivals_along_contrasts(plan)):
+        found.setdefault((rival.contrast, rival.row.setting), []).append(rival)
+    cells = {row_of(plan, cell): cell for cell in plan.cells}
+    for (contrast, _), rivals in found.items():
+        methods = _declared_methods(plan, cells[rivals[0].row]) | {rival.row.method for rival in rivals}
+        pairs = sum(m in methods and c in methods for m, controls in plan.experiment.controls.items() for c in controls)
+        sizes = {"": len(methods - {"lora"}), CONTROL: pairs}
+        yield rivals, sizes.get(contrast, len(methods))
+
+
+def _rivals_of_methods(plan: Plan) -> Iterator[Rival]:
+    """Yield each row with LoRA's in the same setting, then with those of its controls."""
+    rows = dict.fromkeys(row_of(plan, cell) for cell in plan.cells)
+    for contrast, bases in (("", {row.method: ["lora"] for row in rows}), (CONTROL, plan.experiment.controls)):
+        for row in rows:
+            for method in bases.get(row.method, []):
+                if (base := row._replace(method=method)) in rows and base != row:
+                    yield Rival(row, base, contrast)
+
+
+def _rivals_along_contrasts(plan: Plan) -> Iterator[Rival]:
+    """Yield each row with the row that differs from it in the contrast's key only, which has its first value there."""
+    for key in plan.experiment.contrasts:
+        by_value: dict[str, dict[tuple[str, ...], Row]] = {}
+        for cell in plan.cells:
+            others = tuple(o for o in cell.overrides if override_key(o) not in (key, "seed", "task"))
+            value = next((o.partition("=")[2] for o in cell.overrides if override_key(o) == key), "")
+            by_value.setdefault(value, {})[others] = row_of(plan, cell)
+        first, *values = plan.axes.get(key, [""])
+        bases = by_value.get(first, {})
+        for value in values:
+            for others, row in by_value.get(value, {}).items():
+                if bases.get(others, row) != row:
+                    yield Rival(row, bases[others], key)
+
+
+def _declared_methods(plan: Plan, cell: Cell) -> set[str]:
+    """Return all methods that the experiment has at a cell's other values, whatever the command line leaves out."""
+    product = {override_key(override): override.partition("=")[2] for override in cell.overrides}
+    methods = {str(method) for method in plan.experiment.axes_of(plan.profile).get("transform", [])}
+    return {m for m in methods if not is_excluded(product | {"transform": m}, plan.experiment)}
 
 
 class _Comparer:
@@ -53,16 +111,14 @@ class _Comparer:
         self.confirmed = _by_seed(plan, plan.confirm, records)  # at the second best learning rate
         self.above = above_majority(plan, records)
         self.floors = [_item_size(plan, column, records) for column in self.columns]
-        self.failed: dict[tuple[Row, str], list[str]] = {}
-        self.finished: dict[tuple[Row, str], int] = {}
+        self.ended: dict[tuple[Row, str], list[tuple[str, bool]]] = {}  # run_id, and whether it diverged
         self.roots: dict[tuple[Row, str], str] = {}
         self.weights: dict[tuple[Row, str], float] = {}  # of the best learning rate, where the choice is unsure
         for cell in plan.every:
             key = (row_of(plan, cell), cell.config.task.name)
             self.roots[key] = _root(cell)
-            self.finished[key] = self.finished.get(key, 0) + (cell.sha in records or cell.sha in diverged)
-            if cell.sha in diverged:
-                self.failed.setdefault(key, []).append(diverged[cell.sha].run_id)
+            if (record := records.get(cell.sha) or diverged.get(cell.sha)) is not None:
+                self.ended.setdefault(key, []).append((record.run_id, cell.sha in diverged))
         for cell in plan.confirm:
             self.weights[row_of(plan, cell), cell.config.task.name] = cell.choice.weight
 
@@ -70,21 +126,20 @@ class _Comparer:
         """Compare two rows in a column, or in the average (number None)."""
         column = self.columns[number] if number is not None else average_column(self.plan)
         members = list(range(len(self.columns))) if number is None else [number]
+        tasks = [self.columns[m].task for m in members]
         experiment = self.plan.experiment
         h, selection, rule = experiment.headline, experiment.selection, experiment.convention
         head = None
         if (column.task, column.split, column.metric) == (h.task, h.split, h.metric):
-            dull = [m for m in members if not all(self.above.get((r, self.columns[m].task), True) for r in rival[:2])]
-            best = rule.selection if rule else selection
+            learned = [all(self.above.get(task, {}).get(row, True) for row in rival[:2]) for task in tasks]
+            ours, theirs = ([run for t in tasks for run in self.ended.get((row, t), [])] for row in rival[:2])
             head = Headline(
                 margin=h.margin,
-                as_published=self.estimate(rival, members, best),
-                informative=self.estimate(rival, [m for m in members if m not in dull], selection),
-                dull=tuple(self.columns[m].task for m in dull),
-                failed=(self.runs_of(self.failed, rival.row, members), self.runs_of(self.failed, rival.base, members)),
-                finished=tuple(  # type: ignore[arg-type]
-                    sum(self.finished.get((row, self.columns[m].task), 0) for m in members) for row in rival[:2]
-                ),
+                as_published=self.estimate(rival, members, rule.selection if rule else selection),
+                informative=self.estimate(rival, list(itertools.compress(members, learned)), selection),
+                dull=tuple(task for task, is_learned in zip(tasks, learned, strict=True) if not is_learned),
+                failed=(tuple(run for run, bad in ours if bad), tuple(run for run, bad in theirs if bad)),
+                finished=(len(ours), len(theirs)),
                 rates=len(self.combinations(rival, members)),
                 unconfirmed=any(self.is_unconfirmed(row, m) for row in rival[:2] for m in members),
             )
@@ -96,12 +151,8 @@ class _Comparer:
             family=family,
             head=head,
             floors=tuple(self.floors[m] for m in members),
-            groups=tuple(self.roots.get((rival.row, task := self.columns[m].task), task) for m in members),
+            groups=tuple(self.roots.get((rival.row, task), task) for task in tasks),
         )
-
-    def runs_of(self, runs: Mapping[tuple[Row, str], list[str]], row: Row, members: Sequence[int]) -> tuple[str, ...]:
-        """Return the runs of a row on the tasks of some columns."""
-        return tuple(run for m in members for run in runs.get((row, self.columns[m].task), []))
 
     def is_unconfirmed(self, row: Row, m: int) -> bool:
         """Tell whether a row's learning rate is an unsure choice, and runs at the second best rate are missing."""

@@ -7,7 +7,6 @@ import pandas as pd
 
 from mtlora.plan.grid import Plan
 from mtlora.tables.aggregate import Row
-from mtlora.tables.families import CONTROL
 from mtlora.tables.statistics import (
     ALPHA,
     FEWEST,
@@ -20,6 +19,8 @@ from mtlora.tables.statistics import (
     seeds_to_see,
     visible,
 )
+
+CONTROL = "control"  # the contrast of a method with its control
 
 
 @dataclass(frozen=True)

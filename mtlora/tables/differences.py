@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from mtlora.tables.captions import PROTOCOLS, headline_subject, method_label, row_labels
+from mtlora.tables.captions import PROTOCOLS, headline_subject, method_label, row_labels, row_names
 from mtlora.tables.comparison import (
+    CONTROL,
     Comparison,
     against,
     by_task,
@@ -15,7 +16,6 @@ from mtlora.tables.comparison import (
     seeds_needed,
     seeds_text,
 )
-from mtlora.tables.families import CONTROL
 from mtlora.tables.items import DRAWS
 from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number, text_table
 from mtlora.tables.statistics import FEWEST, OUTLIER, Verdict, heterogeneity_p, outliers, paired_difference
@@ -61,7 +61,7 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     name = f"{plan.name}-{'contrasts' if contrasts else 'differences'}"
     table = text_table(name, f"{plan.experiment.title}: difference to {base}", text, labels, body | columns)
     for c in heads:
-        title = " ".join(v[0] for v in row_labels([c.row], [h.row for h in heads]).values())
+        (title,) = row_names([c.row], [h.row for h in heads])
         table.notes += [f"{title}: {line}." for line in _remarks(c)]
     return table
 

@@ -45,11 +45,9 @@ def load_evidence(runs: Path) -> Evidence:
         UserError: `runs` is a file in which nothing is a record.
     """
     evidence = Evidence()
-    for origin, folder, content in _record_contents(runs):
-        try:
-            record = RunRecord.parse(content().decode("utf-8"))
-        except (ValueError, OSError, RecursionError) as error:
-            reason = f"no JSON, cut short or edited ({error})" if isinstance(error, json.JSONDecodeError) else error
+    for origin, folder, record in read_records(runs):
+        if isinstance(record, Exception):
+            reason = f"no JSON, cut short or edited ({record})" if isinstance(record, json.JSONDecodeError) else record
             advice = ": mtlora.reproduce trains the run again" if folder is not None else ""
             evidence.problems.append(f"{origin} is left out: {reason}{advice}")
             if folder is not None:
@@ -76,15 +74,23 @@ def load_evidence(runs: Path) -> Evidence:
     return evidence
 
 
-def _record_contents(runs: Path) -> Iterator[tuple[str, Path | None, Callable[[], bytes]]]:
+def read_records(runs: Path) -> Iterator[tuple[str, Path | None, RunRecord | Exception]]:
+    """Yield each record of a runs folder or a JSON-lines file: its place, its folder if it has one, and why it is no record."""
     if runs.is_file():
         with runs.open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield f"{runs}:{number}", None, partial(bytes, line)
+                    yield f"{runs}:{number}", None, _parsed(partial(bytes, line))
     elif runs.is_dir():
         for path in find_records(runs):
-            yield str(path), path.parent, path.read_bytes
+            yield str(path), path.parent, _parsed(path.read_bytes)
+
+
+def _parsed(content: Callable[[], bytes]) -> RunRecord | Exception:
+    try:
+        return RunRecord.parse(content().decode("utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        return error
 
 
 def archive(evidence: Evidence, runs: Path) -> Archive:
@@ -124,29 +130,60 @@ def with_defaults(config: dict[str, Any], schema: type) -> dict[str, Any]:
     return config
 
 
-def usable(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
-    """Return the finished records of a plan's cells, by config_sha, without the runs of `stale_code`."""
-    stale = stale_code(plan, evidence)
-    return {sha: record for sha, record in _finished(plan, evidence).items() if sha not in stale}
+@dataclass
+class Found:
+    """The records of a plan's cells, sorted by whether they enter its tables."""
+
+    records: dict[str, RunRecord] = field(default_factory=dict)  # the usable ones, by config_sha
+    diverged: dict[str, RunRecord] = field(default_factory=dict)  # likewise; the same run would diverge again
+    started: set[str] = field(default_factory=set)  # the config_shas of cells with any record, also of one left out
+    problems: list[str] = field(default_factory=list)  # a line for each run that failed, is missing or is left out
 
 
-def _finished(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
-    found = ((cell, evidence.records.get(cell.sha)) for cell in plan.every)
-    return {
-        cell.sha: record
-        for cell, record in found
-        if record is not None and record.status == "success" and not _changed(cell, record)
-    }
+def find(plan: Plan, evidence: Evidence) -> Found:
+    """Sort the records of a plan's cells.
 
-
-def diverged(plan: Plan, evidence: Evidence) -> dict[str, RunRecord]:
-    """Return the records of a plan's cells whose run diverged, by config_sha; the same run would diverge again."""
-    found = ((cell, evidence.records.get(cell.sha)) for cell in plan.every)
-    return {
-        cell.sha: record
-        for cell, record in found
-        if record is not None and record.status == "failed" and record.diverged and not _changed(cell, record)
-    }
+    A commit identifies the code only if the checkout is clean: a run with uncommitted code on another commit than most of the
+    plan's runs is left out.
+    """
+    found = Found()
+    missing: Counter[str] = Counter()
+    for cell in plan.every:
+        record = evidence.records.get(cell.sha)
+        if record is None:
+            twins = _twins(cell, evidence)
+            if twins:
+                found.started.add(cell.sha)
+            if cell.folder.resolve() not in evidence.unreadable:  # `load_evidence` reported those
+                found.problems += twins
+                missing[f"{cell.config.task.name} {cell.label} (protocol {cell.config.protocol})"] += not twins
+            continue
+        found.started.add(cell.sha)
+        if record.status != "success":
+            found.problems.append(f"{record.run_id} {_outcome(record)}")
+            if record.status == "failed" and record.diverged and not _changed(cell, record):
+                found.diverged[cell.sha] = record
+        elif changed := _changed(cell, record):
+            found.problems.append(
+                f"{record.run_id} is left out: its provenance names {' and '.join(changed)} than its config_sha, "
+                "so it was edited: delete its folder to train the run again"
+            )
+        else:
+            found.records[cell.sha] = record
+            if lacking := _lacking(plan, record):
+                found.problems.append(f"{record.run_id} has no {lacking}: the same command scores it again")
+    found.started &= {cell.sha for cell in plan.cells}  # one that only confirms a choice may be of another table
+    found.problems += [f"{name}: {n} run{'s' if n > 1 else ''} not made yet" for name, n in missing.items() if n]
+    commits = Counter(_git(record).get("commit") for record in found.records.values())
+    for sha, record in list(found.records.items()):
+        git = _git(record)
+        if git.get("dirty") and git.get("commit") != commits.most_common(1)[0][0]:
+            del found.records[sha]
+            found.problems.append(
+                f"{record.run_id} is left out: trained with uncommitted code on commit {str(git.get('commit'))[:10]}, while "
+                "most runs of the table are of another commit: delete its folder to train it again"
+            )
+    return found
 
 
 def majority_answers(records: Mapping[str, RunRecord]) -> dict[str, RunRecord]:
@@ -177,62 +214,8 @@ def uncommitted(records: Collection[RunRecord]) -> int:
     return sum(bool(_git(record).get("dirty")) for record in records)
 
 
-def stale_code(plan: Plan, evidence: Evidence) -> dict[str, str]:
-    """Return the finished runs with uncommitted code on another commit than most of the plan's runs: config_sha -> commit.
-
-    A commit identifies the code only if the checkout is clean.
-    """
-    states = {sha: _git(record) for sha, record in _finished(plan, evidence).items()}
-    counts = Counter(state.get("commit") for state in states.values())
-    if len(counts) < 2:
-        return {}
-    usual = counts.most_common(1)[0][0]
-    return {
-        sha: str(state.get("commit"))
-        for sha, state in states.items()
-        if state.get("dirty") and state.get("commit") != usual
-    }
-
-
 def _git(record: RunRecord) -> Git:
     return record.provenance.get("git") or {}
-
-
-def touched(plan: Plan, evidence: Evidence) -> set[str]:
-    """Return the config_shas of a plan's runs that were started or left out; without any, the experiment has not been run."""
-    return {cell.sha for cell in plan.cells if cell.sha in evidence.records or _twins(cell, evidence)}
-
-
-def problems(plan: Plan, evidence: Evidence) -> list[str]:
-    """Return a line for each run that a plan's tables lack: failed, killed, missing, or left out for the given reason."""
-    lines = []
-    missing: Counter[str] = Counter()
-    for cell in plan.every:
-        record = evidence.records.get(cell.sha)
-        if record is None and cell.folder.resolve() in evidence.unreadable:
-            continue  # `load_evidence` reported it
-        if record is None:
-            twins = _twins(cell, evidence)
-            lines += twins
-            if not twins:
-                missing[f"{cell.config.task.name} {cell.label} (protocol {cell.config.protocol})"] += 1
-        elif record.status != "success":
-            lines.append(f"{record.run_id} {_outcome(record)}")
-        elif changed := _changed(cell, record):
-            lines.append(
-                f"{record.run_id} is left out: its provenance names {' and '.join(changed)} than its config_sha, "
-                "so it was edited: delete its folder to train the run again"
-            )
-        elif lacking := _lacking(plan, record):
-            lines.append(f"{record.run_id} has no {lacking}: the same command scores it again")
-    for name, count in missing.items():
-        lines.append(f"{name}: {count} run{'s' if count > 1 else ''} not made yet")
-    for sha, commit in stale_code(plan, evidence).items():
-        lines.append(
-            f"{evidence.records[sha].run_id} is left out: trained with uncommitted code on commit {commit[:10]}, while "
-            "most runs of the table are of another commit: delete its folder to train it again"
-        )
-    return lines
 
 
 def _outcome(record: RunRecord) -> str:

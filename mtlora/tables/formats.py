@@ -33,27 +33,11 @@ def _marked(cell: TableCell, escape: Callable[[str], str], before: str, after: s
     return f"{before}{escape(mean)}{after}{escape(plus + rest)}" if cell.bold else escape(cell.text)
 
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "–": "--",
-    "−": "$-$",
-    "±": r"$\pm$",
-    "†": r"$\dagger$",
-    "‡": r"$\ddagger$",
-}
-LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{special: "\\" + special for special in "&%$#_"}}
-LATEX |= {
-    "[": "{[}",
-    "<": "$<$",
-    ">": "$>$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "×": r"$\times$",
-    "|": r"$|$",
-    "Δ": r"$\Delta$",
-}
+LATEX = {special: "\\" + special for special in "&%$#_{}"}
+LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "–": "--"}
+LATEX |= {"−": "$-$", "±": r"$\pm$", "×": r"$\times$", "Δ": r"$\Delta$", "†": r"$\dagger$", "‡": r"$\ddagger$"}
+LATEX |= {"<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$", "|": "$|$"}
+ESCAPES = str.maketrans(LATEX)
 
 LINE = 100  # characters of \footnotesize that a line holds, about
 BREAK = r"\\"
@@ -140,7 +124,7 @@ def _tabular(table: TextTable, columns: Sequence[int]) -> str:
 
 
 def _latex_text(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+    return text.translate(ESCAPES)
 
 
 def html_page(title: str, tables: Sequence[TextTable]) -> str:

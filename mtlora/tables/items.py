@@ -4,21 +4,18 @@ The intervals of `statistics.py` are about other seeds on the same test items. T
 answers of every run, its `predictions.jsonl`, and a metric that is a function of sums over items.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from mtlora.base.errors import UserError
-from mtlora.base.files import numbered_lines, read_text
 from mtlora.base.streams import numpy_stream
 from mtlora.config.schema import TaskConfig
 from mtlora.plan.experiment import Column, Entry
 from mtlora.plan.grid import Plan
-from mtlora.records.predictions import read_predictions
+from mtlora.records.predictions import numbers_only, read_predictions
 from mtlora.records.record import PREDICTIONS, detail
 from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import in_part
@@ -65,12 +62,8 @@ def compare_items(
     results, problems = [], []
     folders = {record.run_id: evidence.folders.get(sha) for sha, record in evidence.records.items()}
     for c in comparisons:
-        # A run that diverged has no answers.
-        if (
-            c.difference is None
-            or c.verdict is Verdict.FAILS
-            or not any(detail(folders.get(run), PREDICTIONS) for run in c.runs)
-        ):
+        has_answers = any(detail(folders.get(run), PREDICTIONS) for run in c.runs)
+        if c.difference is None or c.verdict is Verdict.FAILS or not has_answers:  # a run that diverged has no answers
             continue
         try:
             tasks = [_counted(plan, c, column, folders) for column in plan.columns if _counts(c, column)]
@@ -86,27 +79,22 @@ def _counts(c: Comparison, column: Column) -> bool:
     return c.task == "average" or (column.task, column.split, column.metric) == (c.task, c.split, c.metric)
 
 
-def interval(seeds: Difference, tasks: Sequence[Counted], level: float = 0.95) -> tuple[float, float] | None:
-    """Return an interval for other seeds and other items: that of the seeds, widened by the variance over items.
+def interval(seeds: Difference, tasks: Sequence[Counted]) -> tuple[float, float] | None:
+    """Return a 95% interval for other seeds and other items: that of the seeds, widened by the variance over items.
 
     The latter is that of the mean over the given seeds, in a bootstrap of the items with exponential weights (Rubin 1981), which
     are as good as multinomial ones and much faster to draw. None for a single seed, which tells nothing about others.
     """
-    if seeds.error is None or seeds.dof is None:
+    if seeds.error is None:
         return None
 
-    random = numpy_stream(0, "", "items")
-    drawn = np.zeros(DRAWS)
-    for task in tasks:
+    def weighted(random: np.random.Generator, task: Counted) -> list[np.ndarray]:
         items = task.ours.shape[1]
-        for start in range(0, DRAWS, CHUNK):
-            weights = random.standard_exponential((CHUNK, items))
-            weights *= items / weights.sum(1, keepdims=True)
-            ours, theirs = (np.einsum("bn,snk->bsk", weights, x, optimize=True) for x in (task.ours, task.theirs))
-            drawn[start : start + CHUNK] += task.differences(ours, theirs).mean(1) / len(tasks)
-    error = float(np.hypot(seeds.error, drawn.std(ddof=1)))
-    half = float(stats.t.ppf((1 + level) / 2, seeds.dof)) * error
-    return seeds.mean - half, seeds.mean + half
+        weights = random.standard_exponential((CHUNK, items))
+        weights *= items / weights.sum(1, keepdims=True)
+        return [np.einsum("bn,snk->bsk", weights, x, optimize=True) for x in (task.ours, task.theirs)]
+
+    return replace(seeds, error=float(np.hypot(seeds.error, _drawn(tasks, "items", weighted).std(ddof=1)))).interval()
 
 
 def exchange_p(tasks: Sequence[Counted]) -> float:
@@ -115,16 +103,27 @@ def exchange_p(tasks: Sequence[Counted]) -> float:
     All seeds of an item are exchanged together, because they share its difficulty. This is approximate randomisation (Riezler and
     Maxwell 2005); the answers as they are count as one draw, and equally extreme draws count (Phipson and Smyth 2010).
     """
-    random = numpy_stream(0, "", "exchange")
-    total, seen = np.zeros(DRAWS), 0.0
+
+    def exchanged(random: np.random.Generator, task: Counted) -> list[np.ndarray]:
+        chosen = random.integers(2, size=(CHUNK, task.ours.shape[1])).astype(float)
+        change = np.einsum("bn,snk->bsk", chosen, task.theirs - task.ours, optimize=True)
+        return [task.ours.sum(1) + change, task.theirs.sum(1) - change]
+
+    as_they_are = (task.differences(task.ours.sum(1)[None], task.theirs.sum(1)[None]) for task in tasks)
+    seen = sum(float(differences.mean()) / len(tasks) for differences in as_they_are)
+    return float((1 + (np.abs(_drawn(tasks, "exchange", exchanged)) >= abs(seen) - 1e-9).sum()) / (1 + DRAWS))
+
+
+def _drawn(
+    tasks: Sequence[Counted], stream: str, draw: Callable[[np.random.Generator, Counted], list[np.ndarray]]
+) -> np.ndarray:
+    """Return the mean difference over seeds and tasks in each draw, (DRAWS,); `draw` returns the sums of `CHUNK` draws."""
+    random = numpy_stream(0, "", stream)
+    found = np.zeros(DRAWS)
     for task in tasks:
-        ours, theirs = task.ours.sum(1), task.theirs.sum(1)  # (seeds, k)
-        seen += float(task.differences(ours[None], theirs[None]).mean()) / len(tasks)
         for start in range(0, DRAWS, CHUNK):
-            exchanged = random.integers(2, size=(CHUNK, task.ours.shape[1])).astype(float)
-            change = np.einsum("bn,snk->bsk", exchanged, task.theirs - task.ours, optimize=True)
-            total[start : start + CHUNK] += task.differences(ours + change, theirs - change).mean(1) / len(tasks)
-    return float((1 + (np.abs(total) >= abs(seen) - 1e-9).sum()) / (1 + DRAWS))
+            found[start : start + CHUNK] += task.differences(*draw(random, task)).mean(1) / len(tasks)
+    return found
 
 
 def _counted(plan: Plan, c: Comparison, column: Column, folders: Mapping[str, Path | None]) -> Counted:
@@ -146,19 +145,11 @@ def _answers(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, 
     if entry.metric not in SCORES:
         raise UserError(f"{entry.metric} is not a function of sums over items")
     path = _predictions(folder)
-    answers, labels = [], []
-    for number, line in numbered_lines(read_text(path)):
-        try:
-            row = json.loads(line)
-            if row["split"] == entry.split:
-                answers.append(float(row["prediction"]))
-                labels.append(float(row["label"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}:{number}: not a row with split, prediction and label ({error})") from None
-    if not labels:
+    rows = [row for row in numbers_only(path) if row["split"] == entry.split]
+    if not rows:
         raise UserError(f"{path} has no answer on {entry.split}")
-    x, y = np.array(answers), np.array(labels)
-    return str(labels), item_counts(entry.metric, x, y)
+    answers, labels = (np.array([float(row[key]) for row in rows]) for key in ("prediction", "label"))
+    return str(labels.tolist()), item_counts(entry.metric, answers, labels)
 
 
 def _texts(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, np.ndarray]:

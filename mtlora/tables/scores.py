@@ -1,13 +1,16 @@
-"""The tables of scores and of cost."""
+"""The tables of scores, ours and, never mixed with them, as the literature reports them; and of cost."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
+
+import pandas as pd
 
 from mtlora.config.metrics import METRICS
 from mtlora.config.schema import STRUCTURES
 from mtlora.plan.experiment import Column
-from mtlora.tables.aggregate import Row, entries_of, mean_costs, row_of
-from mtlora.tables.captions import caption, method_label, row_labels, table_columns, uninformative
+from mtlora.tables.aggregate import Row, above_majority, entries_of, mean_costs, published_rows, row_of
+from mtlora.tables.captions import caption, method_label, row_labels, row_names, table_columns
 from mtlora.tables.evidence import uncommitted
 from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.tables.view import View
@@ -16,9 +19,10 @@ from mtlora.tables.view import View
 def scores(view: View) -> TextTable:
     """Return the main table: methods x tasks, mean and standard deviation over seeds."""
     plan = view.plan
-    dull = uninformative(plan, view.scored)
+    above = above_majority(plan, view.scored)
+    nowhere = [task for task, rows in above.items() if not any(rows.values())]
     columns = score_columns(view, plan.experiment.selection, "mean")
-    body = {label + (" †" if dull.get(task, ((), False))[1] else ""): cells for (label, task), cells in columns.items()}
+    body = {label + " †" * (task in nowhere): cells for (label, task), cells in columns.items()}
     parameters: dict[Row, dict[str, float]] = {row: {} for row in view.rows}
     for cell in plan.cells:
         if (record := view.records.get(cell.sha)) is not None and "adapter" in record.parameters:
@@ -34,16 +38,15 @@ def scores(view: View) -> TextTable:
     table = text_table(
         plan.name, plan.experiment.title, caption(plan, view.summary, view.records), row_labels(view.rows), body
     )
-    everywhere = sorted(task for task, (_, every) in dull.items() if every)
-    if everywhere:
+    if nowhere:
         table.notes.append(
-            f"† On {', '.join(everywhere)} no method beats the majority answer. These scores stay in the average, but say "
+            f"† On {', '.join(sorted(nowhere))} no method beats the majority answer. These scores stay in the average, but say "
             "nothing about the methods."
         )
-    for task, (rows, every) in dull.items():
-        if not every:
-            names = [" ".join(values) for values in zip(*row_labels(rows, view.rows).values(), strict=True)]
-            table.notes.append(f"{', '.join(names)}: not above the majority answer on {task}.")
+    for task, rows in above.items():
+        below = [row for row, is_above in rows.items() if not is_above]
+        if below and task not in nowhere:
+            table.notes.append(f"{', '.join(row_names(below, view.rows))}: not above the majority answer on {task}.")
     if others := [method_label(m) for m in dict.fromkeys(row.method for row in view.rows) if m not in STRUCTURES]:
         table.notes.append(
             f"{', '.join(others)}: the same head, batches and dropout as LoRA, but neither its A nor a matched step."
@@ -59,18 +62,17 @@ def scores(view: View) -> TextTable:
 
 def _diverged_column(view: View) -> list[TableCell]:
     """Return how many of a row's finished runs diverged."""
-    failed: dict[Row, list[str]] = {}
+    failed: dict[Row, list[str]] = {row: [] for row in view.rows}
+    finished: Counter[Row] = Counter()
     for cell in view.plan.cells:
-        if (record := view.diverged.get(cell.sha)) is not None:
-            failed.setdefault(row_of(view.plan, cell), []).append(record.run_id)
-    finished: dict[Row, int] = {}
-    for item in view.cost.to_dict("records"):
-        finished[Row.of(item)] = finished.get(Row.of(item), 0) + item["runs"]
-    cells = []
-    for row in view.rows:
-        runs = tuple(failed.get(row, ()))
-        cells.append(TableCell(f"{len(runs)} of {finished[row]}", len(runs), runs) if row in finished else MISSING)
-    return cells
+        row = row_of(view.plan, cell)
+        finished[row] += cell.sha in view.records or cell.sha in view.diverged
+        if cell.sha in view.diverged:
+            failed[row].append(view.diverged[cell.sha].run_id)
+    return [
+        TableCell(f"{len(runs)} of {finished[row]}", len(runs), tuple(runs)) if finished[row] else MISSING
+        for row, runs in failed.items()
+    ]
 
 
 def _divergence_notes(view: View) -> list[str]:
@@ -80,11 +82,10 @@ def _divergence_notes(view: View) -> list[str]:
     for item in view.cost.to_dict("records"):
         if item["diverged"]:
             found.setdefault(Row.of(item), []).append(f"{item['diverged']} of {item['runs']} on {item['task']}")
-    names = [" ".join(values) for values in zip(*row_labels(list(found), view.rows).values(), strict=True)]
     return [
         f"{name}: runs diverged ({', '.join(counts)}); "
         + ("they count as the majority answer." if counted else "its figures are over the others only.")
-        for name, counts in zip(names, found.values(), strict=True)
+        for name, counts in zip(row_names(list(found), view.rows), found.values(), strict=True)
     ]
 
 
@@ -137,6 +138,70 @@ def _best_marked(cells: list[TableCell], full: list[bool], column: Column) -> li
     if known.count(best) > 1:
         return cells
     return [replace(cell, bold=value == best) for cell, value in zip(cells, values, strict=True)]
+
+
+def convention(view: View) -> TextTable | None:
+    """Return the table by the literature's rule, with published numbers beside ours; None if it would repeat the scores."""
+    plan, rule = view.plan, view.plan.experiment.convention
+    if rule is None:
+        return None
+    published = published_rows(plan, view.records)
+    published = published[(published["selection"] == rule.selection) & (published["statistic"] == rule.statistic)]
+    if published.empty and (rule.selection, rule.statistic) == (plan.experiment.selection, "mean"):
+        return None
+    body = {label: cells for (label, _), cells in score_columns(view, rule.selection, rule.statistic).items()}
+    best, last = (view.headline(selection) for selection in (rule.selection, plan.experiment.selection))
+    body["Δ to LoRA"] = [
+        _less(rule.statistic, best.get(row), best.get(row._replace(method="lora"))) if row.method != "lora" else MISSING
+        for row in view.rows
+    ]
+    if rule.selection != plan.experiment.selection:
+        body["best − last"] = [_less(rule.statistic, best.get(row), last.get(row)) for row in view.rows]
+    text = (
+        f"{rule.selection} epoch (by the first metric of each task), {rule.statistic} of seeds, as {rule.source}; Δ is the "
+        "difference of these numbers, without an interval: the other tables say how sure a difference is."
+    )
+    labels = row_labels(view.rows)
+    table = text_table(
+        f"{plan.name}-convention", f"{plan.experiment.title} by the literature's rule", text, labels, body
+    )
+    for _, group in published.groupby(["model", "method", "rank", "targets"], sort=False):
+        for line in _published_lines(view, group.fillna({"split": ""}), len(labels)):
+            table.rows.append(line + [TableCell("")] * (len(table.header) - len(line)))
+        first = group.iloc[0]
+        table.notes.append(f"{_published_name(first)}: {first['remark']}.")
+    if published.empty:
+        table.notes.append("No published number has the model, data and recipe of these runs.")
+    return table
+
+
+def _less(statistic: str, one: dict[Any, Any] | None, other: dict[Any, Any] | None) -> TableCell:
+    if one is None or other is None:
+        return MISSING
+    value, runs = float(one[statistic] - other[statistic]), f"{one['run_ids']} {other['run_ids']}".split(" ")
+    return TableCell(number(value, 2, True), value, tuple(dict.fromkeys(runs)))
+
+
+def _published_name(row: "pd.Series[Any]") -> str:
+    return f"{method_label(row['method'])}, {row['source']}"
+
+
+def _published_lines(view: View, group: pd.DataFrame, labels: int) -> list[list[TableCell]]:
+    """Return the line of a published row, and below it our figures less the published ones, if we have any."""
+    plan, first = view.plan, group.iloc[0]
+    columns = table_columns(plan)
+    keys = ["model", "method", "rank", "targets", "selection"]
+    ours = view.summary.merge(pd.DataFrame([first[keys]]), on=keys)
+    published = [TableCell(_published_name(first))] + [TableCell("")] * (labels - 1)
+    difference = [TableCell("ours − published")] + [TableCell("")] * (labels - 1)
+    for column in columns:
+        wanted = [(column.task, entry.split, entry.metric) for entry in entries_of(column)]
+        for frame, key, line in ((group, "value", published), (ours, "difference", difference)):
+            found = {(r["task"], r["split"], r["metric"]): r[key] for r in frame.to_dict("records")}
+            values = [found[w] for w in wanted if w in found and pd.notna(found[w])]
+            text = " / ".join(number(value, column.digits, signed=frame is ours) for value in values)
+            line.append(TableCell(text) if values else MISSING)
+    return [published, difference] if any(cell != MISSING for cell in difference[labels:]) else [published]
 
 
 SPEED = {"ms per step", "tokens/s", "Peak memory, MiB"}  # columns of the table of cost

@@ -8,7 +8,7 @@ interval describes new seeds on these tasks.
 
 import bisect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -225,7 +225,7 @@ def seeds_to_equate(difference: Difference, margin: float, family: int) -> Seeds
     return _needed(difference, lambda dof: float(stats.t.ppf(1 - a, dof) + stats.t.ppf(1 - beta / 2, dof)), margin)
 
 
-def _needed(difference: Difference, quantiles, size: float) -> Seeds | None:  # type: ignore[no-untyped-def]
+def _needed(difference: Difference, quantiles: Callable[[float], float], size: float) -> Seeds | None:
     if difference.error is None or difference.dof is None:
         return None
     # The true spread lies between these factors of the one seen, in 80% of cases.

@@ -9,7 +9,7 @@ import pandas as pd
 from mtlora.base.errors import UserError
 from mtlora.base.progress import duration
 from mtlora.plan.grid import Plan
-from mtlora.plan.tuning import Choice, Trial, Tuning, load_tuning
+from mtlora.plan.tuning import Choice, Tuning, load_tuning
 from mtlora.tables.captions import method_label
 from mtlora.tables.layout import MISSING, TableCell, TextTable, number
 
@@ -28,14 +28,15 @@ class TaskGroup:
 
         Columns: `multiplier`, `seed`, `score`, and `diverged`, whether any of these runs did.
         """
-        grouped = self._of(method, task).groupby(["multiplier", "seed"])
+        grouped = self.of(method, task).groupby(["multiplier", "seed"])
         return grouped.agg(score=("score", "mean"), diverged=("diverged", "any")).reset_index()
 
     def by_factor(self, method: str, task: str | None = None) -> "pd.Series[float]":
         """Return a method's mean score over tasks (or of one) and seeds, by factor in ascending order."""
-        return self._of(method, task).groupby("multiplier")["score"].mean()
+        return self.of(method, task).groupby("multiplier")["score"].mean()
 
-    def _of(self, method: str, task: str | None) -> pd.DataFrame:
+    def of(self, method: str, task: str | None = None) -> pd.DataFrame:
+        """Return the trials of a method, or only those on a task."""
         own = self.trials[self.trials["method"] == method]
         return own if task is None else own[own["task"] == task]
 
@@ -51,18 +52,15 @@ def read_tuning(plan: Plan) -> Tuning | None:
 
 def task_groups(tuning: Tuning) -> list[TaskGroup]:
     """Return the groups of tasks that share a choice, in the order of the file."""
-    found: dict[tuple[str, tuple[str, ...]], dict[str, Choice]] = {}
+    choices: dict[tuple[str, tuple[str, ...]], dict[str, Choice]] = {}
     for choice in tuning.choices:
-        found.setdefault((choice.setting, tuple(choice.tasks)), {})[choice.method] = choice
+        choices.setdefault((choice.setting, tuple(choice.tasks)), {})[choice.method] = choice
+    trials = pd.DataFrame([asdict(trial) for trial in tuning.trials])
     return [
-        TaskGroup(setting, tasks, choices, pd.DataFrame([asdict(trial) for trial in _within(tuning, setting, tasks)]))
-        for (setting, tasks), choices in found.items()
-        if _within(tuning, setting, tasks)
+        TaskGroup(setting, tasks, own, found)
+        for (setting, tasks), own in choices.items()
+        if not (found := trials[(trials["setting"] == setting) & trials["task"].isin(tasks)]).empty
     ]
-
-
-def _within(tuning: Tuning, setting: str, tasks: Sequence[str]) -> list[Trial]:
-    return [trial for trial in tuning.trials if trial.setting == setting and trial.task in tasks]
 
 
 def expected_best(scores: Sequence[float]) -> list[float]:
@@ -95,27 +93,26 @@ def score_name(plan: Plan) -> str:
 
 def choices_table(plan: Plan, tuning: Tuning) -> TextTable:
     """Return the mean score of each factor by group and method, the chosen one in bold, with its stability and the trials."""
+    groups = task_groups(tuning)
     factors = sorted({trial.multiplier for trial in tuning.trials})
-    settings = any(choice.setting for choice in tuning.choices)
+    settings = any(group.setting for group in groups)
     diverged = any(trial.diverged for trial in tuning.trials)
     rows, notes = [], []
-    for choice in tuning.choices:
-        own = [t for t in _within(tuning, choice.setting, choice.tasks) if t.method == choice.method]
-        names = [method_label(choice.method), ", ".join(choice.tasks), *([choice.setting] if settings else [])]
-        named = " ".join([names[0], "on", *names[1:]])
-        cells = [
-            _mean_cell([t for t in own if t.multiplier == factor], factor == choice.multiplier) for factor in factors
-        ]
-        share = TableCell(f"{choice.share:.0%}", choice.share)
-        bad = tuple(trial.run_id for trial in own if trial.diverged)
-        counts = [TableCell(f"{len(own)}", len(own), tuple(trial.run_id for trial in own))]
-        if diverged:
-            counts.append(TableCell(f"{len(bad)} of {len(own)}", len(bad), bad))
-        rows.append([*map(TableCell, names), *cells, share, *counts])
+    for group, method, choice in ((g, method, choice) for g in groups for method, choice in g.choices.items()):
+        names = [method_label(method), ", ".join(group.tasks), *([group.setting] if settings else [])]
+        own = group.of(method)
+        bad = tuple(own[own["diverged"]]["run_id"])
+        cells = [_mean_cell(own[own["multiplier"] == factor], factor == choice.multiplier) for factor in factors]
+        share, trials = (
+            TableCell(f"{choice.share:.0%}", choice.share),
+            TableCell(f"{len(own)}", len(own), tuple(own["run_id"])),
+        )
+        failed = [TableCell(f"{len(bad)} of {len(own)}", len(bad), bad)] * diverged
+        rows.append([*map(TableCell, names), *cells, share, trials, *failed])
         if not choice.is_sure:
             notes.append(
-                f"{named}: only {choice.share:.1%} of the resamples choose x {choice.multiplier:g}, "
-                f"{choice.second_share:.1%} choose x {choice.second:g}."
+                f"{' '.join([names[0], 'on', *names[1:]])}: only {choice.share:.1%} of the resamples choose "
+                f"x {choice.multiplier:g}, {choice.second_share:.1%} choose x {choice.second:g}."
             )
     if diverged:
         notes.append(
@@ -134,10 +131,10 @@ def choices_table(plan: Plan, tuning: Tuning) -> TextTable:
     return TextTable(f"{plan.name}-rates", title, text, header, rows, len(labels), notes)
 
 
-def _mean_cell(trials: Sequence[Trial], is_chosen: bool) -> TableCell:
-    if not trials:
+def _mean_cell(trials: pd.DataFrame, is_chosen: bool) -> TableCell:
+    if trials.empty:
         return MISSING
-    mean = math.fsum(trial.score for trial in trials) / len(trials)
+    mean = float(trials["score"].mean())
     if not math.isfinite(mean):
         return TableCell("diverged")
-    return TableCell(number(mean, 2), mean, tuple(trial.run_id for trial in trials), is_chosen)
+    return TableCell(number(mean, 2), mean, tuple(trials["run_id"]), is_chosen)

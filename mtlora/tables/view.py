@@ -1,8 +1,8 @@
 """The data behind the tables and figures of one plan."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +12,7 @@ from mtlora.records.record import RunRecord
 from mtlora.tables.aggregate import Row, cost_frame, row_of, summary
 from mtlora.tables.compare import compare
 from mtlora.tables.comparison import Comparison, headlines
-from mtlora.tables.evidence import Evidence, diverged, majority_answers, problems, touched, usable
+from mtlora.tables.evidence import Evidence, Found, find, majority_answers
 from mtlora.tables.geometry import read_geometry
 from mtlora.tables.items import ItemResult, compare_items
 from mtlora.tables.tuning import read_tuning
@@ -26,14 +26,19 @@ class View:
     evidence: Evidence
 
     @cached_property
-    def records(self) -> dict[str, RunRecord]:
-        """Return the usable records by config_sha."""
-        return usable(self.plan, self.evidence)
+    def found(self) -> Found:
+        """Return the records of the plan's cells."""
+        return find(self.plan, self.evidence)
 
-    @cached_property
+    @property
+    def records(self) -> dict[str, RunRecord]:
+        """The usable records by config_sha."""
+        return self.found.records
+
+    @property
     def diverged(self) -> dict[str, RunRecord]:
-        """Return the records of runs that diverged, by config_sha."""
-        return diverged(self.plan, self.evidence)
+        """The records of runs that diverged, by config_sha."""
+        return self.found.diverged
 
     @cached_property
     def scored(self) -> dict[str, RunRecord]:
@@ -49,7 +54,7 @@ class View:
     @cached_property
     def problems(self) -> list[str]:
         """Return a line for each run that is missing or left out, and for each file that cannot be read."""
-        return problems(self.plan, self.evidence) + self.items[1] + self.geometry[1]
+        return self.found.problems + self.items[1] + self.geometry[1]
 
     @property
     def has_results(self) -> bool:
@@ -57,14 +62,16 @@ class View:
         return bool(self.records or self.diverged)
 
     @cached_property
-    def touched(self) -> set[str]:
-        """Return the config_shas of the runs that were started or left out; without any, the experiment has not been run."""
-        return touched(self.plan, self.evidence)
-
-    @cached_property
     def summary(self) -> pd.DataFrame:
         """Return the long table."""
         return summary(self.plan, self.scored)
+
+    def headline(self, selection: str) -> dict[Row, dict[Any, Any]]:
+        """Return the entry of the long table for the headline figure by row, at an epoch (`last` or `best`)."""
+        h = self.plan.experiment.headline
+        wanted = (h.task, h.split, h.metric, selection)
+        items = self.summary.to_dict("records")
+        return {Row.of(i): i for i in items if (i["task"], i["split"], i["metric"], i["selection"]) == wanted}
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -92,19 +99,3 @@ class View:
         """Return the rows, ordered by model, targets, rank and variant, then by method as in the experiment."""
         rows = list(dict.fromkeys(row_of(self.plan, cell) for cell in self.plan.cells))
         return sorted(rows, key=lambda row: (row.model, row.targets, row.rank, row.variant))
-
-
-def split_by_runs(views: Sequence[View]) -> tuple[list[View], list[View]]:
-    """Return the views whose experiment has been run, and the others.
-
-    An ablation has not been run if another experiment has all of its runs, such as the rank that both have in common.
-    """
-    shown = []
-    for number, view in enumerate(views):
-        others = [(i, other) for i, other in enumerate(views) if i != number]
-        shared = view.plan.experiment.ablation and any(
-            view.touched < other.touched or (view.touched == other.touched and i < number) for i, other in others
-        )
-        if view.touched and not shared:
-            shown.append(view)
-    return shown, [view for view in views if view not in shown]

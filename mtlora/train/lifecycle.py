@@ -46,8 +46,14 @@ from mtlora.train.tracking import NullTracker, make_tracker, untracked
 log = logging.getLogger(__name__)
 
 ERROR_LOG = "error.log"
-# What PyTorch's allocator on the CPU, cuBLAS and cuDNN write in plain RuntimeErrors.
-OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# What PyTorch's allocator on the CPU, CUDA (a context, or memory for copies, when other processes fill the GPU), cuBLAS and cuDNN
+# write in RuntimeErrors that are no torch.OutOfMemoryError.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def finished_record(cell: Cell) -> RunRecord | None:

@@ -23,6 +23,7 @@ from mtlora.base.errors import UserError
 from mtlora.base.interrupt import shielded, taken
 from mtlora.train.batches import collated, loss_shares
 from mtlora.train.compute import to_device
+from mtlora.train.evaluation import Answers
 from mtlora.train.model.dropout import Masks, use_masks
 from mtlora.train.objectives import Objective
 from mtlora.train.optimizer import trained
@@ -86,16 +87,19 @@ def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep, on_epoch: On
             started = time.monotonic()
             seeds = [run.begin_step() for run in runs]  # sets the learning rate; each seed is that of the dropout
             losses, norms = step(batches, seeds)
-            seconds = (time.monotonic() - started) / len(runs)
             for run, own, loss, norm in zip(runs, batches, losses, norms, strict=True):
                 with noting_failure(run):  # a loss or a norm that is not finite
-                    run.end_step(own, loss, norm, seconds)  # counts and logs; at intervals it writes a checkpoint
+                    run.end_step(own, loss, norm)  # counts and logs; at intervals it writes a checkpoint
+            # Logging is where the CPU waits for a GPU, for all runs at once, so its time belongs to all of them.
+            seconds = (time.monotonic() - started) / len(runs)
+            for run in runs:
+                run.state.train_seconds += seconds
         on_step(runs[0].state.step, runs[0].total)
         if any(run.failure for run in runs):
             return
-    for run in runs:
+    for run, answers in zip(runs, step.predict(), strict=True):
         with noting_failure(run):
-            metrics = run.evaluate(step.accelerator)
+            metrics = run.evaluate(step.accelerator, answers)
             with shielded():
                 run.end_epoch(metrics)  # logs the metrics and writes a checkpoint
     if ended := [run for run in runs if not run.failure]:
@@ -119,6 +123,9 @@ class Step(Protocol):
             batches: for each run the batches of its step, arrays of row numbers.
             seeds: for each run the seed of its dropout.
         """
+
+    def predict(self) -> Sequence[Answers | None]:
+        """Return the answers of each run to the evaluation splits; None where the run evaluates itself."""
 
 
 class SoloStep:
@@ -154,6 +161,10 @@ class SoloStep:
         run.optimizer.step()
         run.optimizer.zero_grad()
         return [mean], [norm]
+
+    def predict(self) -> Sequence[Answers | None]:
+        """Leave the evaluation to the run."""
+        return [None]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from mtlora.records.predictions import Context
 from mtlora.records.record import GEOMETRY, RunRecord
 from mtlora.records.schema import Cohort
 from mtlora.train.batches import steps_of_epoch
-from mtlora.train.evaluation import RunData, evaluate
+from mtlora.train.evaluation import Answers, RunData, evaluate
 from mtlora.train.model.geometry import transform_geometry
 from mtlora.train.model.methods import MethodModel
 from mtlora.train.optimizer import learning_rate, make_optimizer, set_learning_rate
@@ -126,20 +126,19 @@ class Run:
         name = str(step) if is_first() else f"{step}/{rank()}"
         return stream_seed(self.config.seed, self.config.task.name, "dropout", name)
 
-    def end_step(self, batches: list[np.ndarray], loss: torch.Tensor, norm: torch.Tensor, seconds: float) -> None:
+    def end_step(self, batches: list[np.ndarray], loss: torch.Tensor, norm: torch.Tensor) -> None:
         """Count a step; at intervals, add a row to metrics.jsonl or write a checkpoint.
 
         Raises:
             RunFailed: the loss or the gradient's norm is not finite.
         """
-        t, state, started = self.config.train, self.state, time.monotonic()
+        t, state = self.config.train, self.state
         state.window.append(loss)
         state.step += 1
         state.epoch_step += 1
         state.tokens += int(sum(self.data.train.lengths[rows].sum() for rows in batches))
         if state.step % t.log_every == 0 or state.epoch_step == self.steps_per_epoch:
             self._close_window(norm)
-        state.train_seconds += seconds + time.monotonic() - started
         if time.monotonic() - self._saved_at > t.checkpoint_seconds:
             self.save()
 
@@ -155,9 +154,9 @@ class Run:
         state.window = []
         self.tracker.log(row, state.step)
 
-    def evaluate(self, accelerator: Accelerator) -> dict[str, dict[str, float]]:
-        """Score the model, keep the predictions, and return the metrics by split."""
-        metrics, self.predictions = evaluate(self.config, accelerator, self.model, self.data, self.identity)
+    def evaluate(self, accelerator: Accelerator, answers: Answers | None = None) -> dict[str, dict[str, float]]:
+        """Score the model, or the answers that it has already given, keep the predictions, and return the metrics by split."""
+        metrics, self.predictions = evaluate(self.config, accelerator, self.model, self.data, self.identity, answers)
         return metrics
 
     def end_epoch(self, metrics: dict[str, dict[str, float]]) -> None:

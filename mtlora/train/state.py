@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from mtlora.adapter.matrices import with_current_names
 from mtlora.base.files import replacing
@@ -44,13 +45,14 @@ def save_checkpoint(
     path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
 ) -> None:
     """Write a checkpoint atomically."""
-    tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     content = {
         "identity": identity,
-        "tensors": tensors,
+        "tensors": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
         "optimizer": optimizer.state_dict(),
         "state": asdict(state),
     }
+    # In a cohort these tensors are views of a tensor of all runs, of which `torch.save` would write the whole.
+    content = tree_map_only(torch.Tensor, torch.clone, content)
     with replacing(path) as stream:
         torch.save(content, stream)
 

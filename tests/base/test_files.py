@@ -15,7 +15,7 @@ import torch
 
 from mtlora.base import files
 from mtlora.base.errors import UserError
-from mtlora.base.files import only_process, replacing, write_text
+from mtlora.base.files import only_process, replacing, require_writable, write_text
 from mtlora.base.paths import REPOSITORY
 from mtlora.records.record import find_records
 
@@ -106,7 +106,7 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) ->
     path = tmp_path / "record.json"
     path.write_text("old")
     code = (
-        "import os, sys; from pathlib import Path; from mtlora.base.files import only_process, replacing, write_text\n"
+        "import os, sys; from pathlib import Path; from mtlora.base.files import only_process, replacing, require_writable, write_text\n"
         "os.fsync = lambda fd: os._exit(9)\n"
         "write_text(Path(sys.argv[1]), 'new' * 10000)"
     )
@@ -139,3 +139,15 @@ def test_a_lock_in_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> N
         only_process(tmp_path / "file" / "lock", "busy"),
     ):
         pass
+
+
+def test_two_commands_may_try_a_folder_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def replace_and_lose(source: Path, target: Path) -> None:
+        replace(source, target)
+        target.unlink()  # as the other command does
+
+    monkeypatch.setattr(os, "replace", replace_and_lose)
+    require_writable(tmp_path)
+    assert not any(tmp_path.iterdir())

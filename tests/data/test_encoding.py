@@ -231,3 +231,8 @@ def test_collate_agrees_with_a_loop(lengths: list[int], data: st.DataObject) -> 
         assert batch["input_ids"][row].tolist() == tokens + [0] * (width - len(tokens))
         assert batch["attention_mask"][row].tolist() == [1] * len(tokens) + [0] * (width - len(tokens))
     assert batch["labels"].tolist() == indices
+
+
+def test_the_lengths_of_a_large_split_are_computed_once() -> None:
+    encoded = ragged([3, 1, 4])
+    assert encoded.lengths is encoded.lengths

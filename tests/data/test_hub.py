@@ -216,8 +216,8 @@ def test_tables_of_all_experiments_leave_out_those_whose_data_are_not_here(
 ) -> None:
     monkeypatch.setattr(command, "experiment_names", lambda *_: ["deberta", "dart"])  # few of all: composing takes time
     overrides = ["profile=paper", "seed=0", "transform=lora", f"results={tmp_path}"]
-    plans, _, _ = command.load(argparse.Namespace(experiment="all", overrides=overrides, runs=None))
-    assert [plan.experiment.name for plan in plans] == ["deberta"]
+    views = command.load(argparse.Namespace(experiment="all", overrides=overrides, runs=None))
+    assert [view.plan.experiment.name for view in views] == ["deberta"]
     (message,) = caplog.messages
     assert message.startswith("dart is left out: ")
     assert "run `python -m mtlora.plan.download dart profile=paper` first" in message

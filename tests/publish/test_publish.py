@@ -28,8 +28,7 @@ from mtlora.records.record import RunRecord
 from mtlora.report.verdicts import answer
 from mtlora.score import text
 from mtlora.tables import __main__ as tables
-from mtlora.tables.command import load, parser
-from mtlora.tables.view import View, split_by_runs
+from mtlora.tables.command import load, parser, split_by_runs
 from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model, load_trained
 
@@ -161,7 +160,10 @@ def test_a_text_among_the_predictions_is_refused(cell: Cell, tmp_path: Path, mon
     for more in ({"sentence": "a text"}, {"prediction": "a text"}, {"split": 1, "label": None}):
         row = {"split": "validation", "index": 0, "prediction": 1, "label": 1}
         (run / "predictions.jsonl").write_text(json.dumps(row | more) + "\n")
-        assert "predictions.jsonl:1 has more than" in refusal(monkeypatch, run, tmp_path / "out")
+        assert (
+            "predictions.jsonl:1: not a row with split, and index, prediction and label as numbers, and nothing else"
+            in refusal(monkeypatch, run, tmp_path / "out")
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -225,8 +227,7 @@ def test_a_study_keeps_every_record_and_makes_its_tables_again(
 
 
 def test_the_card_of_a_study_has_the_verdict_and_the_columns(study: Path) -> None:
-    plans, evidence, _ = load(parser("tables", "").parse_args(["all", "--runs", str(STUDY)]))
-    verdict = answer(split_by_runs([View(plan, evidence) for plan in plans])[0])
+    verdict = answer(split_by_runs(load(parser("tables", "").parse_args(["all", "--runs", str(STUDY)])))[0])
     card = DatasetCard.load(study / "README.md")
     assert verdict.short in card.text
     assert verdict.open in card.text

@@ -46,7 +46,7 @@ def report(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs" / "torn").mkdir()
     (folder / "runs" / "torn" / "record.json").write_text('{"run_id": "<script>alert(1)</script>')
     evidence = load_evidence(folder / "runs")
-    build([View(plan, evidence)], evidence, folder, "report.html")
+    build([View(plan, evidence)], folder, "report.html")
     return folder / "report.html"
 
 
@@ -96,14 +96,14 @@ def test_it_is_self_contained_and_escapes_what_records_hold(report: Path) -> Non
 def test_nothing_to_say_without_runs(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "runs").mkdir()
     evidence = load_evidence(tmp_path / "runs")
-    text = build([View(plan, evidence)], evidence, tmp_path, "report.html")
+    text = build([View(plan, evidence)], tmp_path, "report.html")
     assert "Nothing can be said yet." in first_screen(text)
     assert "make reproduce-glue" in text[text.index("Not run") :]
 
 
 def test_figures_are_the_same_twice(report: Path, plan: Plan, tmp_path: Path) -> None:
     evidence = load_evidence(report.parent / "runs")
-    build([View(plan, evidence)], evidence, tmp_path, "report.html")
+    build([View(plan, evidence)], tmp_path, "report.html")
     figures = sorted(path.name for path in (report.parent / "figures").iterdir())
     assert figures == [f"glue_{name}.{kind}" for name in ("curves", "differences", "pareto") for kind in ("png", "svg")]
     for name in figures:
@@ -205,12 +205,14 @@ def test_links_are_relative(path: str, folder: str, expected: str | None) -> Non
 
 def test_lines_about_runs_have_links_and_no_path_of_the_machine() -> None:
     line = linked(
-        "run-1 failed: /w/results/runs/b c/record.json and /scratch/me/runs/x/record.json: <b>, https://a.b/c/d",
+        "run-1 failed: /w/results/runs/b c/record.json and /scratch/me/runs/x/record.json: <b>, https://a.b/c/d, "
+        "cannot read:/home/me/x/y",
         {"run-1": "runs/1/"},
         Path("/w/results"),
     )
     assert line == (
-        '<a href="runs/1/">run-1</a> failed: runs/b c/record.json and …/x/record.json: &lt;b&gt;, https://a.b/c/d'
+        '<a href="runs/1/">run-1</a> failed: runs/b c/record.json and …/x/record.json: &lt;b&gt;, https://a.b/c/d, '
+        "cannot read:…/x/y"
     )
 
 
@@ -221,7 +223,7 @@ def test_runs_that_failed_have_no_tables_of_dashes(tmp_path: Path) -> None:
         record.status, record.error = "failed", f"no space left for {tmp_path}/cache/x"
         save_record(tmp_path / "runs", record)
     evidence = load_evidence(tmp_path / "runs")
-    text = build([View(plan, evidence)], evidence, tmp_path, "report.html", [f"results={tmp_path}"])
+    text = build([View(plan, evidence)], tmp_path, "report.html", [f"results={tmp_path}"])
     assert "<table>" not in text
     assert "<figure>" not in text
     assert "no space left" in text
@@ -262,7 +264,7 @@ def test_nothing_is_said_where_a_task_is_missing(tmp_path: Path) -> None:
         if cell.config.task.name == "rte":
             save_record(tmp_path / "runs", make_record(cell, {ACCURACY: (0.6, 0.6)}))
     evidence = load_evidence(tmp_path / "runs")
-    text = build([View(plan, evidence)], evidence, tmp_path, "report.html", ["task=rte,mrpc", "seed=0,1,2"])
+    text = build([View(plan, evidence)], tmp_path, "report.html", ["task=rte,mrpc", "seed=0,1,2"])
     words = " ".join(first_screen(text).split())
     assert "Nothing can be said yet. No method has a finished pair of runs with LoRA on every task." in words
     assert "python -m mtlora.reproduce glue task=rte,mrpc seed=0,1,2" in text, "the sweep that the report is of"
@@ -290,7 +292,7 @@ def test_the_answer_is_a_plain_yes_only_under_every_protocol(
         value = 0.6 + gain / 100 + (c.seed % 2) * 1e-4 * (c.adapter.method != "lora")
         save_record(tmp_path / "runs", make_record(cell, {ACCURACY: (value, value)}))
     evidence = load_evidence(tmp_path / "runs")
-    text = build([View(plan, evidence)], evidence, tmp_path, "report.html", given)
+    text = build([View(plan, evidence)], tmp_path, "report.html", given)
     assert f" {answer} Compared with LoRA" in " ".join(first_screen(text).split())
 
 
@@ -302,10 +304,10 @@ def test_learning_rates_have_a_section(started: bool, tmp_path: Path) -> None:
     if started:
         save_record(tmp_path / "runs", make_record(plan.cells[0], {ACCURACY: (0.6, 0.6)}))
     evidence = load_evidence(tmp_path / "runs")
-    assert "Learning rates" not in build([View(plan, evidence)], evidence, tmp_path, "report.html")
+    assert "Learning rates" not in build([View(plan, evidence)], tmp_path, "report.html")
     tuning = make_tuning(["lora", "shim"], [["rte"]], [0.5, 1.0, 2.0], lambda *a: 60 - a[2], shares={"shim": 0.7})
     write_tuning(plan, tuning)
-    text = build([View(plan, evidence)], evidence, tmp_path, "report.html")
+    text = build([View(plan, evidence)], tmp_path, "report.html")
     section = text[text.index('<h2 id="rates">Learning rates</h2>') : text.index('<h2 id="missing">')]
     assert '<a href="#rates">' in text
     assert "GLUE: learning rates" in section
@@ -318,4 +320,4 @@ def test_learning_rates_have_a_section(started: bool, tmp_path: Path) -> None:
     ]
     assert {"glue_rates.png", "glue_trials.svg"} <= {path.name for path in (tmp_path / "figures").iterdir()}
     (tmp_path / "tuned" / "glue.yaml").write_text("no: tuning")
-    assert "Learning rates" not in build([View(plan, evidence)], evidence, tmp_path, "report.html")
+    assert "Learning rates" not in build([View(plan, evidence)], tmp_path, "report.html")

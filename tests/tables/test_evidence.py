@@ -13,8 +13,8 @@ from mtlora.plan.cell import compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.records.record import RunRecord
+from mtlora.tables.command import outside
 from mtlora.tables.evidence import load_evidence
-from mtlora.tables.outside import outside
 from mtlora.tables.view import View
 from mtlora.tables.write import all_tables
 
@@ -229,15 +229,15 @@ def test_a_value_outside_its_metrics_range_is_refused(metric: str, value: float,
 
 def test_finished_runs_that_nothing_selects_are_named(plan: Plan, tmp_path: Path) -> None:
     found = view(plan, records(plan), tmp_path)
-    assert outside([plan], found.evidence) == []
+    assert outside([found]) == []
     narrow = make_plan(plan.experiment, ["model=tiny", "task=rte", "transform=lora", "seed=0,1"])
-    (line,) = outside([narrow], found.evidence)
+    (line,) = outside([View(narrow, found.evidence)])
     assert line == (
         "4 finished runs of this profile are in no table here: "
         "make tables SUITE=glue SEEDS=0,1,2 TASKS=rte METHODS=lora,shim model=tiny"
     )
     both = make_plan(plan.experiment, ["model=tiny", "task=rte", "transform=lora,shim", "seed=2"])
-    assert "2 finished runs" in outside([narrow, both], found.evidence)[0]
+    assert "2 finished runs" in outside([View(own, found.evidence) for own in (narrow, both)])[0]
 
 
 def test_a_mean_of_fewer_seeds_says_so_and_is_not_the_best(plan: Plan, tmp_path: Path) -> None:

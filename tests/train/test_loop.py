@@ -232,7 +232,14 @@ def test_a_number_that_is_not_finite(
     assert "shortly before step 1:" in fails(cell_in(tmp_path), f"the {what} is {loss if loss == 'nan' else norm}")
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported at some other API call"),
+        MemoryError(),
+    ],
+)
 def test_out_of_memory_gives_advice(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_at(monkeypatch, 3, error)
     fails(cell_in(tmp_path), "out of memory: lower train.batch_size")

@@ -124,11 +124,11 @@ def test_predictions_that_are_not_numbers_fail_the_run(tmp_path: Path, monkeypat
 
     original = evaluation.evaluate
 
-    def broken(config: Any, accelerator: Any, model: Any, data: Any, identity: str) -> Any:
+    def broken(config: Any, accelerator: Any, model: Any, *rest: Any) -> Any:
         head = next(m for name, m in model.named_modules() if name.endswith("classifier"))
         handle = head.register_forward_hook(hook)
         try:
-            return original(config, accelerator, model, data, identity)
+            return original(config, accelerator, model, *rest)
         finally:
             handle.remove()
 

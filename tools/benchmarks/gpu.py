@@ -33,6 +33,21 @@ def seconds_per_step(width: int, rows: int, runs: int, overrides: list[str], rep
     return median(seconds["alone"]) / runs, median(seconds["together"]) / runs
 
 
+def encoder(small: bool) -> dict[str, object]:
+    """Return the architecture: RoBERTa-base's, or two small layers."""
+    if small:
+        small_sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+        return {"model_type": "roberta", "num_hidden_layers": 2, **small_sizes}
+    return {"model_type": "roberta", "num_hidden_layers": 12}
+
+
+def overrides_of(architecture: dict[str, object]) -> list[str]:
+    """Return the overrides of all runs: random weights, in bf16, and a tokenizer that comes with this package."""
+    overrides = ["model=roberta_base", "model.source=random", "profile=paper", "train.precision=bf16"]
+    overrides += ["model.package=mtlora", "model.folder=train/model/pretrained/tiny"]
+    return [*overrides, *(f"+model.architecture.{key}={value}" for key, value in architecture.items())]
+
+
 def main() -> None:
     """Measure the batch shape of every task and print the table."""
     parser = argparse.ArgumentParser(description="Utilisation of a GPU, and hours of the GLUE grid.")
@@ -42,11 +57,8 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available() and not options.small:
         sys.exit("error: this PyTorch sees no CUDA device: run it on a machine with one, or try it with --small")
-    architecture = {"model_type": "roberta", "num_hidden_layers": 2 if options.small else 12}
-    if options.small:
-        architecture |= {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
-    overrides = ["model=roberta_base", "model.source=random", "profile=paper", "train.precision=bf16"]
-    overrides += [f"+model.architecture.{key}={value}" for key, value in architecture.items()]
+    architecture = encoder(options.small)
+    overrides = overrides_of(architecture)
     peak, _ = measure("auto", "auto")
     rows = []
     for task in options.tasks:

@@ -12,11 +12,8 @@ from mtlora.tables.view import View
 
 def headline_points(view: View) -> dict[Row, tuple[float, float]]:
     """Return the mean and the deviation of the headline figure by row."""
-    h = view.plan.experiment.headline
-    table = view.summary
-    match = (table["task"] == h.task) & (table["metric"] == h.metric) & (table["split"] == h.split)
-    chosen = table[match & (table["selection"] == view.plan.experiment.selection)]
-    return {Row.of(item): (item["mean"], item["std"]) for item in chosen.to_dict("records")}
+    found = view.headline(view.plan.experiment.selection)
+    return {row: (item["mean"], item["std"]) for row, item in found.items()}
 
 
 def headline_name(view: View) -> str:

@@ -18,7 +18,6 @@ OWN = {
         "method",
         "label",
         "structure",
-        "r",
         "alpha",
         "step",
         "like",

@@ -1,11 +1,10 @@
 """Modules whose parameters have a leading dimension of runs: rows k n to (k + 1) n of a batch belong to run k.
 
-Sizes in shapes: K runs, n rows per run, s adapted slices of a fused projection (else 1), h outputs per slice, r greatest rank.
+Sizes in shapes: K runs, n rows per run, s adapted slices of a fused projection (else 1), h outputs per slice, r the rank.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +16,21 @@ from mtlora.base.errors import CohortUnsupported
 from mtlora.train.model.dropout import Masks
 from mtlora.train.model.methods import ADAPTER
 
-# A parameter of a run and its place in a stack: the parameter, the stack, the index in the stack, and the shape there.
-Place = tuple[Tensor, nn.Parameter, Any, tuple[int, ...]]
+FROZEN = "_frozen"
+
+
+class Place(NamedTuple):
+    """A parameter of a run and its place in a stack: `stack[index]` has the parameter's values, in their order."""
+
+    parameter: Tensor
+    stack: nn.Parameter
+    index: int
 
 
 class CohortLinear(nn.Module):
     """The adapted layers of one name from all runs, around their common frozen base layer: ``h = W x + (alpha / r) B T A x``.
 
-    Matrices of smaller rank are padded with zeros, which stay zero, as their gradients have a factor of zero. LoRA has T = I.
+    All runs have the same rank. LoRA has T = I.
     """
 
     scaling: Tensor
@@ -46,27 +52,24 @@ class CohortLinear(nn.Module):
             raise CohortUnsupported("their adapted slices differ")
         if s > 1 and any(c.dim() == 2 for layer in layers for c in _factors(layer).values()):
             raise CohortUnsupported("fused_transform=joint mixes the slices of a projection")
-        self.ranks = [layer.r[ADAPTER] for layer in layers]
-        k, r, like = len(layers), max(self.ranks), first.weight_of("A", ADAPTER)
+        k, r, like = len(layers), first.r[ADAPTER], first.weight_of("A", ADAPTER)
         self.A = nn.Parameter(like.new_zeros(k, s, r, first.in_features))
         self.B = nn.Parameter(like.new_zeros(k, s, h, r))
-        self.factors = nn.ParameterDict()  # "shim.C": (runs of the structure, s, r, r)
-        self.structures: dict[str, int] = {}  # structure -> its number of runs
-        self.targets: list[
-            tuple[str, int]
-        ] = []  # of each run: its structure, and its place among the runs of that structure
-        for layer in layers:
-            structure = layer.structure[ADAPTER]
-            self.targets.append((structure, self.structures.get(structure, 0)))
-            self.structures[structure] = self.targets[-1][1] + 1
-        first_of = dict(zip(self.structures, [0, *accumulate(self.structures.values())], strict=False))
-        rows = torch.tensor([first_of[structure] + place for structure, place in self.targets], device=like.device)
-        self.register_buffer(
-            "rows", rows
-        )  # the row of each run's T in `transforms`, where runs of one structure are neighbours
-        for structure, count in self.structures.items():
+        self.factors = nn.ParameterDict()  # "shim_C": (runs of the kind, s, r, r)
+        kinds = [_kind(layer) for layer in layers]
+        self.kinds = {
+            kind: (layer.structure[ADAPTER], kinds.count(kind)) for kind, layer in zip(kinds, layers, strict=True)
+        }
+        order = list(self.kinds)
+        # Of each run: its kind, and its place among the runs of that kind.
+        self.targets = [(kind, kinds[:run].count(kind)) for run, kind in enumerate(kinds)]
+        sorted_runs = sorted(range(k), key=lambda run: order.index(kinds[run]))
+        # The row of each run's T in `transforms`, where runs of one kind are neighbours.
+        self.register_buffer("rows", torch.tensor(sorted_runs, device=like.device).argsort())
+        for kind, (structure, count) in self.kinds.items():
             for letter in STRUCTURES[structure].factors:
-                self.factors[f"{structure}_{letter}"] = nn.Parameter(like.new_zeros(count, s, r, r))
+                trained = not kind.endswith(FROZEN)
+                self.factors[f"{kind}_{letter}"] = nn.Parameter(like.new_zeros(count, s, r, r), trained)
         scaling = torch.tensor([layer.scaling[ADAPTER] for layer in layers], dtype=like.dtype, device=like.device)
         self.register_buffer("scaling", scaling.view(k, 1, 1, 1))
         self.register_buffer("identity", torch.eye(r, dtype=like.dtype, device=like.device).expand(s, r, r))
@@ -74,23 +77,19 @@ class CohortLinear(nn.Module):
 
     def places(self, run: int, layer: Linear) -> list[Place]:
         """Return the places of a run's parameters in the stacks."""
-        s, r = self.A.shape[1], self.ranks[run]
-        structure, place = self.targets[run]
-        matrix = (place, slice(None), slice(r), slice(r))
+        kind, place = self.targets[run]
+        factors = _factors(layer).items()
         return [
-            (layer.weight_of("A", ADAPTER), self.A, (run, slice(None), slice(r)), (s, r, self.A.shape[3])),
-            (layer.weight_of("B", ADAPTER), self.B, (run, slice(None), slice(None), slice(r)), (s, self.B.shape[2], r)),
-            *(
-                (factor, self.factors[f"{structure}_{letter}"], matrix, (s, r, r))
-                for letter, factor in _factors(layer).items()
-            ),
+            Place(layer.weight_of("A", ADAPTER), self.A, run),
+            Place(layer.weight_of("B", ADAPTER), self.B, run),
+            *(Place(factor, self.factors[f"{kind}_{letter}"], place) for letter, factor in factors),
         ]
 
     def transforms(self) -> Tensor:
         """Return T of every run and slice, (K, s, r, r)."""
         parts = []
-        for structure, count in self.structures.items():
-            factors = [self.factors[f"{structure}_{letter}"] for letter in STRUCTURES[structure].factors]
+        for kind, (structure, count) in self.kinds.items():
+            factors = [self.factors[f"{kind}_{letter}"] for letter in STRUCTURES[structure].factors]
             matrix = STRUCTURES[structure].matrix(*factors)
             parts.append(self.identity.expand(count, -1, -1, -1) if matrix is None else matrix)
         return torch.cat(parts)[self.rows]
@@ -101,7 +100,7 @@ class CohortLinear(nn.Module):
         Raises:
             CohortUnsupported: x has not the rows of all runs, for example where a model passes shared position embeddings.
         """
-        runs = len(self.ranks)
+        runs = len(self.targets)
         self.masks.check_rows(x)
         result = self.base_layer(x.reshape(runs, -1, x.shape[-1]))
         kind = result.dtype  # the lower precision under autocast
@@ -134,9 +133,9 @@ class RunLinear(nn.Module):
 
     def places(self, run: int, layer: nn.Linear) -> list[Place]:
         """Return the places of a run's parameters in the stacks."""
-        found: list[Place] = [(layer.weight, self.weight, (run,), tuple(layer.weight.shape))]
+        found = [Place(layer.weight, self.weight, run)]
         if self.bias is not None:
-            found.append((layer.bias, self.bias, (run,), tuple(layer.bias.shape)))
+            found.append(Place(layer.bias, self.bias, run))
         return found
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,6 +148,12 @@ class RunLinear(nn.Module):
             else torch.baddbmm(self.bias[:, None], rows, self.weight.mT)
         )
         return result.view(*x.shape[:-1], -1)
+
+
+def _kind(layer: Linear) -> str:
+    """Return the structure of a layer's T, with a mark if its factors keep their start."""
+    frozen = any(not factor.requires_grad for factor in _factors(layer).values())
+    return layer.structure[ADAPTER] + FROZEN * frozen
 
 
 def _factors(layer: Linear) -> dict[str, nn.Parameter]:

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
@@ -17,11 +16,7 @@ from mtlora.train.model.methods import ADAPTER
 
 
 class Network:
-    """A model for the batches of all runs at once.
-
-    The runs' own models keep the parameters that their optimizers update. `load` copies these into the stacks, and
-    `share_gradients` copies the gradients of the stacks back.
-    """
+    """A model for the batches of all runs at once; `places` are those of the runs' trained parameters in its stacks."""
 
     def __init__(self, models: Sequence[nn.Module], masks: Masks) -> None:
         """Stack the adapters and heads of `models`, which must share their backbone's tensors.
@@ -36,8 +31,7 @@ class Network:
         # Frozen tensors are shared; trained modules are replaced below.
         shared = {id(t): t for t in (*first.parameters(), *first.buffers()) if not t.requires_grad}
         self.model: nn.Module = copy.deepcopy(first, shared)
-        self.masks = masks
-        places: list[Place] = []
+        self.places: list[Place] = []
         parts = [dict(backbone.named_modules()) for backbone in backbones]
         for name, module in parts[0].items():
             if isinstance(module, MTLoraLayer):
@@ -48,37 +42,19 @@ class Network:
                     raise CohortUnsupported("the backbone is quantised")
                 together = CohortLinear(layers, masks)
                 self.model.set_submodule(name, together)
-                places += [place for run, layer in enumerate(layers) for place in together.places(run, layer)]
+                self.places += [place for run, layer in enumerate(layers) for place in together.places(run, layer)]
             elif isinstance(module, ModulesToSaveWrapper):
                 heads = [cast(ModulesToSaveWrapper, part[name]).modules_to_save[ADAPTER] for part in parts]
                 head, found = _stacked_head(heads)
                 self.model.set_submodule(name, head)
-                places += found
+                self.places += found
         use_masks(self.model, masks)
-        stacks = {id(stack): stack for _, stack, _, _ in places}.values()
-        self._gradients = [torch.zeros_like(stack) for stack in stacks]
-        for stack, gradient in zip(stacks, self._gradients, strict=True):
-            stack.grad = gradient  # never replaced, because there are views of it below
-        left = {id(p) for model in models for p in model.parameters() if p.requires_grad} - {id(p[0]) for p in places}
-        if left:
+        for parameter, stack, index in self.places:
+            stack.data[index] = parameter.data.view(stack.shape[1:])
+        self.places = [place for place in self.places if place.parameter.requires_grad]
+        left = {id(p) for model in models for p in model.parameters() if p.requires_grad}
+        if left - {id(place.parameter) for place in self.places}:
             raise CohortUnsupported("not only adapters and linear heads are trained")
-        self._own, self._stacked, self._own_gradients, self._stacked_gradients = [], [], [], []
-        for parameter, stack, index, shape in places:
-            parameter.grad = torch.zeros_like(parameter)
-            self._own.append(parameter.detach().view(shape))
-            self._stacked.append(stack.detach()[index])
-            self._own_gradients.append(parameter.grad.view(shape))
-            self._stacked_gradients.append(cast(torch.Tensor, stack.grad)[index])
-        self.load()
-
-    def load(self) -> None:
-        """Copy the runs' parameters into the stacks, and set the gradients to zero."""
-        torch._foreach_copy_(self._stacked, self._own)
-        torch._foreach_zero_(self._gradients)
-
-    def share_gradients(self) -> None:
-        """Copy the gradients of the stacks to the runs' parameters."""
-        torch._foreach_copy_(self._own_gradients, self._stacked_gradients)
 
 
 def _stacked_head(heads: Sequence[nn.Module]) -> tuple[nn.Module, list[Place]]:

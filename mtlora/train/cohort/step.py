@@ -10,10 +10,11 @@ from accelerate import Accelerator
 from mtlora.data.encoding import collate
 from mtlora.train.batches import loss_shares
 from mtlora.train.cohort.network import Network
+from mtlora.train.cohort.optimizer import CohortAdamW
 from mtlora.train.compute import to_device
+from mtlora.train.evaluation import Answers, predict
 from mtlora.train.model.dropout import Masks
 from mtlora.train.objectives import run_losses
-from mtlora.train.optimizer import trained
 from mtlora.train.run import Run
 
 
@@ -25,7 +26,7 @@ class CohortStep:
         self.accelerator = accelerator
 
     def begin(self, runs: Sequence[Run]) -> None:
-        """Stack the adapters and heads of the runs, which takes less time than a step.
+        """Stack the adapters and heads of the runs, and the state of their optimizers, which takes less time than a step.
 
         Raises:
             CohortUnsupported: the models have adapters or trained modules that cannot be stacked.
@@ -34,6 +35,8 @@ class CohortStep:
         streams = [(run.config.seed, run.config.adapter.dropout) for run in runs]
         self.masks = Masks(streams, self.accelerator.device)
         self.network = Network([run.model for run in runs], self.masks)
+        limits = [run.config.train.max_grad_norm or math.inf for run in runs]
+        self.optimizer = CohortAdamW([run.optimizer for run in runs], limits, self.network.places)
         self.network.model.train()
 
     def __call__(
@@ -47,7 +50,6 @@ class CohortStep:
         runs, network, accelerator = self.runs, self.network, self.accelerator
         self.masks.begin_step(seeds)
         shares = [loss_shares(run.config, run.data, own) for run, own in zip(runs, batches, strict=True)]
-        network.load()
         total = torch.zeros(len(runs), device=accelerator.device)
         for number, parts in enumerate(zip(*batches, strict=True)):
             batch = self._collated(parts) | {"share": torch.tensor([of_run[number] for of_run in shares])}
@@ -58,13 +60,24 @@ class CohortStep:
             self.masks.end_batch()
             losses.sum().backward()  # each loss depends only on the parameters of its own run
             total += losses.detach().float()
-        network.share_gradients()
-        norms = []
-        for run in runs:
-            limit = run.config.train.max_grad_norm or math.inf
-            norms.append(torch.nn.utils.clip_grad_norm_(trained(run.optimizer), limit))
-            run.optimizer.step()
-        return list(total), norms
+        norms = self.optimizer.step([run.rate for run in runs])
+        return list(total), list(norms)
+
+    def predict(self) -> Sequence[Answers | None]:
+        """Return the answers of each run; texts are left to the runs, because a batch of them keeps a device busy."""
+        runs = self.runs
+        if runs[0].config.task.kind == "generation":
+            return [None] * len(runs)
+        self.network.model.eval()
+
+        def forward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            together = {name: tensor.repeat(len(runs), 1) for name, tensor in batch.items()}
+            count, width = together["input_ids"].shape
+            self.masks.begin_batch(count, [width] * len(runs))
+            logits: torch.Tensor = self.network.model(**together).logits
+            return logits.view(len(runs), -1, logits.shape[-1])
+
+        return predict(runs[0].config, self.accelerator, forward, runs[0].data, len(runs))
 
     def _collated(self, parts: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Return the rows of all runs as one batch, and set its shape in the masks."""
