@@ -1,14 +1,13 @@
 """The places of the files that users edit, in the checkout or copied into an installed wheel; and paths inside texts."""
 
-import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
 REPOSITORY = PACKAGE.parent  # the root of the checkout; with an installed wheel, the folder that mtlora is installed in
 COPIES = PACKAGE / "_files"  # only in a wheel; see tool.hatch.build.targets.wheel in pyproject.toml
 
-# An absolute path in a text; the address of a web page does not match.
-IN_TEXT = re.compile(r"(?<![\w./~*\\-])/(?!/)(?:[^/\s'\"()\[\]{},;:=]+/)+[^/\s'\"()\[\]{},;:=]*")
+NAME = r"[^/\s'\"()\[\]{},;:=]"  # a character of a file's name, as it is found in texts
+ABSOLUTE = rf"(?<![\w./~*\\-])/(?!/)(?:{NAME}+/)+{NAME}*"  # an absolute path; the address of a web page does not match
 
 
 def data_path(name: str) -> Path:
@@ -19,8 +18,3 @@ def data_path(name: str) -> Path:
 CONF = data_path("conf")
 EXPERIMENTS = data_path("experiments")
 PUBLISHED = data_path("results/published.csv")
-
-
-def last_parts(path: str, number: int = 1) -> str:
-    """Return the last parts of an absolute path: enough to recognise a file, and nothing about the machine."""
-    return "/".join(path.split("/")[-number:])

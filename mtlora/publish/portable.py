@@ -5,10 +5,8 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-from mtlora.base.paths import IN_TEXT, last_parts
+from mtlora.base.paths import ABSOLUTE, NAME
 from mtlora.records.record import RunRecord
-
-END = r"(?![^/\s'\"()\[\]{},;:=])"  # of a path
 
 
 def portable(record: RunRecord) -> dict[str, Any]:
@@ -30,7 +28,7 @@ def portable(record: RunRecord) -> dict[str, Any]:
             return value
         for place in known:  # whole names only: /work is no part of /workspace
             name = os.path.basename(place.rstrip("/")).replace("\\", r"\\")
-            value = re.sub(re.escape(place.rstrip("/")) + END, name, value)
-        return IN_TEXT.sub(lambda path: last_parts(path[0]), value)
+            value = re.sub(re.escape(place.rstrip("/")) + f"(?!{NAME})", name, value)
+        return re.sub(ABSOLUTE, lambda path: path[0].rpartition("/")[2], value)
 
     return dict(shortened(asdict(record)))

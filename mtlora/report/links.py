@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from mtlora.base.paths import IN_TEXT, last_parts
+from mtlora.base.paths import ABSOLUTE
 from mtlora.tables.evidence import Evidence
 
-TOKEN = re.compile(rf"({IN_TEXT.pattern}|[\w.=+-]+)")
+TOKEN = re.compile(rf"({ABSOLUTE}|[\w.=+-]+)")
 
 
 def relative(path: str | Path, folder: Path) -> str | None:
@@ -35,8 +35,8 @@ def linked(line: str, links: Mapping[str, str], folder: Path) -> Markup:
 def _linked(part: str, links: Mapping[str, str], folder: Path) -> str:
     if part in links:
         return Markup('<a href="{}">{}</a>').format(links[part], part)
-    if IN_TEXT.fullmatch(part):
-        return relative(part, folder) or f"…/{last_parts(part, 2)}"
+    if re.fullmatch(ABSOLUTE, part):
+        return relative(part, folder) or f"…/{'/'.join(Path(part).parts[-2:])}"
     return part
 
 
