@@ -124,10 +124,10 @@ def split_by_runs(views: Sequence[View]) -> tuple[list[View], list[View]]:
     return shown, [view for view in views if view not in shown]
 
 
-def outside(views: Sequence[View], shown: Callable[[str], str] = str) -> list[str]:
+def outside(views: Sequence[View], shown: Callable[[str], str] | None = None) -> list[str]:
     """Return one line, or none, about the finished runs of this profile that no view selects, with the command for them.
 
-    `shown` changes each argument of the command, as a page that is passed on needs it, without the paths of this machine.
+    The command is as the user types it, or for a page, which is passed on, one of make, each argument changed by `shown`.
     """
     plans, evidence = [view.plan for view in views], views[0].evidence
     cells = [cell for plan in plans for stage in plan.stages for cell in stage]
@@ -153,7 +153,7 @@ def outside(views: Sequence[View], shown: Callable[[str], str] = str) -> list[st
     ]
 
 
-def _command(plans: Sequence[Plan], others: Sequence[RunRecord], shown: Callable[[str], str]) -> str:
+def _command(plans: Sequence[Plan], others: Sequence[RunRecord], shown: Callable[[str], str] | None) -> str:
     """Return the command that makes the table of runs outside of it, or of most of them."""
     sweeps: dict[tuple[str, ...], list[RunRecord]] = {}  # by suite and the overrides that are no axis of an experiment
     for record in others:
@@ -167,9 +167,16 @@ def _command(plans: Sequence[Plan], others: Sequence[RunRecord], shown: Callable
     name = plans[0].experiment.name if len(plans) == 1 else suite
     declared = next((p.experiment.axes_of(p.profile) for p in plans if p.experiment.name == name), {})
     narrowed = {key: named for key, named in values.items() if set(named) != {str(v) for v in declared.get(key, ())}}
-    words = [f"SUITE={name}", *(f"{key}={','.join(sorted(named, key=_order))}" for key, named in narrowed.items())]
+    words = [f"{key}={','.join(sorted(named, key=_order))}" for key, named in narrowed.items()]
+    if plans[0].cells and plans[0].cells[0].archive is not None:  # which needs no data
+        words += [o for o in fixed if override_key(o) != "data.root"]
+        runs = [as_typed("--runs", plans[0].results)]
+    else:
+        words, runs = [*words, *fixed], []
     some = f"for {len(found)} of them, " if len(found) < len(others) else ""
-    return f"{some}make tables {shlex.join(shown(as_variable(word)) for word in [*words, *fixed])}"
+    if shown is None:
+        return some + " ".join([command("tables", name, *words), *runs])
+    return f"{some}make tables {shlex.join(shown(as_variable(word)) for word in [f'SUITE={name}', *words])}"
 
 
 def _order(value: str) -> tuple[int, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mtlora.base.errors import UserError
 from mtlora.base.files import read_content
 from mtlora.base.paths import REPOSITORY
 from mtlora.records.predictions import numbers_only
@@ -66,6 +67,19 @@ def test_a_study_needs_no_suite(
         study / "tables" / "glue_study_matched.csv"
     ).read_bytes()
     assert "webnlg" not in capsys.readouterr().err
+
+
+def test_a_study_of_other_seeds_names_the_command_for_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(REPOSITORY / "results" / "studies" / "2026-minilm-glue-gpu", tmp_path / "gpu")
+    monkeypatch.setattr("sys.argv", ["tables", "all", "--runs", str(copy)])
+    with pytest.raises(UserError):
+        main()
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "python -m mtlora.tables " in line)
+    monkeypatch.setattr("sys.argv", ["tables", *shlex.split(line.partition("python -m mtlora.tables ")[2])])
+    main()
+    assert (copy / "tables" / "glue_study_matched.csv").exists()
 
 
 def test_the_kept_predictions_are_numbers() -> None:
