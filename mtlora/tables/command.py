@@ -42,7 +42,7 @@ def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
 
 def parser(module: str, description: str) -> cli.Parser:
     """Return the parser of the arguments that both commands share."""
-    made = cli.experiment_parser(module, description)
+    made = cli.experiment_parser(module, description, ALL)
     made.add_argument(
         "--runs",
         type=lambda text: Path(text).expanduser(),
@@ -90,9 +90,10 @@ def load(arguments: argparse.Namespace) -> list[View]:
 
 def none_finished(arguments: argparse.Namespace, views: Sequence[View]) -> UserError:
     """Return the error that no selected run is finished, with the command that trains them."""
+    name = "glue" if arguments.experiment == ALL else arguments.experiment
     if arguments.runs is not None:
         return UserError(f"{as_typed('--runs', arguments.runs)} holds no finished run that is selected: name others")
-    train = command("reproduce", "glue" if arguments.experiment == ALL else arguments.experiment, *arguments.overrides)
+    train = command("reproduce", name, *arguments.overrides)
     return UserError(f"no selected run is finished in {views[0].plan.runs}: train with `{train}`")
 
 

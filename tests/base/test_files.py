@@ -106,7 +106,7 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) ->
     path = tmp_path / "record.json"
     path.write_text("old")
     code = (
-        "import os, sys; from pathlib import Path; from mtlora.base.files import only_process, replacing, require_writable, write_text\n"
+        "import os, sys; from pathlib import Path; from mtlora.base.files import only_process, replacing, write_text\n"
         "os.fsync = lambda fd: os._exit(9)\n"
         "write_text(Path(sys.argv[1]), 'new' * 10000)"
     )

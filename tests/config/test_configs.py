@@ -40,6 +40,8 @@ from mtlora.plan.cell import Cell, compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import make_plan
 
+pytestmark = pytest.mark.xdist_group("configs")  # one process composes each configuration, once
+
 SHIPPED = (*TASKS, "dart", "webnlg", "e2e")  # the tasks of this repository; a user may add others
 METHODS = ("lora", "shim", "icfm", "ctcm", "dtsm")
 RECIPES = sorted(

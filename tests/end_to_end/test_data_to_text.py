@@ -27,6 +27,8 @@ from mtlora.train.model.build import build_model, count_parameters
 from mtlora.train.objectives import batch_loss
 from mtlora.train.state import CHECKPOINT
 
+pytestmark = pytest.mark.xdist_group("data_to_text")  # one process trains the run, once
+
 
 def cell_in(results: Path, *more: str) -> Cell:
     base = {"task": "webnlg", "model": "tiny_gpt2", "rank": "r2", "train.limit_examples": "24", "train.epochs": "2"}

@@ -66,9 +66,11 @@ def test_three_of_twenty_runs_fail_and_seventeen_are_made(launcher: tuple[str, .
     root = write_official(tmp_path / "glue")
     write(root / "SST-2/train.tsv", "sentence\tlabel\nfine\t1\nbad\t7\n")
     raising = overrides(tmp_path, *SHORT, "task=sst2", "data.source=local", f"data.root={root}")
-    killed = overrides(tmp_path, "train.epochs=100000", "seed=100")
+    # In a cohort with three good runs: each kill costs a child, and a cohort of 18 would need five.
+    killed = overrides(tmp_path, "train.epochs=100000", "seed=100", "train.batch_size=8")
     nan = overrides(tmp_path, "train.learning_rate=1e30", "seed=101")
-    good = [overrides(tmp_path, *SHORT, f"seed={seed}") for seed in range(GOOD)]
+    good = [overrides(tmp_path, *SHORT, f"seed={seed}") for seed in range(GOOD - 3)]
+    good += [overrides(tmp_path, *SHORT, f"seed={seed}", "train.batch_size=8") for seed in range(3)]
     jobs = [*good[:3], raising, *good[3:6], killed, *good[6:9], nan, *good[9:]]
     assert len(jobs) == 20
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
@@ -115,7 +117,7 @@ def test_two_sweeps_at_once_train_each_cell_once(tmp_path: Path) -> None:
     ):  # Hydra composes every cell first; the other sweep would be done by then
         assert sweeps[0].poll() is None, sweeps[0].communicate()
         time.sleep(0.05)
-    sweeps.append(command("mtlora.reproduce", *arguments, "--launcher", "local"))
+    sweeps.append(command("mtlora.reproduce", *arguments, "--launcher", "local", "--jobs", "1"))
     outputs = [sweep.communicate(timeout=300)[0] for sweep in sweeps]
     assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
     logs = [path.read_text() for path in (tmp_path / "sweeps").glob("*.log")]

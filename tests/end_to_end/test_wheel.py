@@ -15,6 +15,8 @@ import pytest
 import mtlora
 from mtlora.base.paths import REPOSITORY
 
+pytestmark = pytest.mark.xdist_group("wheel")  # one process builds the wheel and its environments, once
+
 CELL = ("task=rte", "model=tiny", "transform=shim", "rank=r8", "seed=0", "train.limit_examples=64", "train.epochs=1")
 
 

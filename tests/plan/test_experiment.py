@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from helpers.tiny_runs import cell_in, overrides
 
 from mtlora.base import cli
 from mtlora.base.errors import UserError
@@ -204,6 +205,14 @@ def test_cells_of_further_seeds_are_what_composing_them_gives(task: str) -> None
     assert (derived.parent is None) == (composed.parent is None) == (task == "cola")
     if derived.parent and composed.parent:
         assert derived.parent.sha == composed.parent.sha
+
+
+@pytest.mark.parametrize("more", [("seed=3", "transform=shim"), ("train.epochs=5",), ("task=rte", "init_from=mnli")])
+def test_the_cells_of_tests_are_what_composing_them_gives(more: tuple[str, ...], tmp_path: Path) -> None:
+    for _ in range(2):  # the second is a copy
+        cell, composed = cell_in(tmp_path, *more), compose_cell(overrides(tmp_path, *more))
+        assert (cell, cell.sha, cell.folder) == (composed, composed.sha, composed.folder)
+        cell.config.train.learning_rate = 9.0  # of this cell only
 
 
 def test_excluded_combinations_are_left_out() -> None:

@@ -32,6 +32,8 @@ from mtlora.tables.command import load, parser, split_by_runs
 from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model, load_trained
 
+pytestmark = pytest.mark.xdist_group("publish")  # one process publishes the run and the study, once
+
 STUDY = REPOSITORY / "results" / "studies" / "2026-minilm-glue"
 
 

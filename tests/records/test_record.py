@@ -18,6 +18,8 @@ from mtlora.records.page import markdown
 from mtlora.records.record import RunRecord, find_records, record_status
 from mtlora.tables.evidence import load_evidence
 
+pytestmark = pytest.mark.xdist_group("record")  # one process trains the run, once
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,14 +22,21 @@ from mtlora.report.verdicts import cards
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 
+pytestmark = pytest.mark.xdist_group("report")  # one process writes the report and composes each plan, once
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ACCURACY = ("accuracy", "validation")
 GAINS = {"none": 0.0, "shim": 0.05, "icfm": -0.05, "ctcm": 0.0, "dtsm": 0.0}
 
 
+@lru_cache
+def plan_of(*given: str) -> Plan:
+    return make_plan(load_experiment("glue"), ["model=tiny", *given])
+
+
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return make_plan(load_experiment("glue"), ["model=tiny", "task=rte", "seed=range(0,10)"])
+    return plan_of("task=rte", "seed=range(0,10)")
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +225,7 @@ def test_lines_about_runs_have_links_and_no_path_of_the_machine() -> None:
 
 
 def test_runs_that_failed_have_no_tables_of_dashes(tmp_path: Path) -> None:
-    plan = make_plan(load_experiment("glue"), ["model=tiny", "task=rte", "transform=lora,shim", "seed=0"])
+    plan = plan_of("task=rte", "transform=lora,shim", "seed=0")
     for cell in plan.cells:
         record = make_record(cell, {})
         record.status, record.error = "failed", f"no space left for {tmp_path}/cache/x"
@@ -245,8 +253,7 @@ def test_runs_that_failed_have_no_tables_of_dashes(tmp_path: Path) -> None:
 def test_why_a_verdict_is_open(
     seeds: int, gains: tuple[float, float], diverged: bool, expected: str, tmp_path: Path
 ) -> None:
-    given = ["model=tiny", "task=rte", "transform=lora,shim", f"seed=range(0,{seeds})"]
-    plan = make_plan(load_experiment("glue"), given)
+    plan = plan_of("task=rte", "transform=lora,shim", f"seed=range(0,{seeds})")
     for cell in plan.cells:
         seed, method = cell.config.seed, cell.config.adapter.method
         value = 0.6 + (gains[seed % 2] if method == "shim" else 0.0)
@@ -259,7 +266,7 @@ def test_why_a_verdict_is_open(
 
 
 def test_nothing_is_said_where_a_task_is_missing(tmp_path: Path) -> None:
-    plan = make_plan(load_experiment("glue"), ["model=tiny", "task=rte,mrpc", "transform=lora,shim", "seed=0,1,2"])
+    plan = plan_of("task=rte,mrpc", "transform=lora,shim", "seed=0,1,2")
     for cell in plan.cells:
         if cell.config.task.name == "rte":
             save_record(tmp_path / "runs", make_record(cell, {ACCURACY: (0.6, 0.6)}))
@@ -284,15 +291,15 @@ def test_nothing_is_said_where_a_task_is_missing(tmp_path: Path) -> None:
 def test_the_answer_is_a_plain_yes_only_under_every_protocol(
     gains: dict[str, tuple[float, float]], answer: str, tmp_path: Path
 ) -> None:
-    given = ["model=tiny", "task=rte", "transform=lora,shim,ctcm", "seed=range(0,6)", "protocol=published,matched"]
-    plan = make_plan(load_experiment("glue"), given)
+    given = ["task=rte", "transform=lora,shim,ctcm", "seed=range(0,6)", "protocol=published,matched"]
+    plan = plan_of(*given)
     for cell in plan.cells:
         c = cell.config
         gain = {"lora": 0.0, "shim": gains[c.protocol][0], "ctcm": gains[c.protocol][1]}[c.adapter.method]
         value = 0.6 + gain / 100 + (c.seed % 2) * 1e-4 * (c.adapter.method != "lora")
         save_record(tmp_path / "runs", make_record(cell, {ACCURACY: (value, value)}))
     evidence = load_evidence(tmp_path / "runs")
-    text = build([View(plan, evidence)], tmp_path, "report.html", given)
+    text = build([View(plan, evidence)], tmp_path, "report.html", ["model=tiny", *given])
     assert f" {answer} Compared with LoRA" in " ".join(first_screen(text).split())
 
 

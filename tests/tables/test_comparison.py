@@ -22,6 +22,8 @@ from mtlora.tables.differences import differences, protocols, spread
 from mtlora.tables.evidence import Evidence
 from mtlora.tables.view import View
 
+pytestmark = pytest.mark.xdist_group("comparison")  # one process composes each plan, once
+
 Score = Callable[[str, str, int], float | None]  # task, method, seed -> raw value, None for a missing run
 TASKS = ("rte", "stsb")
 ALL_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")

@@ -29,6 +29,8 @@ from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
 from mtlora.train.lifecycle import new_record
 
+pytestmark = pytest.mark.xdist_group("tables")  # one process composes each plan, once
+
 CONTRACT = [
     *("table", "suite", "model", "method", "rank", "targets", "task", "split", "metric", "selection"),
     *("n", "mean", "median", "std", "run_ids", "published", "published_source", "difference", "protocol", "variant"),

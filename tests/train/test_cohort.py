@@ -12,7 +12,7 @@ from helpers.tiny_runs import assert_same_outcome, cell_in, execute, losses, rec
 from mtlora.base.errors import CohortUnsupported, UserError
 from mtlora.base.files import only_process
 from mtlora.data.encoding import Encoded
-from mtlora.plan.cell import Cell, compose_cell
+from mtlora.plan.cell import Cell, compose_cell, with_seed
 from mtlora.score import text
 from mtlora.train import evaluation, execution, lifecycle
 from mtlora.train.answer import Answer, Status
@@ -433,8 +433,13 @@ def task_and_seed(cohort: list[Cell]) -> list[tuple[str, int]]:
 
 
 def test_cohorts_are_bounded_shared_evenly_and_enough_for_the_children() -> None:
+    composed = {
+        (transform, task): compose_cell(["model=tiny", f"task={task}", f"transform={transform}"])
+        for transform in ("lora", "shim", "dtsm")
+        for task in ("cola", "rte")
+    }
     cells = [
-        compose_cell(["model=tiny", f"task={task}", f"transform={transform}", f"seed={seed}"])
+        with_seed(composed[transform, task], seed)
         for transform in ("lora", "shim", "dtsm")
         for seed in range(4)
         for task in ("cola", "rte")

@@ -9,7 +9,7 @@ from helpers.tiny_runs import NO_DROPOUT
 from mtlora.adapter import MTLoraLayer
 from mtlora.adapter.transforms import STRUCTURES, first_step
 from mtlora.data.encoding import collate
-from mtlora.plan.cell import compose_cell
+from mtlora.plan.cell import Cell, compose_cell, with_seed
 from mtlora.train.data import load_data
 from mtlora.train.model.build import build_model
 from mtlora.train.model.methods import ADAPTER, MethodModel
@@ -21,11 +21,18 @@ WIDE = ("model.architecture.hidden_size=256", "model.architecture.num_hidden_lay
 EXACT = ("train.eps=1e-30", "train.weight_decay=0")  # the step of B is then exactly the sign of its gradient
 R, SEEDS = 4, 6
 
+pytestmark = pytest.mark.xdist_group("first_step")  # one process takes the first steps of LoRA, once
+
 
 def trained(*overrides: str, steps: int = 1, model: MethodModel | None = None) -> MethodModel:
     """Take optimizer steps at a constant rate on real texts, a new batch each, without dropout."""
-    config = compose_cell(["model=tiny", "task=rte", *NO_DROPOUT, *overrides]).config
-    tokenizer, data = load_data(compose_cell(["model=tiny", "task=rte", *overrides]))
+    return train(compose_cell(["model=tiny", "task=rte", *NO_DROPOUT, *overrides]), steps, model)
+
+
+def train(cell: Cell, steps: int = 1, model: MethodModel | None = None) -> MethodModel:
+    """See `trained`."""
+    config = cell.config
+    tokenizer, data = load_data(cell)
     model = model or build_model(config, tokenizer)
     model.eval()
     optimizer = make_optimizer(model, config.train)
@@ -42,9 +49,11 @@ def trained(*overrides: str, steps: int = 1, model: MethodModel | None = None) -
 @lru_cache
 def first_step_of(method: str, protocol: str) -> float:
     """||dW|| after one step of AdamW from the official start, averaged over layers and seeds."""
+    one = [*WIDE, *EXACT, *NO_DROPOUT, f"adapter.r={R}", f"transform={method}", f"protocol={protocol}"]
+    cell = compose_cell(["model=tiny", "task=rte", *one])
     sizes = []
     for seed in range(SEEDS):
-        model = trained(*WIDE, *EXACT, f"adapter.r={R}", f"transform={method}", f"protocol={protocol}", f"seed={seed}")
+        model = train(with_seed(cell, seed))
         layers = [layer for layer in model.modules() if isinstance(layer, MTLoraLayer)]
         sizes += [float(layer.get_delta_weight(ADAPTER).norm()) for layer in layers]
     assert len(sizes) == SEEDS * 3 * 6

@@ -10,7 +10,7 @@ import torch
 from builtin_text.tokenizers import word_tokenizer
 from helpers.own_method import SOURCE
 from helpers.shipped import METHODS
-from helpers.tiny_runs import cell_in, execute, finish, overrides, start
+from helpers.tiny_runs import cell_in, execute, finish
 from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file
@@ -25,6 +25,8 @@ from mtlora.train.data import load_data
 from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model, fresh_backbone, load_parent, weights_file
 from mtlora.train.model.methods import SEEDS, MethodModel, effective
+
+pytestmark = pytest.mark.xdist_group("methods")  # one process trains each method, once
 
 SHORT = ("train.epochs=1", "train.limit_examples=32", "protocol=matched")
 R, WIDTH = 2, 32  # rank, and the width of the tiny model, whose 4 layers (q and v, twice) are adapted
@@ -262,17 +264,13 @@ def test_full_fine_tuning_of_a_model_with_tied_weights_can_be_a_parent(tmp_path:
 
 def test_a_peft_method_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "doubled_method.py").write_text(SOURCE)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
+    monkeypatch.syspath_prepend(tmp_path)
     own = ["transform=miss", "adapter.method=doubled", "adapter.label=Doubled", *SHORT, "adapter.dropout=0.1"]
     own += ["adapter.peft.peft_type=doubled", "+adapter.peft.module=doubled_method", "+adapter.peft.factor=2"]
-    process = start(overrides(tmp_path / "results", *own))
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-    (path,) = (tmp_path / "results").rglob("record.json")
-    record = RunRecord.load(path)
+    record, folder = finish(tmp_path / "results", *own)
     assert (record.status, record.transform) == ("success", "doubled")
     assert record.parameters["adapter"] == 4 * 2 * R * WIDTH
-    saved = json.loads((path.parent / "adapter_config.json").read_text())
+    saved = json.loads((folder / "adapter_config.json").read_text())
     assert (saved["peft_type"], saved["lora_alpha"], saved["factor"], saved["r"]) == ("DOUBLED", 32, 2, R)
     assert saved["lora_dropout"] == 0.1
     assert "classifier" in saved["modules_to_save"]

@@ -25,6 +25,8 @@ from mtlora.train.execution import execute as execute_cells
 from mtlora.train.model.backbones import load_tokenizer
 from mtlora.train.model.build import build_model, count_parameters
 
+pytestmark = pytest.mark.xdist_group("quantised_backbones")  # one process makes the snapshots, once
+
 MODELS = {"tiny": "cola", "tiny_gpt2": "e2e"}  # model -> task
 SHORT = ("train.limit_validation=8", "decode.limit_contexts=2", "decode.beams=2", "decode.max_new_tokens=8")
 

@@ -27,7 +27,10 @@ from mtlora.train.state import CHECKPOINT
 LONG = ("train.epochs=2000", "train.checkpoint_seconds=1000")
 
 
-@pytest.fixture(autouse=True)
+pytestmark = pytest.mark.xdist_group("worker")  # its tests share the warm child, which takes seconds to start
+
+
+@pytest.fixture(autouse=True, scope="module")
 def no_child_left() -> "object":
     yield
     if worker._child is not None:

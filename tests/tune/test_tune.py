@@ -248,10 +248,12 @@ def test_a_plan_names_its_protocol_and_refuses_tuning_seeds(tmp_path: Path) -> N
         assert make_plan(load_experiment("glue"), [*given, *more]).name == name
     with pytest.raises(UserError, match="seed=101 was used for tuning"):
         make_plan(load_experiment("glue"), [*given, "protocol=tuned", "seed=0,101"])
-    paper = ["profile=paper", "init_from=none", "task=cola", "seed=0"]
+    paper = ["profile=paper", "init_from=none", "task=cola", "transform=lora,shim", "seed=0"]
     assert make_plan(load_experiment("glue"), paper).name == "glue_paper"
     assert make_plan(load_experiment("glue"), [*paper, "protocol=matched"]).name == "glue_paper_matched"
-    assert make_plan(load_experiment("init"), ["task=cola", "seed=0"]).name == "init"  # published is its own protocol
+    assert (
+        make_plan(load_experiment("init"), ["task=cola", "transform=lora,shim", "seed=0"]).name == "init"
+    )  # published is its own protocol
 
 
 def test_one_run_may_be_a_row_of_two_protocols() -> None:

@@ -20,11 +20,11 @@ FROZEN = "_frozen"
 
 
 class Place(NamedTuple):
-    """A parameter of a run and its place in a stack: `stack[index]` has the parameter's values, in their order."""
+    """A parameter of a run and its place in a stack: `stack[row]` has the parameter's values, in their order."""
 
     parameter: Tensor
     stack: nn.Parameter
-    index: int
+    row: int
 
 
 class CohortLinear(nn.Module):

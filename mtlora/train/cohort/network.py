@@ -49,8 +49,8 @@ class Network:
                 self.model.set_submodule(name, head)
                 self.places += found
         use_masks(self.model, masks)
-        for parameter, stack, index in self.places:
-            stack.data[index] = parameter.data.view(stack.shape[1:])
+        for parameter, stack, row in self.places:
+            stack.data[row] = parameter.data.view(stack.shape[1:])
         self.places = [place for place in self.places if place.parameter.requires_grad]
         left = {id(p) for model in models for p in model.parameters() if p.requires_grad}
         if left - {id(place.parameter) for place in self.places}:

@@ -40,7 +40,7 @@ class CohortAdamW:
             raise CohortUnsupported("the trained parameters have several types of numbers")
         stacks = list({id(place.stack): place.stack for place in places}.values())
         order = {id(stack): number for number, stack in enumerate(stacks)}
-        rows = sorted(places, key=lambda place: (order[id(place.stack)], place.index))
+        rows = sorted(places, key=lambda place: (order[id(place.stack)], place.row))
         run_of, group_of = _settings(optimizers)
         like = stacks[0]
         self.device = like.device
