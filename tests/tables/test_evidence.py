@@ -237,7 +237,9 @@ def test_finished_runs_that_nothing_selects_are_named(plan: Plan, tmp_path: Path
         "python -m mtlora.tables glue seed=0,1,2 task=rte transform=lora,shim model=tiny"
     )
     (line,) = outside([View(narrow, found.evidence)], lambda word: word.replace("tiny", "small"))
-    assert line.endswith("here: make tables SUITE=glue SEEDS=0,1,2 TASKS=rte METHODS=lora,shim model=small"), "on a page"
+    assert line.endswith("here: make tables SUITE=glue SEEDS=0,1,2 TASKS=rte METHODS=lora,shim model=small"), (
+        "on a page"
+    )
     both = make_plan(plan.experiment, ["model=tiny", "task=rte", "transform=lora,shim", "seed=2"])
     assert "2 finished runs" in outside([View(own, found.evidence) for own in (narrow, both)])[0]
 
