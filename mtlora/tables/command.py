@@ -42,7 +42,7 @@ def experiment_names(name: str, overrides: Sequence[str]) -> list[str]:
 
 def parser(module: str, description: str) -> cli.Parser:
     """Return the parser of the arguments that both commands share."""
-    made = cli.experiment_parser(module, description)
+    made = cli.experiment_parser(module, description, ALL)
     made.add_argument(
         "--runs",
         type=lambda text: Path(text).expanduser(),

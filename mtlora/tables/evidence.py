@@ -77,10 +77,14 @@ def load_evidence(runs: Path) -> Evidence:
 def read_records(runs: Path) -> Iterator[tuple[str, Path | None, RunRecord | Exception]]:
     """Yield each record of a runs folder or a JSON-lines file: its place, its folder if it has one, and why it is no record."""
     if runs.is_file():
-        with runs.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield f"{runs}:{number}", None, _parsed(partial(bytes, line))
+        try:
+            lines = runs.read_bytes().splitlines()
+        except OSError as error:
+            yield str(runs), None, error
+            return
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield f"{runs}:{number}", None, _parsed(partial(bytes, line))
     elif runs.is_dir():
         for path in find_records(runs):
             yield str(path), path.parent, _parsed(path.read_bytes)

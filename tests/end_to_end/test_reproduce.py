@@ -284,14 +284,14 @@ def test_a_wrong_argument_is_one_line(
 @pytest.mark.parametrize(
     ("given", "profile", "launcher", "jobs"),
     [
-        ([], "paper", "local", 1),
+        ([], "paper", "cohort", 1),
         ([], "mini", "cohort", available_cores()),
-        (["--launcher", "cohort"], "paper", "cohort", 1),
-        (["--jobs", "3"], "paper", "local", 3),
+        (["--launcher", "local"], "paper", "local", 1),
+        (["--jobs", "3"], "paper", "cohort", 3),
         (["--launcher", "slurm"], "paper", "slurm", None),
     ],
 )
-def test_the_paper_profile_trains_alone_unless_told_otherwise(
+def test_cohorts_are_the_default_of_every_profile(
     given: list[str], profile: str, launcher: str, jobs: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["reproduce", "glue", *given])

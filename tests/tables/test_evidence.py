@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from helpers.record_files import make_record, save_record
 
+from mtlora.base.errors import UserError
 from mtlora.plan.cell import compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
@@ -254,3 +255,15 @@ def test_a_mean_of_fewer_seeds_says_so_and_is_not_the_best(plan: Plan, tmp_path:
     assert lora[1].value is not None
     assert shim[1].value > lora[1].value
     assert not shim[1].bold
+
+
+def test_a_records_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "records.jsonl"
+    file.touch()
+
+    def broken(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(UserError, match=r"records\.jsonl"):
+        load_evidence(file)
