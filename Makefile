@@ -60,12 +60,11 @@ help: ## list the targets and the variables
 
 setup: $(STAMP) ## make .venv with the tested versions
 
-# --no-compile: Python compiles a file when it is first imported, and most of these 17,000 never are.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed: make setup PYTHON=python3.11"; exit 1; }
 	@echo "Installing the tested packages into $(VENV): about 2 GB, some minutes, only the first time."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --no-compile --quiet --progress-bar off --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 	@echo "Installed. make help lists what it can do; make reproduce-glue trains and prints a table."
 
