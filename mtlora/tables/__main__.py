@@ -23,7 +23,8 @@ def main() -> None:
         for line in view.problems:
             print(f"{view.plan.name}: {line}", file=sys.stderr)
     if not texts:
-        raise none_finished(arguments, views)
+        print(none_finished(arguments, views), file=sys.stderr)
+        return
     print("\n".join(texts), end="")
     if absent:
         print(f"no table, because there are no runs: {', '.join(view.plan.name for view in absent)}", file=sys.stderr)

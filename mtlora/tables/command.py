@@ -88,15 +88,19 @@ def load(arguments: argparse.Namespace) -> list[View]:
     return [View(plan, evidence) for plan in plans]
 
 
-def none_finished(arguments: argparse.Namespace, views: Sequence[View]) -> UserError:
-    """Return the error that no selected run is finished, with the command that trains them."""
+def none_finished(arguments: argparse.Namespace, views: Sequence[View]) -> str:
+    """Return the line that no selected run is finished, with the command that trains them: nothing has gone wrong then.
+
+    Raises:
+        UserError: the runs that `--runs` names hold none that is selected.
+    """
     if arguments.runs is not None:
-        return UserError(
+        raise UserError(
             f"{as_typed('--runs', arguments.runs)} holds no finished run that is selected: "
             "select others, or name another folder"
         )
     train = command("reproduce", "glue" if arguments.experiment == ALL else arguments.experiment, *arguments.overrides)
-    return UserError(f"no selected run is finished in {views[0].plan.runs}: train with `{train}`")
+    return f"no selected run is finished in {views[0].plan.runs}: train with `{train}`"
 
 
 def _narrowed(experiment: Experiment, overrides: Sequence[str], held: dict[str, set[str]]) -> list[str]:
