@@ -18,7 +18,7 @@ class CohortAdamW:
     """AdamW (arXiv 1711.05101, as `torch.optim.AdamW`) for the parameters of all runs, each at its run's settings.
 
     The values of all stacks lie side by side in one tensor, likewise their gradients and moments. The runs' own parameters, and
-    the state of their optimizers, become views of these tensors, so checkpoints and evaluation need no copies.
+    the state of their optimizers, become views of these tensors, so nothing is copied between steps.
 
     Sizes in shapes: K runs; R rows, each a parameter of one run; V values in all.
     """
