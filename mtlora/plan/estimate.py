@@ -48,8 +48,8 @@ class Estimate:
 def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
     """Estimate the run time of cells.
 
-    The time per operation is the median over the finished runs of the same task and model, or over all finished runs. If there is
-    none, the estimate is a guess from the rate of matrix products.
+    The time per operation is the median over the finished runs of the same task and model, or over all finished runs. Only runs on
+    the device of the latest one count. If there is none, the estimate is a guess from the rate of matrix products.
 
     Args:
         cells: the cells that are left.
@@ -83,14 +83,20 @@ def _kind(cell: Cell) -> tuple[str, str]:
 
 
 def _paces(cells: Sequence[Cell]) -> dict[tuple[str, str], list[float]]:
-    """Return the seconds per operation of the finished runs, by task and model."""
-    paces: dict[tuple[str, str], list[float]] = {}
+    """Return the seconds per operation of the finished runs on the device of the latest one, by task and model."""
+    found: list[tuple[str, str, tuple[str, str], float]] = []
     for cell in {cell.sha: cell for cell in cells}.values():
         with suppress(UserError, KeyError, ValueError, TypeError):
             record = RunRecord.load(cell.folder / RECORD)
             if record.status == "success":
                 seconds = record.cost["seconds"] + record.cost.get("decode_seconds", 0.0)
-                paces.setdefault(_kind(cell), []).append(seconds / workload(cell)[0])
+                made = record.provenance["ended"], record.provenance.get("device", "")
+                found.append((*made, _kind(cell), seconds / workload(cell)[0]))
+    device = max(found)[1] if found else ""
+    paces: dict[tuple[str, str], list[float]] = {}
+    for _, its_device, kind, pace in found:
+        if its_device == device:
+            paces.setdefault(kind, []).append(pace)
     return paces
 
 

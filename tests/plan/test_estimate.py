@@ -3,6 +3,7 @@
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.record_files import make_record
@@ -22,8 +23,9 @@ def plan_of(*overrides: str) -> Plan:
     return make_plan(load_experiment("glue"), overrides)
 
 
-def finish(cell: Cell, seconds: float, decoding: float = 0.0) -> None:
+def finish(cell: Cell, seconds: float, decoding: float = 0.0, **made: Any) -> None:
     record = make_record(cell, {})
+    record.provenance |= made  # type: ignore[typeddict-item]
     record.cost |= {"seconds": seconds - decoding} | ({"decode_seconds": decoding} if decoding else {})
     record.save(cell.folder)
 
@@ -51,6 +53,14 @@ def test_estimate_from_finished_runs(tmp_path: Path) -> None:
     known = estimate([both[2], both[3]], [*plan.cells, *both])
     assert known.seconds == pytest.approx(40 + 15), "each task by its own runs"
     assert estimate([]).seconds == 0
+
+
+def test_runs_on_another_device_do_not_count(tmp_path: Path) -> None:
+    plan = plan_of(*SHORT[:3], "task=rte", "transform=lora", "seed=0,1,2,3", f"results={tmp_path}")
+    for cell, (device, day, seconds) in zip(plan.cells, [("GPU", 1, 1), ("CPU", 2, 60), ("GPU", 1, 2)], strict=False):
+        finish(cell, seconds, device=device, ended=f"2026-01-0{day}T00:00:00+00:00")
+    cost = estimate(plan.cells[3:], plan.cells)
+    assert (cost.seconds, cost.basis) == (pytest.approx(60), "from 1 finished run"), "records brought from a GPU"
 
 
 def test_longer_runs_take_longer(tmp_path: Path) -> None:
