@@ -95,7 +95,7 @@ class Effective(TypedDict, total=False):
     alpha: Number
     """The alpha of dW = (alpha / r) B T A."""
     first_step: Number
-    """The size of the first update divided by LoRA's at the same alpha; 1 for T = I and other methods. `matched` divides alpha by it."""
+    """The first update's size divided by LoRA's at one alpha; 1 for T = I and other methods. `matched` divides alpha by it."""
 
 
 @with_config(STRICT)
