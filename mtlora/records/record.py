@@ -90,7 +90,7 @@ class RunRecord:
     low_resource: StrictBool = False
     """Whether a split was read from a file that holds only a part of the official split."""
     metrics: Metrics = field(default_factory=list)
-    """The figures that tables show."""
+    """The scores that tables show."""
     baselines: list[Baseline] = field(default_factory=list)
     """The scores of the majority answer, one for each metric and split."""
     epochs: list[Epoch] = field(default_factory=list)

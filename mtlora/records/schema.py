@@ -14,7 +14,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 @with_config(STRICT)
 class Metric(TypedDict):
-    """One figure of a finished run."""
+    """One score of a finished run."""
 
     name: str
     """A metric of `mtlora/config/metrics.py`."""
@@ -51,7 +51,7 @@ class Epoch(TypedDict):
     train_loss: NotRequired[Number]
     """The mean training loss of the epoch."""
     metrics: dict[str, dict[str, Number]]
-    """The raw value of each metric (and the loss, of generation tasks), by split."""
+    """The raw value of each metric (for generation tasks also the loss), by split."""
 
 
 @with_config(STRICT)
@@ -95,7 +95,7 @@ class Effective(TypedDict, total=False):
     alpha: Number
     """The alpha of dW = (alpha / r) B T A."""
     first_step: Number
-    """The size of the first update over LoRA's at one alpha; 1 for T = I and other methods. `matched` divides alpha by it."""
+    """The first update's size divided by LoRA's at one alpha; 1 for T = I and other methods. `matched` divides alpha by it."""
 
 
 @with_config(STRICT)

@@ -35,11 +35,11 @@ GRID += ["train.checkpoint_seconds=0", "compute.threads=1"]
 COMPARED = ("predictions.jsonl", "metrics.jsonl", "geometry.jsonl", "adapter_model.safetensors")
 # the moment of a kill: while a file is being written (a glob below the results folder), or random
 MOMENTS = {
-    "random moment": None,
-    "writing a checkpoint": "runs/**/.checkpoint.pt.*.tmp",
-    "writing a record": "runs/**/.record.json.*.tmp",
-    "writing metrics (evaluated)": "runs/**/.metrics.jsonl.*.tmp",
-    "writing a cache (tokenising)": "cache/**/.*.tmp",
+    "at a random moment": None,
+    "while it writes a checkpoint": "runs/**/.checkpoint.pt.*.tmp",
+    "while it writes a record": "runs/**/.record.json.*.tmp",
+    "while it writes metrics": "runs/**/.metrics.jsonl.*.tmp",
+    "while it writes a cache of tokens": "cache/**/.*.tmp",
 }
 LAUNCHERS = ("local", "joblib", "cohort")
 VICTIMS = {
@@ -97,7 +97,7 @@ def disturb(results: Path, generator: random.Random, tally: Tally, kills: int) -
     for _ in range(kills):
         moment, victim = generator.choice(list(MOMENTS)), generator.choice(list(VICTIMS))
         pids, in_time = wait_for(results, MOMENTS[moment], VICTIMS[victim], generator, sweeps)
-        moment = moment if in_time else "random moment"
+        moment = moment if in_time else "at a random moment"
         if not pids and sweeps[-1].poll() == 0:
             break
         for pid in pids:
