@@ -56,8 +56,8 @@ def train(
     for run in runs:
         run.restore()  # weights, optimizer state and progress, if there is a checkpoint
     try:
-        # Only runs at the same step can train in lock-step; if the checkpoints differ, one cohort trains after another.
-        for _, cohort in groupby(sorted(runs, key=steps_done), key=steps_done):
+        # Only runs at the same place can train in lock-step; if the checkpoints differ, one cohort trains after another.
+        for _, cohort in groupby(sorted(runs, key=place), key=place):
             active = list(cohort)
             for run in active:
                 run.start_clock(len(active))
@@ -98,11 +98,14 @@ def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep, on_epoch: On
                     run.save_if_due()
         on_step(runs[0].state.step, runs[0].total)
         if any(run.failure for run in runs):
+    found = {}
             return
     for run, answers in zip(runs, step.predict(), strict=True):
         with noting_failure(run):
-            metrics = run.evaluate(step.accelerator, answers)
-            with shielded():
+            found[run] = run.evaluate(step.accelerator, answers)
+    with shielded():  # an interruption leaves all runs at one place, so that they go on in lock-step
+        for run, metrics in found.items():
+            with noting_failure(run):
                 run.end_epoch(metrics)  # logs the metrics and writes a checkpoint
     if ended := [run for run in runs if not run.failure]:
         on_epoch(ended)
@@ -186,6 +189,6 @@ def without_ended(runs: Sequence[Run], on_end: OnEnd) -> list[Run]:
     return [run for run in runs if not (run.failure or run.finished)]
 
 
-def steps_done(run: Run) -> int:
-    """Return the number of optimizer steps that a run has done."""
-    return run.state.step
+def place(run: Run) -> tuple[int, int]:
+    """Return the epochs that a run has evaluated, and the optimizer steps that it has done since then."""
+    return run.state.epoch, run.state.epoch_step

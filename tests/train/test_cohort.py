@@ -20,6 +20,7 @@ from mtlora.train.cohort.fit import kept_bytes
 from mtlora.train.cohort.grouping import cohort_key, cohorts
 from mtlora.train.compute import make_accelerator
 from mtlora.train.execution import execute as train_together
+from mtlora.train.run import Run
 from mtlora.train.state import CHECKPOINT
 
 # Every structure; other seeds, step sizes, rates, schedules and dropout beside each other.
@@ -276,6 +277,42 @@ def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: p
         for cell in cells:
             execute(cell)
     for cell, alone in zip(cells, members(tmp_path / "alone")[:3], strict=True):
+        execute(alone)
+        assert_equal_to_rounding(cell, alone)
+
+
+class Killed(BaseException):
+    """Stands for a kill, which nothing handles."""
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "places"),
+    [("evaluate", KeyboardInterrupt, {(0, 4)}), ("end_epoch", Killed, {(0, 4), (1, 0)})],
+)
+def test_a_cohort_stopped_at_the_end_of_an_epoch_goes_on(
+    where: str,
+    error: type[BaseException],
+    places: set[tuple[int, int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}", "train.checkpoint_seconds=0") for seed in range(2)]
+    whole = getattr(Run, where)
+
+    def stopped(run: Run, *arguments: Any) -> Any:
+        if run.config.seed == 1:
+            raise error
+        return whole(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, where, stopped)
+        with pytest.raises(error):
+            train_together(cells)
+    states = [torch.load(cell.folder / CHECKPOINT)["state"] for cell in cells]
+    assert {(state["epoch"], state["epoch_step"]) for state in states} == places
+    assert [answer.status for answer in train_together(cells)] == [Status.DONE] * 2
+    for cell in cells:
+        alone = cell_in(tmp_path / "alone", f"seed={cell.config.seed}", "train.checkpoint_seconds=0")
         execute(alone)
         assert_equal_to_rounding(cell, alone)
 
