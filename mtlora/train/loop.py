@@ -78,8 +78,6 @@ def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep, on_epoch: On
 
     A run that fails ends the call; the next call continues the epoch with the other runs.
     """
-    for run in runs:
-        run.share_clock(len(runs))
     step.begin(runs)
     # An optimizer step of a run consists of `train.accumulation` batches of row numbers; see `batches.steps_of_epoch`.
     for batches in zip(*(run.steps_left() for run in runs), strict=True):
@@ -98,9 +96,9 @@ def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep, on_epoch: On
                     run.save_if_due()
         on_step(runs[0].state.step, runs[0].total)
         if any(run.failure for run in runs):
-    found = {}
             return
     for run, answers in zip(runs, step.predict(), strict=True):
+    found = {}
         with noting_failure(run):
             found[run] = run.evaluate(step.accelerator, answers)
     with shielded():  # an interruption leaves all runs at one place, so that they go on in lock-step
@@ -182,7 +180,10 @@ def noting_failure(run: Run) -> Iterator[None]:
 
 
 def without_ended(runs: Sequence[Run], on_end: OnEnd) -> list[Run]:
-    """Call `on_end` with the runs that have finished or failed; return the others."""
+    """Call `on_end` with the runs that have finished or failed, which costs no run any time; return the others."""
+    for run in runs:
+        run.note_time()
+    left = [run for run in runs if not (run.failure or run.finished)]
     for run in runs:
         if run.failure or run.finished:
             on_end(run)

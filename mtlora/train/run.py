@@ -103,11 +103,6 @@ class Run:
         """Count wall time from now on; of several runs in lock-step, each counts its share."""
         self._clock, self._sharing = time.monotonic(), runs
 
-    def share_clock(self, runs: int) -> None:
-        """From now on count 1 / `runs` of the wall time, as `runs` runs train in lock-step."""
-        self.note_time()
-        self._sharing = runs
-
     def note_time(self) -> None:
         """Add the wall time since the last call to the time of all attempts."""
         now = time.monotonic()

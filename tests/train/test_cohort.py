@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,20 @@ def test_the_time_of_a_cohort_is_shared_out(tmp_path: Path) -> None:
     whole = time.monotonic() - started
     cost = [record_of(cell).cost for cell in cells[1:]]
     assert sum(c["train_seconds"] for c in cost) <= sum(c["seconds"] for c in cost) <= whole
+
+
+def test_the_end_of_a_run_costs_the_others_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, complete = [0.0], lifecycle.complete
+
+    def slow(*arguments: Any) -> None:
+        complete(*arguments)
+        clock[0] += 100  # as for decoding
+
+    monkeypatch.setattr("mtlora.train.run.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(lifecycle, "complete", slow)
+    cells = [cell_in(tmp_path, f"seed={seed}", f"train.epochs={1 + seed // 2}") for seed in range(3)]
+    assert [answer.status for answer in train_together(cells)] == [Status.DONE] * 3
+    assert [record_of(cell).cost["seconds"] for cell in cells] == [0, 0, 0]
 
 
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
