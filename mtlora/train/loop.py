@@ -92,13 +92,14 @@ def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep, on_epoch: On
             seconds = (time.monotonic() - started) / len(runs)
             for run in runs:
                 run.state.train_seconds += seconds
-                with noting_failure(run):
-                    run.save_if_due()
+                if not run.failure:
+                    with noting_failure(run):
+                        run.save_if_due()
         on_step(runs[0].state.step, runs[0].total)
         if any(run.failure for run in runs):
             return
-    for run, answers in zip(runs, step.predict(), strict=True):
     found = {}
+    for run, answers in zip(runs, step.predict(), strict=True):
         with noting_failure(run):
             found[run] = run.evaluate(step.accelerator, answers)
     with shielded():  # an interruption leaves all runs at one place, so that they go on in lock-step
@@ -185,9 +186,11 @@ def without_ended(runs: Sequence[Run], on_end: OnEnd) -> list[Run]:
         run.note_time()
     left = [run for run in runs if not (run.failure or run.finished)]
     for run in runs:
-        if run.failure or run.finished:
+        if run not in left:
             on_end(run)
-    return [run for run in runs if not (run.failure or run.finished)]
+    for run in left:
+        run.start_clock(len(left))
+    return left
 
 
 def place(run: Run) -> tuple[int, int]:
