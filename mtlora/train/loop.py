@@ -8,7 +8,6 @@ The runs of a cohort train in lock-step: their batches share one forward and one
 alone is a cohort of one, so the two cases differ only in their `Step`.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -161,7 +160,7 @@ class SoloStep:
             accelerator.backward(loss)
             losses.append(loss.detach().float())
         mean = accelerator.reduce(torch.stack(losses).sum(), "mean")  # over the processes
-        norm = accelerator.clip_grad_norm_(trained(run.optimizer), run.config.train.max_grad_norm or math.inf)
+        norm = accelerator.clip_grad_norm_(trained(run.optimizer), run.norm_limit)
         run.optimizer.step()
         run.optimizer.zero_grad()
         return [mean], [norm]

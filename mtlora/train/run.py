@@ -60,6 +60,7 @@ class Run:
         batches = math.ceil(len(self.data.train_rows) / t.batch_size)
         self.steps_per_epoch = math.ceil(batches / t.accumulation)
         self.total = self.steps_per_epoch * t.epochs
+        self.norm_limit = t.max_grad_norm or math.inf  # of a gradient
         self.rate = 0.0  # of the current step
         self._saved_at = time.monotonic()
         self.start_clock()
