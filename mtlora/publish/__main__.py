@@ -33,7 +33,10 @@ CONTENT = {
 
 def main() -> None:
     """Parse the command line, write the folder, and upload it if that is wanted."""
-    arguments = _parser().parse_intermixed_args()
+    parser = _parser()
+    arguments = parser.parse_intermixed_args()
+    if arguments.out is None:  # argparse would report it alone where SOURCE is missing, too
+        parser.error("the following arguments are required: --out")
     cli.configure_logging()
     source, out = arguments.source.expanduser(), arguments.out.expanduser()
     kind = _kind(source)
@@ -96,7 +99,7 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("source", type=Path, help="the folder of a finished run, or of a study (with records.jsonl)")
     parser.add_argument("overrides", nargs="*", help="of a study: the overrides that its tables need")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write; it must not exist, or be empty")
+    parser.add_argument("--out", type=Path, help="the folder to write; it must not exist, or be empty")
     parser.add_argument("--push", metavar="REPO", type=_repository, help="upload it there, such as name/rte-shim")
     parser.add_argument(
         "--private", action="store_true", help="make a new repository private (default: as your account)"
