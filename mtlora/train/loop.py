@@ -54,6 +54,7 @@ def train(
     """
     for run in runs:
         run.restore()  # weights, optimizer state and progress, if there is a checkpoint
+    active: list[Run] = []
     try:
         # Only runs at the same place can train in lock-step; if the checkpoints differ, one cohort trains after another.
         for _, cohort in groupby(sorted(runs, key=place), key=place):
@@ -66,7 +67,7 @@ def train(
                 active = without_ended(active, on_end)
     except (KeyboardInterrupt, SystemExit):
         taken()
-        for run in runs:
+        for run in active:
             if not (run.finished or run.failure):
                 run.save_if_possible()
         raise

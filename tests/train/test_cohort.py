@@ -1,6 +1,8 @@
 """Runs in lock-step equal runs alone, keep their own records and checkpoints, and do not hurt each other."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -294,6 +296,29 @@ def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: p
     for cell, alone in zip(cells, members(tmp_path / "alone")[:3], strict=True):
         execute(alone)
         assert_equal_to_rounding(cell, alone)
+
+
+def test_an_interruption_adds_no_time_to_a_run_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(2)]
+    clock = [0.0]
+    monkeypatch.setattr("mtlora.train.run.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    stop_at(monkeypatch, 3, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train_together(cells)
+    (cells[1].folder / CHECKPOINT).unlink()  # it begins anew, while the other one waits
+
+    @contextmanager
+    def bar(title: str) -> Iterator[Any]:
+        def on_step(done: int, total: int) -> None:
+            clock[0] += 100
+            raise KeyboardInterrupt
+
+        yield on_step
+
+    monkeypatch.setattr("mtlora.train.execution.show_progress", bar)
+    with pytest.raises(KeyboardInterrupt):
+        train_together(cells)
+    assert [torch.load(cell.folder / CHECKPOINT)["state"]["seconds"] for cell in cells] == [0, 100]
 
 
 class Killed(BaseException):
