@@ -44,6 +44,8 @@ def main() -> None:
         raise UserError(f"{arguments.overrides[0]}: only the tables of a study take overrides, not a run")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"--out {out} exists and is not an empty folder: name another one")
+    if out.resolve() == Path.cwd():  # which cannot be replaced
+        raise UserError(f"--out {out} is the folder from which this command runs: name another one")
     if arguments.push and not arguments.license:
         raise UserError(
             "--push needs --license NAME, such as apache-2.0: only you know under which licence you may publish"
