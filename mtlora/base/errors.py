@@ -1,11 +1,12 @@
 """The errors that a user sees as one line; any other exception is a bug."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 
 from hydra.errors import CompactHydraException
 
 CLOSE = 0.75  # the least similarity of a word to the one that was probably meant
+INITIALS, PREFIX = 0.98, 0.95  # the similarity of the usual short forms: `lr` and `warmup`
 MOST_NEAR = 3  # more words are no hint
 
 
@@ -24,46 +25,23 @@ class RunFailed(UserError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the known words that are nearest to a mistyped one, for a message: ` (did you mean rte?)`, or nothing.
 
-    A key with dots is compared by its last part: `train.lr` with the keys of `train`, but `train.alpha` is `adapter.alpha`.
+    A key with dots is compared by its last part: first with the same one of another group, so `train.alpha` is `adapter.alpha`,
+    then with similar ones of its own group, so `train.lr` is `train.learning_rate`, then with those of all groups.
     """
-    near = list(dict.fromkeys(_nearest(word.lower(), list(known))))
+    ranks = {name: rank for name in known if (rank := _nearness(word.lower(), name)) is not None}
+    near = [name for name, rank in ranks.items() if rank == max(ranks.values())]
     return f" (did you mean {' or '.join(near)}?)" if 0 < len(near) <= MOST_NEAR else ""
 
 
-def _nearest(word: str, known: list[str]) -> list[str]:
-    """Return what the first rule finds that finds anything."""
-    group, _, last = word.rpartition(".")
-    if not last:
-        return []
-    own = [name for name in known if name.rpartition(".")[0] == group]
-    same = [name for name in known if _last(name) == last]  # of another group
-    level = [name for name in known if name.count(".") == word.count(".")]
-    return (
-        [name for name in same if name.endswith(f".{word}")]
-        or get_close_matches(word, same, n=1, cutoff=0.9)
-        or same
-        or [name for name in own if _initials(name) == last]
-        or [name for name in own if _last(name).startswith(last)]
-        or _close(last, own)
-        or get_close_matches(word, level, n=1, cutoff=CLOSE)
-        or [name for name in known if _initials(name) == last]
-        or ([] if group in known else _close(last, known))
-    )
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
-def _initials(name: str) -> str:
-    """Return the usual short form of a key: `lr` for `train.learning_rate`."""
-    return "".join(part[:1] for part in _last(name).split("_"))
-
-
-def _close(last: str, known: list[str]) -> list[str]:
-    """Return the names whose last part is the one most similar to `last`."""
-    near = get_close_matches(last, [_last(name) for name in known], n=1, cutoff=CLOSE)
-    return [name for name in known if _last(name) in near]
+def _nearness(word: str, name: str) -> tuple[bool, float, float] | None:
+    """Return whether two keys have the same last part, and how similar their groups and last parts are; None: not similar."""
+    (group, _, last), (its_group, _, its_last) = word.rpartition("."), name.rpartition(".")
+    if last == "".join(part[:1] for part in its_last.split("_")):
+        similarity = INITIALS
+    else:
+        similarity = PREFIX if last and its_last.startswith(last) else SequenceMatcher(None, its_last, last).ratio()
+    groups = SequenceMatcher(None, its_group, group).ratio()
+    return (last == its_last, groups if groups >= CLOSE else 0, similarity) if similarity >= CLOSE else None
 
 
 class CohortUnsupported(Exception):

@@ -160,7 +160,9 @@ def readable(path: Path) -> Iterator[None]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+        raise UserError(
+            f"cannot read {path} ({error.strerror or error}): correct the path, or its permissions"
+        ) from None
 
 
 def is_gzip(path: Path) -> bool:

@@ -33,7 +33,10 @@ CONTENT = {
 
 def main() -> None:
     """Parse the command line, write the folder, and upload it if that is wanted."""
-    arguments = _parser().parse_intermixed_args()
+    parser = _parser()
+    arguments = parser.parse_intermixed_args()
+    if arguments.out is None:  # argparse would report it alone where SOURCE is missing, too
+        parser.error("the following arguments are required: --out")
     cli.configure_logging()
     source, out = arguments.source.expanduser(), arguments.out.expanduser()
     kind = _kind(source)
@@ -41,6 +44,8 @@ def main() -> None:
         raise UserError(f"{arguments.overrides[0]}: only the tables of a study take overrides, not a run")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"--out {out} exists and is not an empty folder: name another one")
+    if out.resolve() == Path.cwd():  # which cannot be replaced
+        raise UserError(f"--out {out} is the folder from which this command runs: name another one")
     if arguments.push and not arguments.license:
         raise UserError(
             "--push needs --license NAME, such as apache-2.0: only you know under which licence you may publish"
@@ -96,7 +101,7 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("source", type=Path, help="the folder of a finished run, or of a study (with records.jsonl)")
     parser.add_argument("overrides", nargs="*", help="of a study: the overrides that its tables need")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write; it must not exist, or be empty")
+    parser.add_argument("--out", type=Path, help="the folder to write; it must not exist, or be empty")
     parser.add_argument("--push", metavar="REPO", type=_repository, help="upload it there, such as name/rte-shim")
     parser.add_argument(
         "--private", action="store_true", help="make a new repository private (default: as your account)"

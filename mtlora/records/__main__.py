@@ -1,7 +1,7 @@
-"""Print the schema of `record.json`, or all records of a folder.
+"""Print the schema of `record.json`, or all records of a folder: `python -m mtlora.records schema|collect RUNS`.
 
-`python -m mtlora.records schema` prints the JSON Schema, with `--markdown` the page `docs/records.md`;
-`python -m mtlora.records collect RUNS` prints one record a line, as a study keeps them and `make tables RUNS=FILE` reads them.
+`schema` prints the JSON Schema, with `--markdown` the page `docs/records.md`;
+`collect RUNS` prints one record a line, as a study keeps them and `make tables RUNS=FILE` reads them.
 """
 
 import json

@@ -61,7 +61,7 @@ def load(arguments: argparse.Namespace) -> list[View]:
     if runs is not None and not runs.exists():
         raise UserError(f"{as_typed('--runs', runs)}: there is no such folder or file")
     if runs is not None and (runs / RECORDS).is_file():  # a study: its folder has the place of results/
-        overrides = [f"results={runs}", *overrides]
+        overrides = [cli.path_override(f"results={runs}"), *overrides]
         runs = runs / RECORDS
     evidence = load_evidence(runs) if runs is not None else None
     held: dict[str, set[str]] = {}  # what an archive has of each key

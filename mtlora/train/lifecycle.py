@@ -159,7 +159,6 @@ def complete(run: Run, accelerator: Accelerator) -> None:
     folder, record = run.cell.folder, run.record
     if not run.predictions and run.config.task.kind != "generation":  # resumed after the last epoch
         run.evaluate(accelerator)
-    run.note_time()
     if is_first():
         if isinstance(run.model, PeftModel):
             # PEFT would ask the hub whether the vocabulary was resized, which no run does.

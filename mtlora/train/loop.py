@@ -8,7 +8,6 @@ The runs of a cohort train in lock-step: their batches share one forward and one
 alone is a cohort of one, so the two cases differ only in their `Step`.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,9 +54,10 @@ def train(
     """
     for run in runs:
         run.restore()  # weights, optimizer state and progress, if there is a checkpoint
+    active: list[Run] = []
     try:
-        # Only runs at the same step can train in lock-step; if the checkpoints differ, one cohort trains after another.
-        for _, cohort in groupby(sorted(runs, key=steps_done), key=steps_done):
+        # Only runs at the same place can train in lock-step; if the checkpoints differ, one cohort trains after another.
+        for _, cohort in groupby(sorted(runs, key=place), key=place):
             active = list(cohort)
             for run in active:
                 run.start_clock(len(active))
@@ -67,7 +67,7 @@ def train(
                 active = without_ended(active, on_end)
     except (KeyboardInterrupt, SystemExit):
         taken()
-        for run in runs:
+        for run in active:
             if not (run.finished or run.failure):
                 run.save_if_possible()
         raise
@@ -78,8 +78,6 @@ def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep, on_epoch: On
 
     A run that fails ends the call; the next call continues the epoch with the other runs.
     """
-    for run in runs:
-        run.share_clock(len(runs))
     step.begin(runs)
     # An optimizer step of a run consists of `train.accumulation` batches of row numbers; see `batches.steps_of_epoch`.
     for batches in zip(*(run.steps_left() for run in runs), strict=True):
@@ -94,15 +92,19 @@ def train_epoch(runs: Sequence[Run], step: "Step", on_step: OnStep, on_epoch: On
             seconds = (time.monotonic() - started) / len(runs)
             for run in runs:
                 run.state.train_seconds += seconds
-                with noting_failure(run):
-                    run.save_if_due()
+                if not run.failure:
+                    with noting_failure(run):
+                        run.save_if_due()
         on_step(runs[0].state.step, runs[0].total)
         if any(run.failure for run in runs):
             return
+    found = {}
     for run, answers in zip(runs, step.predict(), strict=True):
         with noting_failure(run):
-            metrics = run.evaluate(step.accelerator, answers)
-            with shielded():
+            found[run] = run.evaluate(step.accelerator, answers)
+    with shielded():  # an interruption leaves all runs at one place, so that they go on in lock-step
+        for run, metrics in found.items():
+            with noting_failure(run):
                 run.end_epoch(metrics)  # logs the metrics and writes a checkpoint
     if ended := [run for run in runs if not run.failure]:
         on_epoch(ended)
@@ -159,7 +161,7 @@ class SoloStep:
             accelerator.backward(loss)
             losses.append(loss.detach().float())
         mean = accelerator.reduce(torch.stack(losses).sum(), "mean")  # over the processes
-        norm = accelerator.clip_grad_norm_(trained(run.optimizer), run.config.train.max_grad_norm or math.inf)
+        norm = accelerator.clip_grad_norm_(trained(run.optimizer), run.norm_limit)
         run.optimizer.step()
         run.optimizer.zero_grad()
         return [mean], [norm]
@@ -179,13 +181,18 @@ def noting_failure(run: Run) -> Iterator[None]:
 
 
 def without_ended(runs: Sequence[Run], on_end: OnEnd) -> list[Run]:
-    """Call `on_end` with the runs that have finished or failed; return the others."""
+    """Call `on_end` with the runs that have finished or failed, which costs no run any time; return the others."""
     for run in runs:
-        if run.failure or run.finished:
+        run.note_time()
+    left = [run for run in runs if not (run.failure or run.finished)]
+    for run in runs:
+        if run not in left:
             on_end(run)
-    return [run for run in runs if not (run.failure or run.finished)]
+    for run in left:
+        run.start_clock(len(left))
+    return left
 
 
-def steps_done(run: Run) -> int:
-    """Return the number of optimizer steps that a run has done."""
-    return run.state.step
+def place(run: Run) -> tuple[int, int]:
+    """Return the epochs that a run has evaluated, and the optimizer steps that it has done since then."""
+    return run.state.epoch, run.state.epoch_step

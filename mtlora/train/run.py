@@ -60,6 +60,7 @@ class Run:
         batches = math.ceil(len(self.data.train_rows) / t.batch_size)
         self.steps_per_epoch = math.ceil(batches / t.accumulation)
         self.total = self.steps_per_epoch * t.epochs
+        self.norm_limit = t.max_grad_norm or math.inf  # of a gradient
         self.rate = 0.0  # of the current step
         self._saved_at = time.monotonic()
         self.start_clock()
@@ -102,11 +103,6 @@ class Run:
     def start_clock(self, runs: int = 1) -> None:
         """Count wall time from now on; of several runs in lock-step, each counts its share."""
         self._clock, self._sharing = time.monotonic(), runs
-
-    def share_clock(self, runs: int) -> None:
-        """From now on count 1 / `runs` of the wall time, as `runs` runs train in lock-step."""
-        self.note_time()
-        self._sharing = runs
 
     def note_time(self) -> None:
         """Add the wall time since the last call to the time of all attempts."""

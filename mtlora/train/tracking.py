@@ -87,7 +87,8 @@ class TensorBoardTracker:
     def __init__(self, cell: Cell, folder: Path):
         from torch.utils.tensorboard import SummaryWriter
 
-        _refuse_online(cell)
+        if cell.config.tracking.mode == "online":
+            raise UserError("tracking.mode=online: tensorboard has no server: leave it out")
         self._open: Callable[..., Any] = SummaryWriter
         self._folder, self._identity = str(folder / "tensorboard"), cell.identity
         self._writer: Any = None
@@ -258,8 +259,13 @@ def make_tracker(cell: Cell, folder: Path) -> Tracker:
 
 def untracked(cells: Sequence[Cell]) -> list[str]:
     """Return one line, or none, about finished runs of which the tracker that is set now gets nothing."""
-    found = [c for c in cells if c.config.tracking.name != "none" and record_status(c.folder) == "success"]
-    left = [c for c in found if _tracker_of(c) != c.config.tracking.name]
+    left = [
+        cell
+        for cell in cells
+        if (name := cell.config.tracking.name) != "none"
+        and record_status(cell.folder) == "success"
+        and RunRecord.load(cell.folder / RECORD).config.get("tracking", {}).get("name", "none") != name
+    ]
     if not left:
         return []
     one = len(left) == 1
@@ -269,11 +275,6 @@ def untracked(cells: Sequence[Cell]) -> list[str]:
         f"{'' if one else ' and the others'} has the same values; to track {'it' if one else 'them'}, delete "
         f"{'this folder' if one else 'these folders'} and train again"
     ]
-
-
-def _tracker_of(cell: Cell) -> str:
-    """Return the tracker that a finished run had."""
-    return str(RunRecord.load(cell.folder / RECORD).config.get("tracking", {}).get("name", "none"))
 
 
 def _reason(error: Exception) -> str:
@@ -295,8 +296,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
-
-
-def _refuse_online(cell: Cell) -> None:
-    if cell.config.tracking.mode == "online":
-        raise UserError(f"tracking.mode=online: {cell.config.tracking.name} has no server: leave it out")

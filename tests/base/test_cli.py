@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -263,6 +264,20 @@ def test_interruption_and_bugs_are_told_apart(capsys: pytest.CaptureFixture[str]
         cli.run(bug)
 
 
+def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["mtlora"])
+    runpy.run_module("mtlora", run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    modules = [line.split()[2] for line in lines]
+    package = REPOSITORY / "mtlora"
+    rooms = {f"mtlora.{path.parent.name}" for path in package.glob("*/__main__.py")}
+    assert set(modules) == rooms | {"mtlora.reproduce", "mtlora.tune", "mtlora.plan.download"}
+    assert "python -m mtlora.tables EXPERIMENT [overrides] [--runs PATH]" in "\n".join(lines)
+    monkeypatch.setattr(sys, "argv", ["mtlora", "tables", "glue"])
+    with pytest.raises(SystemExit, match=r"^error: .* write `python -m mtlora\.tables`"):
+        runpy.run_module("mtlora", run_name="__main__")
+
+
 def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     parser = cli.experiment_parser("mtlora.reproduce", "")
     parser.add_argument("--jobs", type=cli.jobs)
@@ -287,9 +302,11 @@ def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
         ("plan.__main__", [], "error: EXPERIMENT is missing: one of controls, dart, deberta, e2e, glue, init, rank"),
         ("tables.__main__", [], "error: EXPERIMENT is missing: one of all, controls, dart"),
         ("publish.__main__", ["--out", "new"], "error: SOURCE is missing: the folder of a finished run, or of a study"),
+        ("publish.__main__", [], "error: SOURCE is missing: the folder of a finished run, or of a study"),
         ("publish.__main__", ["runs/one"], "error: --out is missing: the folder to write"),
         ("records.__main__", [], "error: COMMAND is missing: one of schema, collect"),
         ("score.__main__", [], "error: TASK is missing: one of dart, webnlg, e2e"),
+        ("score.__main__", ["webnlg", "no.txt"], "no.txt (No such file or directory): correct the path"),
         ("reproduce", ["glue", "--jbos", "2"], "error: --jbos is not an option (did you mean --jobs?)"),
     ],
 )

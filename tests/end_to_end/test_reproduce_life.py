@@ -1,18 +1,22 @@
 """`mtlora.reproduce` beside other processes, with signals, and where a finished run lacks a metric."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from helpers.glue_files import write
-from helpers.record_files import grid, make_record
+from helpers.record_files import make_record
 from helpers.tiny_runs import holder, record_of
+from rich.console import Console
 
+from mtlora import reproduce
 from mtlora.base.files import is_held, only_process
 from mtlora.base.paths import REPOSITORY
 from mtlora.plan.cell import Cell
@@ -37,19 +41,27 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_cells_that_another_process_trains_are_waited_for(tmp_path: Path) -> None:
-    overrides = (*TINY, "train.epochs=1", f"results={tmp_path}")
-    (cell,) = cells_of("glue", *overrides)
-    with only_process(cell.lock, "busy"):
+def test_cells_that_another_process_trains_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(load_experiment("glue"), (*TINY, "train.epochs=1", f"results={tmp_path}"))
+    (cell,) = plan.cells
+    naps = []
+    with ExitStack() as other:
+        other.enter_context(only_process(cell.lock, "busy"))
         make_record(cell, {}, status="running").save(cell.folder)
-        process = start("glue", *overrides)
-        assert process.stderr is not None
-        while "waiting for 1 cell that another process is training" not in (line := process.stderr.readline()):
-            assert line, "it has ended"
-        make_record(cell, {("accuracy", "validation"): (0.5, 0.5)}).save(cell.folder)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert grid(output)["LoRA"]["RTE"].strip("*") == "50.00"
+
+        def sleep(seconds: float) -> None:
+            naps.append(seconds)
+            if len(naps) == 5:  # the other process ends
+                make_record(cell, {("accuracy", "validation"): (0.5, 0.5)}).save(cell.folder)
+                other.close()
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        console = Console(file=io.StringIO(), width=200)
+        assert reproduce.run_missing(plan, "local", 1, console) == {}
+    assert len(naps) == 5
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("waiting for 1 cell that another process is training") == 1
+    assert "sweep of" not in text, "it has nothing to train itself"
 
 
 @pytest.mark.skipif(not java_works(), reason="Java is missing or does not start")

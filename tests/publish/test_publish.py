@@ -207,6 +207,9 @@ def test_what_cannot_be_published(cell: Cell, tmp_path: Path, monkeypatch: pytes
     assert "is not an empty folder" in refusal(monkeypatch, cell.folder, out)
     assert (out / "mine").read_text() == "mine"
     assert "choose another folder" in refusal(monkeypatch, cell.folder, Path("/proc/nowhere/out"))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert "from which this command runs" in refusal(monkeypatch, cell.folder, Path())
 
 
 def test_a_study_keeps_every_record_and_makes_its_tables_again(

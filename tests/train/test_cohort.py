@@ -1,7 +1,10 @@
 """Runs in lock-step equal runs alone, keep their own records and checkpoints, and do not hurt each other."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from mtlora.train.cohort.fit import kept_bytes
 from mtlora.train.cohort.grouping import cohort_key, cohorts
 from mtlora.train.compute import make_accelerator
 from mtlora.train.execution import execute as train_together
+from mtlora.train.run import Run
 from mtlora.train.state import CHECKPOINT
 
 # Every structure; other seeds, step sizes, rates, schedules and dropout beside each other.
@@ -196,6 +200,20 @@ def test_the_time_of_a_cohort_is_shared_out(tmp_path: Path) -> None:
     assert sum(c["train_seconds"] for c in cost) <= sum(c["seconds"] for c in cost) <= whole
 
 
+def test_the_end_of_a_run_costs_the_others_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, complete = [0.0], lifecycle.complete
+
+    def slow(*arguments: Any) -> None:
+        complete(*arguments)
+        clock[0] += 100  # as for decoding
+
+    monkeypatch.setattr("mtlora.train.run.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(lifecycle, "complete", slow)
+    cells = [cell_in(tmp_path, f"seed={seed}", f"train.epochs={1 + seed // 2}") for seed in range(3)]
+    assert [answer.status for answer in train_together(cells)] == [Status.DONE] * 3
+    assert [record_of(cell).cost["seconds"] for cell in cells] == [0, 0, 0]
+
+
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
     cells = [
         cell_in(tmp_path, "seed=0"),
@@ -276,6 +294,65 @@ def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: p
         for cell in cells:
             execute(cell)
     for cell, alone in zip(cells, members(tmp_path / "alone")[:3], strict=True):
+        execute(alone)
+        assert_equal_to_rounding(cell, alone)
+
+
+def test_an_interruption_adds_no_time_to_a_run_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(2)]
+    clock = [0.0]
+    monkeypatch.setattr("mtlora.train.run.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    stop_at(monkeypatch, 3, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train_together(cells)
+    (cells[1].folder / CHECKPOINT).unlink()  # it begins anew, while the other one waits
+
+    @contextmanager
+    def bar(title: str) -> Iterator[Any]:
+        def on_step(done: int, total: int) -> None:
+            clock[0] += 100
+            raise KeyboardInterrupt
+
+        yield on_step
+
+    monkeypatch.setattr("mtlora.train.execution.show_progress", bar)
+    with pytest.raises(KeyboardInterrupt):
+        train_together(cells)
+    assert [torch.load(cell.folder / CHECKPOINT)["state"]["seconds"] for cell in cells] == [0, 100]
+
+
+class Killed(BaseException):
+    """Stands for a kill, which nothing handles."""
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "places"),
+    [("evaluate", KeyboardInterrupt, {(0, 4)}), ("end_epoch", Killed, {(0, 4), (1, 0)})],
+)
+def test_a_cohort_stopped_at_the_end_of_an_epoch_goes_on(
+    where: str,
+    error: type[BaseException],
+    places: set[tuple[int, int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cells = [cell_in(tmp_path, f"seed={seed}", "train.checkpoint_seconds=0") for seed in range(2)]
+    whole = getattr(Run, where)
+
+    def stopped(run: Run, *arguments: Any) -> Any:
+        if run.config.seed == 1:
+            raise error
+        return whole(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, where, stopped)
+        with pytest.raises(error):
+            train_together(cells)
+    states = [torch.load(cell.folder / CHECKPOINT)["state"] for cell in cells]
+    assert {(state["epoch"], state["epoch_step"]) for state in states} == places
+    assert [answer.status for answer in train_together(cells)] == [Status.DONE] * 2
+    for cell in cells:
+        alone = cell_in(tmp_path / "alone", f"seed={cell.config.seed}", "train.checkpoint_seconds=0")
         execute(alone)
         assert_equal_to_rounding(cell, alone)
 

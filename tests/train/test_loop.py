@@ -223,6 +223,11 @@ def test_huge_learning_rate_fails_with_its_reason(tmp_path: Path) -> None:
     assert "lower train.learning_rate" in fails(cell_in(tmp_path, "train.learning_rate=1e30"), "at or shortly before")
 
 
+def test_a_run_that_diverged_fails_again_at_the_same_step(tmp_path: Path) -> None:
+    cell = cell_in(tmp_path, "train.learning_rate=1e30", "train.checkpoint_seconds=0")
+    assert fails(cell, "shortly before step") == fails(cell, "shortly before step")
+
+
 @pytest.mark.parametrize(("loss", "norm", "what"), [("nan", 1.0, "training loss"), (0.5, "inf", "gradient norm")])
 def test_a_number_that_is_not_finite(
     loss: Any, norm: Any, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

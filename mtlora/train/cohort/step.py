@@ -1,6 +1,5 @@
 """The optimizer step of a cohort: one forward and one backward pass for the batches of all runs."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,8 +42,9 @@ class CohortStep:
         streams = [(run.config.seed, run.config.adapter.dropout) for run in runs]
         self.masks = Masks(streams, self.accelerator.device)
         self.network = Network([run.model for run in runs], self.masks)
-        limits = [run.config.train.max_grad_norm or math.inf for run in runs]
-        self.optimizer = CohortAdamW([run.optimizer for run in runs], limits, self.network.places)
+        self.optimizer = CohortAdamW(
+            [run.optimizer for run in runs], [run.norm_limit for run in runs], self.network.places
+        )
         self.network.model.train()
 
     def __call__(
