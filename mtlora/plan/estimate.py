@@ -48,8 +48,8 @@ class Estimate:
 def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
     """Estimate the run time of cells.
 
-    The time per operation is the median over the finished runs of the same task and model, or over all finished runs. Only runs on
-    the device of the latest one count. If there is none, the estimate is a guess from the rate of matrix products.
+    The time per operation is the median over the finished runs of the same task and model, or over all finished runs. Only runs
+    on the device of the latest one count. If there is none, the estimate is a guess from the rate of matrix products.
 
     Args:
         cells: the cells that are left.

@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -262,20 +261,6 @@ def test_interruption_and_bugs_are_told_apart(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(ValueError, match="not the user's mistake"):
         cli.run(bug)
-
-
-def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["mtlora"])
-    runpy.run_module("mtlora", run_name="__main__")
-    lines = capsys.readouterr().out.splitlines()
-    modules = [line.split()[2] for line in lines]
-    package = REPOSITORY / "mtlora"
-    rooms = {f"mtlora.{path.parent.name}" for path in package.glob("*/__main__.py")}
-    assert set(modules) == rooms | {"mtlora.reproduce", "mtlora.tune", "mtlora.plan.download"}
-    assert "python -m mtlora.tables EXPERIMENT [overrides] [--runs PATH]" in "\n".join(lines)
-    monkeypatch.setattr(sys, "argv", ["mtlora", "tables", "glue"])
-    with pytest.raises(SystemExit, match=r"^error: .* write `python -m mtlora\.tables`"):
-        runpy.run_module("mtlora", run_name="__main__")
 
 
 def test_a_wrong_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,24 +128,24 @@ def skewed(tasks: int, seeds: int) -> Draw:
     return draw
 
 
-def runs_against_themselves(scores: np.ndarray, seeds: int) -> Draw:
-    """Return draws in which all structures are runs of LoRA, too, (tasks, n), drawn independently for each task: A/A."""
+def like_runs(values: np.ndarray, tasks: int, seeds: int, differences: bool) -> Draw:
+    """Return draws that are distributed as real values, around zero.
+
+    A few values of one task do not show the shape of their distribution, and five draws from them repeat values, which hides
+    their spread. So the shape is that of all values, standardised by task; each of the first `tasks` tasks has its own spread.
+
+    Args:
+        values: scores of LoRA, or differences of a method to LoRA, (all tasks, n).
+        tasks: the number of tasks in a trial.
+        seeds: the number of seeds in a trial.
+        differences: the values are differences, so LoRA's scores are 0; else all five methods are LoRA: A/A.
+    """
+    spread = values.std(1, ddof=1, keepdims=True)
+    shape = ((values - values.mean(1, keepdims=True)) / spread).ravel()
 
     def draw(generator: np.random.Generator) -> np.ndarray:
-        picks = generator.integers(0, scores.shape[1], (STRUCTURES + 1, len(scores), seeds))
-        return np.stack([np.take_along_axis(scores, pick, 1) for pick in picks])
-
-    return draw
-
-
-def centred_differences(values: np.ndarray, seeds: int) -> Draw:
-    """Return draws from the centred differences of two methods, (tasks, n): zero in the mean, but skewed."""
-    centred = values - values.mean(1, keepdims=True)
-
-    def draw(generator: np.random.Generator) -> np.ndarray:
-        picks = generator.integers(0, centred.shape[1], (STRUCTURES, len(centred), seeds))
-        drawn = [np.take_along_axis(centred, pick, 1) for pick in picks]
-        return np.stack([np.zeros_like(drawn[0]), *drawn])
+        drawn = spread[:tasks] * generator.choice(shape, (STRUCTURES + 1, tasks, seeds))
+        return np.concatenate([np.zeros_like(drawn[:1]), drawn[1:]]) if differences else drawn
 
     return draw
 
@@ -177,23 +177,23 @@ def _noisy(text: str, generator: np.random.Generator) -> str:
     return " ".join("x" if generator.uniform() < share else word for word in text.split(" "))
 
 
-def study(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Return task -> method -> scores x 100, (seeds,), in the order of the seeds, of the runs under the protocol `matched`."""
+def study(path: Path) -> dict[str, np.ndarray]:
+    """Return method -> scores x 100, (tasks, seeds), LoRA first, of the runs under the protocol `matched`."""
     records = [RunRecord.parse(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [
-        {"task": one.task, "method": one.transform, "seed": one.seed}
-        | {"value": 100 * (one.metric(one.config["task"]["metrics"]["validation"][0], "validation") or 0.0)}
+        {"method": one.config["adapter"]["label"], "task": one.task, "seed": one.seed}
+        | {"value": one.metric(one.config["task"]["metrics"]["validation"][0], "validation")}
         for one in records
         if one.protocol == "matched"
     ]
-    wide = pd.DataFrame(rows).pivot(index=["task", "seed"], columns="method", values="value").dropna(axis=1)
-    return {
-        str(task): {str(method): part[method].to_numpy() for method in part}
-        for task, part in wide.groupby(level="task")
-    }
+    wide = pd.DataFrame(rows).pivot(index="method", columns=["task", "seed"], values="value").dropna()
+    assert isinstance(wide.columns, pd.MultiIndex)
+    tasks = len(wide.columns.levels[0])
+    found = {str(method): 100 * values.to_numpy().reshape(tasks, -1) for method, values in wide.iterrows()}
+    return {"LoRA": found.pop("LoRA"), **found}
 
 
-def settings(real: dict[str, dict[str, np.ndarray]]) -> list[Setting]:
+def settings(real: dict[str, np.ndarray]) -> list[Setting]:
     """Return the rows of the first table."""
     found = [Setting("one task", n, normal(1, n)) for n in (5, 8)]
     found += [Setting("eight tasks", n, normal(TASKS, n)) for n in (5, 8)]
@@ -206,15 +206,14 @@ def settings(real: dict[str, dict[str, np.ndarray]]) -> list[Setting]:
     found += [Setting(f"eight tasks, {share:.0%} of runs collapse", 5, collapsing(5, share)) for share in (0.01, 0.1)]
     found += [Setting("lognormal differences, one task", n, skewed(1, n)) for n in (5, 8)]
     found += [Setting("lognormal differences, eight tasks", 5, skewed(TASKS, 5))]
-    lora = {task: runs["lora"][None] for task, runs in real.items()}
-    minus = {task: (runs["shim"] - runs["lora"])[None] for task, runs in real.items()}
-    for label, make, parts in (
-        ("LoRA against LoRA", runs_against_themselves, lora),
-        ("SHIM - LoRA, centred", centred_differences, minus),
-    ):
-        both = np.concatenate(list(parts.values()))
-        found += [Setting(f"{label}, {task}", 5, make(values, 5)) for task, values in parts.items()]
-        found += [Setting(f"{label}, {len(both)} tasks", n, make(both, n)) for n in (5, 8)]
+    lora = real["LoRA"]
+    for method, scores in real.items():
+        paired = method != "LoRA"
+        label = f"{'differences' if paired else 'scores'} like {method.removeprefix('MTLoRA ')}'s"
+        for tasks in (1, len(lora)):
+            draws = [like_runs(scores - lora if paired else lora, tasks, n, paired) for n in (5, 8)]
+            text = f"{label}, {'one task' if tasks == 1 else f'{tasks} tasks'}"
+            found += [Setting(text, n, draw) for n, draw in zip((5, 8), draws, strict=True)]
     for uneven in (0.0, 1.0):
         text = "eight tasks, effect 0.5" + (", of deviation 1 over tasks" if uneven else "")
         found.append(Setting(text, 5, normal(TASKS, 5, effect=0.5, uneven=uneven), 0.5))
