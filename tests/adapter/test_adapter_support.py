@@ -393,7 +393,7 @@ def _(_: Path) -> None:
     MTLoraConfig(init_weights="orthogonal")  # type: ignore[arg-type]
 
 
-@row("EVA's start of a finished model")
+@row("EVA's start (`initialize_lora_eva_weights`)")
 def _(_: Path) -> None:
     initialize_lora_eva_weights(adapted(), [ids()])
 
