@@ -29,7 +29,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     then with similar ones of its own group, so `train.lr` is `train.learning_rate`, then with those of all groups.
     """
     ranks = {name: rank for name in known if (rank := _nearness(word.lower(), name)) is not None}
-    near = [name for name, rank in ranks.items() if rank == max(ranks.values())]
+    nearest = max(ranks.values(), default=None)
+    near = [name for name, rank in ranks.items() if rank == nearest]
     return f" (did you mean {' or '.join(near)}?)" if 0 < len(near) <= MOST_NEAR else ""
 
 

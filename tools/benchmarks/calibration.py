@@ -209,11 +209,11 @@ def settings(real: dict[str, np.ndarray]) -> list[Setting]:
     lora = real["LoRA"]
     for method, scores in real.items():
         paired = method != "LoRA"
+        values = scores - lora if paired else lora
         label = f"{'differences' if paired else 'scores'} like {method.removeprefix('MTLoRA ')}'s"
         for tasks in (1, len(lora)):
-            draws = [like_runs(scores - lora if paired else lora, tasks, n, paired) for n in (5, 8)]
             text = f"{label}, {'one task' if tasks == 1 else f'{tasks} tasks'}"
-            found += [Setting(text, n, draw) for n, draw in zip((5, 8), draws, strict=True)]
+            found += [Setting(text, n, like_runs(values, tasks, n, paired)) for n in (5, 8)]
     for uneven in (0.0, 1.0):
         text = "eight tasks, effect 0.5" + (", of deviation 1 over tasks" if uneven else "")
         found.append(Setting(text, 5, normal(TASKS, 5, effect=0.5, uneven=uneven), 0.5))
@@ -234,7 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--item-trials", type=int, default=400, help="pairs of systems in the test over items")
-    parser.add_argument("--study", type=Path, default=STUDY, help="records of a study, with LoRA and SHIM")
+    parser.add_argument("--study", type=Path, default=STUDY, help="records of a study with LoRA (matched)")
     arguments = parser.parse_args()
     error = (ALPHA * (1 - ALPHA) / arguments.trials) ** 0.5
     print(f"{arguments.trials:,} trials; standard error of a rate of 5%: {error:.2%}\n")
