@@ -3,7 +3,7 @@
 A trial trains with a multiple of the recipe's rate, on nine tenths of the training data, and is scored on the other tenth. In a
 data-to-text task it trains on all training data and is scored by the loss on the development set. So neither GLUE's development
 set nor a test set is read. All methods make the same number of trials, LoRA too. Every trial counts: one that
-diverged has the score of the most frequent class, or in a data-to-text task an infinite loss.
+diverged has the score of the majority answer, or in a data-to-text task an infinite loss.
 """
 
 import math

@@ -16,8 +16,8 @@ from mtlora.base.errors import UserError
 from mtlora.base.interrupt import handle_signals
 from mtlora.config.checks import to_run_config
 from mtlora.plan.cell import Cell, cell_of
-from mtlora.train.answer import Answer, Status
 from mtlora.train.command import objective, report
+from mtlora.train.outcome import Outcome, Status
 from mtlora.train.sweep import train_cells
 
 
@@ -47,13 +47,13 @@ class ChildrenLauncher(Launcher):
             except CompactHydraException as error:
                 job.return_value = error
 
-        def note(cell: Cell, answer: Answer) -> None:
-            failed = answer.status == Status.FAILED
+        def note(cell: Cell, outcome: Outcome) -> None:
+            failed = outcome.status == Status.FAILED
             for job in by_sha[cell.sha]:
                 job.status = JobStatus.FAILED if failed else JobStatus.COMPLETED
-                job.return_value = UserError(answer.reason) if failed else objective(cell, answer.record)
+                job.return_value = UserError(outcome.reason) if failed else objective(cell, outcome.record)
             if not failed:
-                report(cell, answer.record)
+                report(cell, outcome.record)
 
         train_cells(list(cells.values()), self.n_jobs, self.max_runs, note)
         return returns

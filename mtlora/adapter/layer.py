@@ -203,6 +203,10 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             *args: Passed to the base layer.
             adapter_names: One adapter name per row of `x` (``__base__`` for none), instead of the active adapters.
             **kwargs: Passed to the base layer.
+
+        Raises:
+            ValueError: `adapter_names` does not fit the rows, or adapters are merged; in training, the base layer is quantised
+                and passes no gradient.
         """
         if adapter_names is not None:
             check_adapter_names(adapter_names, len(x), self.merged)

@@ -32,6 +32,10 @@ class MTLoraModel(BaseTuner):
     """A model with MTLoRA adapters, as `peft.get_peft_model` builds it from an `MTLoraConfig`.
 
     Adapts `nn.Linear`, also if bitsandbytes or torchao has quantised it, transformers' `Conv1D` and `nn.Embedding`.
+
+    Raises:
+        ValueError: A target module cannot be adapted (`checks.reason_not_to_adapt`), or `fused_modules` names no target module,
+            an embedding, or a number of slices that does not divide the outputs.
     """
 
     prefix = "mtlora_"

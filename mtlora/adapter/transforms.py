@@ -87,7 +87,8 @@ def first_step(structure: str, r: int) -> float:
         E ||s^T T||^2 = E sum_jk M_jk (2 / pi) arcsin(M_jk / sqrt(M_jj M_kk)),
 
     whose diagonal is r times the squared `gain`. The other terms are never negative, because the step in B depends on T: they
-    make the first step larger than the gain by 1.25 (shim, dtsm), 1.43 (ctcm) and 1.51 (icfm) at r = 8. The sum is measured.
+    make the first step larger than the gain by a factor of 1.26 (shim), 1.25 (dtsm), 1.42 (ctcm) and 1.51 (icfm) at r = 8. The
+    sum is measured.
     """
     if not STRUCTURES[structure].factors:
         return 1.0

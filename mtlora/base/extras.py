@@ -1,7 +1,7 @@
 """The extras of this package: whether their packages are installed, and how to install them where it is installed.
 
-`pip install mtlora` alone brings only the packages of the adapter. This module imports nothing but the standard library, because
-it runs before everything else.
+`pip install mtlora` alone brings only the packages of the adapter. This module and `paths` import nothing but the standard
+library, because they run before everything else.
 """
 
 import re

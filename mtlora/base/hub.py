@@ -147,7 +147,10 @@ class Repository:
             case errors.RepositoryNotFoundError():
                 return "there is no such repository, or it is private: correct its name, or set HF_TOKEN"
             case errors.OfflineModeIsEnabled():
-                return f"HF_HUB_OFFLINE=1 forbids the network: run `{command('download')}` without it, or use {self.instead}"
+                return (
+                    f"HF_HUB_OFFLINE=1 forbids the network: run `{command('download')}` for the same experiment and profile "
+                    f"without it, or use {self.instead}"
+                )
             case OSError() if error.errno in FULL_DISK:
                 return "the disk is full: free space, or set HF_HOME to a folder on another disk"
             case OSError() if error.errno in UNWRITABLE:

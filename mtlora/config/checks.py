@@ -149,7 +149,7 @@ def _check_adapter(a: AdapterConfig) -> None:
     declared = STRUCTURES.get(a.method, "none")
     if a.structure != declared:
         raise UserError(
-            f"adapter.structure={a.structure} is not the structure of transform={a.method}: name a transform that has it"
+            f"adapter.structure={a.structure} is not the structure of transform={a.method}: name a method that has it"
         )
     if a.like is not None and a.like not in STRUCTURES.values():
         raise UserError(
@@ -173,8 +173,8 @@ def _check_adapter(a: AdapterConfig) -> None:
 
     if not a.train_t or a.structure == "none" or not MATRICES[a.structure].trains_from_zero:
         raise UserError(
-            f"adapter.init_weights=zero_t cannot be used with transform={a.method}: "
-            "choose official or identity (T is not 0 there, gets no gradient, or is fixed)"
+            f"adapter.init_weights=zero_t cannot be used with transform={a.method}, whose T is fixed, or at that start is not 0 "
+            "or gets no gradient: choose official or identity"
         )
     if a.step == "matched":
         raise UserError(

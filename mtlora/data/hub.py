@@ -171,7 +171,7 @@ def _rows(task: TaskConfig, split: str, snapshot: Snapshot) -> Any:
         except (OSError, pa.ArrowException) as error:
             path = snapshot.folder / name
             remedy = (
-                f"`{command('download')}` repairs it"
+                f"`{command('download')}` for the same experiment and profile repairs it"
                 if is_damaged(path)
                 else "it is so on the hub: correct task.hub.revision"
             )
@@ -200,5 +200,6 @@ def _check_size(task: TaskConfig, split: str, found: int, subset: bool) -> None:
     part = "; data.subset=true accepts a part, as low-resource" if 0 < found < declared and not subset else ""
     raise UserError(
         f"{_where(task, split)} has {found} {unit}, but `sizes` of conf/task/{task.name}.yaml has {declared}: "
-        f"`{command('download')}` fetches what is missing, else correct task.hub.revision{part}"
+        f"`{command('download')}` for the same experiment and profile fetches what is missing, else correct "
+        f"task.hub.revision{part}"
     )

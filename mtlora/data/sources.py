@@ -95,10 +95,10 @@ def _sentences(task: TaskConfig, data: DataConfig, split: str) -> list[Sentence]
 
 
 def evaluation_splits(task: TaskConfig, data: DataConfig) -> list[str]:
-    """Return the evaluation splits that the source has, the split of the headline metric first; warn of each missing one.
+    """Return the evaluation splits that the source has, the split of the task's first metric first; warn of each missing one.
 
     Raises:
-        UserError: the split of the headline metric is missing.
+        UserError: the split of the task's first metric is missing.
     """
     available = _available_splits(task, data)
     for split in _wanted_splits(task, data):

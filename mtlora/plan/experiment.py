@@ -15,7 +15,7 @@ from mtlora.config.metrics import METRICS
 
 @dataclass
 class Entry:
-    """One measured figure of a task."""
+    """One metric of a task, on one split."""
 
     split: str
     metric: str
@@ -31,12 +31,12 @@ class Column:
     label: str
     scale: float | None = None  # factor of the raw value; null: 100 for a share or a correlation, else 1
     digits: int = 2  # after the decimal point
-    beside: Entry | None = None  # a second figure in the same cell; in the average the pair counts as its mean
+    beside: Entry | None = None  # a second score in the same cell; in the average the pair counts as its mean
 
 
 @dataclass
 class Headline:
-    """The figure that verdicts compare, on the table's scale."""
+    """The score that verdicts compare, on the table's scale."""
 
     task: str
     split: str
@@ -46,7 +46,7 @@ class Headline:
 
 @dataclass
 class Convention:
-    """The convention of published tables; shown beside our figures, never mixed with them."""
+    """The convention of published tables; shown beside our numbers, never mixed with them."""
 
     selection: str  # last | best epoch
     statistic: str  # mean | median over seeds
@@ -55,7 +55,7 @@ class Convention:
 
 @dataclass
 class Claim:
-    """A published difference of the headline figure, MTLoRA minus LoRA, for a model in the profile `paper`."""
+    """A published difference of the headline score, MTLoRA minus LoRA, for a model in the profile `paper`."""
 
     model: str
     difference: float

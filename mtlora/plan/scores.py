@@ -57,6 +57,6 @@ class Scores:
         count, tasks, seeds = self.values.shape
         drawn = random.integers(0, seeds, (RESAMPLES, tasks, seeds))
         means = np.stack([self.values[i][np.arange(tasks)[:, None], drawn].mean((1, 2)) for i in range(count)])
-        # Ties are as common as the best itself where all resamples are equal: the choice's own rule breaks them.
+        # Several factors can tie in every resample, for example if their scores are equal: then the choice of `best` counts.
         means[self.best] += 1e-9
         return np.bincount(means.argmax(0), minlength=count) / RESAMPLES

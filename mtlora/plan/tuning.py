@@ -125,7 +125,9 @@ def _read(path: Path, modified: int) -> Tuning:
         return OmegaConf.to_object(read)  # type: ignore[return-value]
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"{path} is not a tuning file ({reason}): run `{command('tune')}` again") from None
+        raise UserError(
+            f"{path} is not a tuning file ({reason}): run `{command('tune')}` for its experiment and profile again"
+        ) from None
 
 
 def tuning_path(results: Path, stem: str) -> Path:
@@ -156,6 +158,7 @@ def choice_of(config: RunConfig, basis: str | None, parts: dict[str, str] | None
     """
     path = path_for(config)
     tuning = load_tuning(path)
+    again = command("tune", tuning.experiment, f"profile={tuning.profile}")
     check_seed(config)
     method, task = config.adapter.method, config.task.name
     named = [choice for choice in tuning.choices if choice.method == method and task in choice.tasks]
@@ -166,16 +169,16 @@ def choice_of(config: RunConfig, basis: str | None, parts: dict[str, str] | None
             }
             if not {choice.multiplier, choice.second} <= tried:
                 raise UserError(
-                    f"{path} names a factor for {method} on {task} that no trial has tried: run `{command('tune')}` again"
+                    f"{path} names a factor for {method} on {task} that no trial has tried: run `{again}` again"
                 )
             return choice
     if named:
         new = min((_differing(choice, task, parts or {}) for choice in named), key=len)
         raise UserError(
             f"{path} has no learning rate for {method} on {task} with {new}: "
-            f"it was made with other values: run `{command('tune')}` with the same ones as here"
+            f"it was made with other values: run `{again}` with the same ones as here"
         )
-    raise UserError(f"{path} has no learning rate for {method} on {task}: run `{command('tune')}` with it")
+    raise UserError(f"{path} has no learning rate for {method} on {task}: run `{again}` with this method and task")
 
 
 def _differing(choice: Choice, task: str, parts: dict[str, str]) -> str:

@@ -154,12 +154,12 @@ class Card:
     title: str
     verdict: str
     css_class: str
-    detail: str  # the figure
+    detail: str  # the difference, with its interval
     why: str  # it is not decided, and the seeds that would decide; else empty
 
 
 def cards(view: View) -> list[Card]:
-    """Describe the comparisons with LoRA in the headline figure."""
+    """Describe the comparisons with LoRA in the headline score."""
     return [_card(view, c) for c in headlines(view.comparisons)]
 
 

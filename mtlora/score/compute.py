@@ -58,7 +58,8 @@ def compute_texts(
         official_ter: count the blank last line that the official TER script reads: (sum + 1) / (n + 1).
 
     Raises:
-        UserError: the extra `metrics` is not installed, there are no texts, or a text has no reference.
+        UserError: the extra `metrics` is not installed, there are no texts, a text has no reference, or
+            a Java program ends early.
     """
     require_text_packages()
     if not hypotheses or len(hypotheses) != len(references):

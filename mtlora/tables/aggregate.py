@@ -1,4 +1,4 @@
-"""One long table of means, medians and deviations over seeds from records, with published figures beside them."""
+"""One long table of means, medians and deviations over seeds from records, with published numbers beside them."""
 
 from collections.abc import Mapping, Sequence
 from math import nan
@@ -103,7 +103,7 @@ def above_majority(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, di
 
 
 def column_values(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a value per row, selection, seed and column number; a pair of figures counts as its mean."""
+    """Return a value per row, selection, seed and column number; a pair of scores counts as its mean."""
     parts = []
     for number, column in enumerate(plan.columns):
         found = frame["task"] == column.task
@@ -118,7 +118,7 @@ def column_values(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def entries_of(column: Column) -> list[Entry]:
-    """Return the one or two figures of a column."""
+    """Return the one or two metrics of a column."""
     return [Entry(column.split, column.metric), *([column.beside] if column.beside else [])]
 
 
@@ -191,7 +191,7 @@ def add_published(plan: Plan, records: Mapping[str, RunRecord], table: pd.DataFr
 
 
 def published_rows(plan: Plan, records: Mapping[str, RunRecord]) -> pd.DataFrame:
-    """Return the published figures that may stand beside a plan's runs; none unless every cell is comparable."""
+    """Return the published numbers that may stand beside a plan's runs; none unless every cell is comparable."""
     published = pd.read_csv(PUBLISHED)
     shown = {(row.model, row.rank, row.targets) for row in (row_of(plan, cell) for cell in plan.cells)}
     fits = pd.MultiIndex.from_frame(published[["model", "rank", "targets"]]).isin(shown)

@@ -53,7 +53,7 @@ def table_columns(plan: Plan) -> list[Column]:
 
 
 def headline_subject(plan: Plan) -> str:
-    """Name the figure that has a verdict."""
+    """Name the score that has a verdict."""
     h = plan.experiment.headline
     if h.task != "average":
         return f"{h.metric} on {h.split}"
@@ -81,7 +81,7 @@ def caption(plan: Plan, table: pd.DataFrame, records: Mapping[str, RunRecord]) -
         _metrics_text(plan.columns),
     ]
     if any(record.low_resource for record in records.values()):
-        parts.append("low-resource: partial training files, not comparable with published figures")
+        parts.append("low-resource: partial training files, not comparable with published numbers")
     if others := _other_rows(plan, records):
         parts.append(f"the number of rows differs from the official data on {', '.join(others)}")
     if config.model.quantization:

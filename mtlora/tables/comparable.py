@@ -1,4 +1,4 @@
-"""Which runs may stand beside published figures."""
+"""Which runs may stand beside published numbers."""
 
 import json
 from functools import lru_cache
@@ -25,7 +25,7 @@ PLACES |= {
 
 
 def comparable(cell: Cell, record: RunRecord | None) -> bool:
-    """Return whether a cell has the data, the model and the recipe of the published figures; `record` is None before its run.
+    """Return whether a cell has the data, the model and the recipe of the published numbers; `record` is None before its run.
 
     The hub's data and weights are pinned, and an override of a pin makes a run incomparable. A local data folder must have
     the official numbers of rows, a local model folder the same architecture; its weights are not compared.

@@ -1,4 +1,4 @@
-"""MTLoRA against LoRA in a plan's runs: paired differences by task and suite, and verdicts on the headline figure."""
+"""MTLoRA against LoRA in a plan's runs: paired differences by task and suite, and verdicts on the headline score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Headline:
-    """What a comparison in the headline figure has besides its difference: everything that its verdict needs."""
+    """What a comparison in the headline score has besides its difference: everything that its verdict needs."""
 
     margin: float  # of equality
     as_published: Difference | None  # at the epoch that the literature selects
@@ -69,7 +69,7 @@ class Comparison:
     pairs: tuple[Pair, ...]  # at the best learning rate
     difference: Difference | None  # None: a task has no pair
     family: int  # number of comparisons that the level of a verdict's interval accounts for
-    head: Headline | None  # only the headline figure has one, and a verdict
+    head: Headline | None  # only the headline score has one, and a verdict
     floors: tuple[float, ...]  # what one test item is worth in each task
     groups: tuple[str, ...]  # for each task what its runs start from: tasks of one group are not independent
 
@@ -80,7 +80,7 @@ class Comparison:
 
     @property
     def level(self) -> float:
-        """The confidence level: simultaneous for the headline figure, 95% for others, which have no verdict."""
+        """The confidence level: simultaneous for the headline score, 95% for others, which have no verdict."""
         return 1 - ALPHA / (self.family if self.head else 1)
 
     @property
@@ -106,7 +106,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The verdict, or None for a figure that has none."""
+        """The verdict, or None for a score that has none."""
         return self.judged[0] if self.head else None
 
     @property
@@ -139,7 +139,7 @@ def by_task(pairs: Sequence[Pair]) -> dict[str, dict[int, float]]:
 
 
 def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return the comparisons with LoRA in the headline figure."""
+    """Return the comparisons with LoRA in the headline score."""
     return [c for c in comparisons if not c.contrast and c.head]
 
 
@@ -153,7 +153,7 @@ def seeds_needed(c: Comparison) -> tuple[Seeds, Seeds] | None:
 
 
 def is_between(c: Comparison) -> bool:
-    """Tell whether there are seeds enough to see the margin or to show equality, so that the difference seems to be neither."""
+    """Tell whether there are enough seeds to see the margin and to show equality, so that the difference seems to lie between."""
     found = seeds_needed(c)
     return found is not None and all(one.seeds is not None and one.seeds <= c.seeds for one in found)
 

@@ -1,5 +1,6 @@
 """The tables of paired differences: to LoRA, to other settings, by protocol, by task, and over test items."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +37,7 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     for c in chosen:
         if c.head or len(plan.columns) > 1:  # a single task is the average
             columns.setdefault(c.label, []).append(_difference_cell(c))
-    first = heads[0].label  # the figure of the verdict comes first
+    first = heads[0].label  # the score with the verdict comes first
     body = {first: columns.pop(first), "Verdict": [TableCell(c.verdict_text, runs=c.runs) for c in heads]}
     if any(c.head and c.head.dull for c in heads):
         body["Informative tasks"] = [_informative_cell(c) for c in heads]
@@ -56,7 +57,7 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     text = (
         f"same task and seed, {plan.experiment.selection} epoch; {headline_subject(plan)}: t interval at {level}, so that in "
         f"at least 95% of such experiments all {family} declared intervals contain the true difference; other columns: 95%, "
-        "without a verdict"
+        f"without a verdict{_explained(body)}"
     )
     name = f"{plan.name}-{'contrasts' if contrasts else 'differences'}"
     table = text_table(name, f"{plan.experiment.title}: difference to {base}", text, labels, body | columns)
@@ -64,6 +65,19 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
         (title,) = row_names([c.row], [h.row for h in heads])
         table.notes += [f"{title}: {line}." for line in _remarks(c)]
     return table
+
+
+def _explained(columns: Iterable[str]) -> str:
+    """Say what the columns of the informative tasks and of the numbers of seeds mean, if they are there."""
+    text = ""
+    if "Informative tasks" in columns:
+        text += "; informative tasks: the difference over the tasks on which both methods beat the majority answer"
+    if any(name.startswith("Seeds to") for name in columns):
+        text += (
+            "; seeds to see a difference: with so many, 4 of 5 experiments would detect it; to exclude it: 4 of 5 would, "
+            "if the methods are equal; in brackets an 80% range"
+        )
+    return text
 
 
 def _remarks(c: Comparison) -> list[str]:
@@ -97,7 +111,7 @@ def _remarks(c: Comparison) -> list[str]:
 
 
 def protocols(view: View) -> TextTable | None:
-    """Return the difference to LoRA in the headline figure, a column for each protocol; None if there is only one."""
+    """Return the difference to LoRA in the headline score, a column for each protocol; None if there is only one."""
     names = view.plan.protocols
     heads = {c.row: c for c in view.comparisons if not c.contrast and c.head}
     rows = list(dict.fromkeys(row._replace(protocol="") for row in heads))

@@ -28,7 +28,7 @@ def _markdown_text(text: str) -> str:
 
 
 def _marked(cell: TableCell, escape: Callable[[str], str], before: str, after: str) -> str:
-    """Mark a best cell: its estimate without the deviation, or a pair of figures as a whole."""
+    """Mark a best cell: its estimate without the deviation, or a pair of scores as a whole."""
     mean, plus, rest = cell.text.partition(" ± ") if " / " not in cell.text else (cell.text, "", "")
     return f"{before}{escape(mean)}{after}{escape(plus + rest)}" if cell.bold else escape(cell.text)
 

@@ -46,7 +46,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class ItemResult:
-    """A comparison over test items in the headline figure."""
+    """A comparison over test items in the headline score."""
 
     row: Row
     difference: float
@@ -135,7 +135,7 @@ def _counted(plan: Plan, c: Comparison, column: Column, folders: Mapping[str, Pa
     read = _texts if config.kind == "generation" else _answers
     found = [[read(folders.get(run), config, entry) for run in side] for side in zip(*runs, strict=True)]
     if len({keys for side in found for keys, _ in side}) > 1:
-        raise UserError(f"the runs on {column.task} answered other items")
+        raise UserError(f"the runs on {column.task} did not all answer the same items")
     ours, theirs = (np.stack([counts for _, counts in side]) for side in found)
     return Counted(ours, theirs, lambda sums, n: scale_of(column) * SCORES[column.metric](sums, n))
 

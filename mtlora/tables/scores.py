@@ -84,7 +84,7 @@ def _divergence_notes(view: View) -> list[str]:
             found.setdefault(Row.of(item), []).append(f"{item['diverged']} of {item['runs']} on {item['task']}")
     return [
         f"{name}: runs diverged ({', '.join(counts)}); "
-        + ("they count as the majority answer." if counted else "its figures are over the others only.")
+        + ("they count as the majority answer." if counted else "its scores are over the others only.")
         for name, counts in zip(row_names(list(found), view.rows), found.values(), strict=True)
     ]
 
@@ -187,7 +187,7 @@ def _published_name(row: "pd.Series[Any]") -> str:
 
 
 def _published_lines(view: View, group: pd.DataFrame, labels: int) -> list[list[TableCell]]:
-    """Return the line of a published row, and below it our figures less the published ones, if we have any."""
+    """Return the line of a published row, and below it our numbers less the published ones, if we have any."""
     plan, first = view.plan, group.iloc[0]
     columns = table_columns(plan)
     keys = ["model", "method", "rank", "targets", "selection"]

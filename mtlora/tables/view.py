@@ -67,7 +67,7 @@ class View:
         return summary(self.plan, self.scored)
 
     def headline(self, selection: str) -> dict[Row, dict[Any, Any]]:
-        """Return the entry of the long table for the headline figure by row, at an epoch (`last` or `best`)."""
+        """Return the entry of the long table for the headline score by row, at an epoch (`last` or `best`)."""
         h = self.plan.experiment.headline
         wanted = (h.task, h.split, h.metric, selection)
         items = self.summary.to_dict("records")

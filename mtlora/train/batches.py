@@ -30,7 +30,7 @@ def collated(config: RunConfig, data: RunData, batches: list[np.ndarray]) -> Ite
 
 
 def loss_shares(config: RunConfig, data: RunData, batches: list[np.ndarray]) -> list[float]:
-    """Return, for each batch of a step, the share of its rows of this process in all examples, or target tokens, of the step.
+    """Return, for each batch of a step, the share of the step's examples (generation: target tokens) in this process's rows.
 
     Processes average their gradients, so each share is multiplied by the number of processes.
     """

@@ -1,6 +1,6 @@
-"""From cells to answers: lock the cells, skip those that are finished, and train the others.
+"""From cells to outcomes: lock the cells, skip those that are finished, and train the others.
 
-Each cell gets an `Answer`, and its record on disk states the same outcome. `lifecycle` has the stages of a single run.
+Each cell gets an `Outcome`, and its record on disk states the same outcome. `lifecycle` has the stages of a single run.
 """
 
 import logging
@@ -18,23 +18,23 @@ from mtlora.base.progress import epoch_line, show_progress
 from mtlora.plan.cell import Cell
 from mtlora.records.record import RunRecord, record_status
 from mtlora.train import lifecycle
-from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.fit import cohorts_that_fit
 from mtlora.train.cohort.step import CohortStep
 from mtlora.train.compute import make_accelerator
 from mtlora.train.loop import SoloStep, Step, train
 from mtlora.train.memory import reset_peak_memory
+from mtlora.train.outcome import Outcome, Status
 from mtlora.train.results import epoch_figures
 from mtlora.train.run import Run
 
 log = logging.getLogger(__name__)
 
 
-def execute(cells: Sequence[Cell]) -> list[Answer]:
-    """Train the cells that are not finished, several of them in lock-step, and return an answer for each cell.
+def execute(cells: Sequence[Cell]) -> list[Outcome]:
+    """Train the cells that are not finished, several of them in lock-step, and return an outcome for each cell.
 
     A run that fails does not affect the others. If the memory is too small for all runs together, those that have not ended get
-    the answer `RETRY`: a smaller cohort can resume them from their checkpoints. Under `torchrun`, every process of a run calls
+    the outcome `RETRY`: a smaller cohort can resume them from their checkpoints. Under `torchrun`, every process of a run calls
     this function.
 
     Args:
@@ -42,23 +42,23 @@ def execute(cells: Sequence[Cell]) -> list[Answer]:
     """
     if not is_first():
         return [_assist(cell) for cell in cells]
-    answers: dict[str, Answer] = {}
+    outcomes: dict[str, Outcome] = {}
     waiting = []
     with ExitStack() as locks:
         for cell in cells:
             try:
                 locks.enter_context(_owned(cell))
                 if (record := lifecycle.finished_record(cell)) is not None:
-                    answers[cell.sha] = Answer(Status.DONE, record)
+                    outcomes[cell.sha] = Outcome(Status.DONE, record)
                 else:
                     waiting.append(cell)
             except Busy as busy:
-                answers[cell.sha] = Answer(Status.BUSY, reason=one_line(busy))
+                outcomes[cell.sha] = Outcome(Status.BUSY, reason=one_line(busy))
             except Exception as error:  # a finished run could not be scored again, or the folder cannot be written
-                answers[cell.sha] = Answer(Status.FAILED, reason=lifecycle.outcome_of(error, cell.folder)[1])
+                outcomes[cell.sha] = Outcome(Status.FAILED, reason=lifecycle.outcome_of(error, cell.folder)[1])
         if waiting:
-            Attempt(waiting, answers).run()
-    return [answers.get(cell.sha, Answer(Status.RETRY)) for cell in cells]
+            Attempt(waiting, outcomes).run()
+    return [outcomes.get(cell.sha, Outcome(Status.RETRY)) for cell in cells]
 
 
 def _owned(cell: Cell) -> AbstractContextManager[None]:
@@ -70,7 +70,7 @@ def _owned(cell: Cell) -> AbstractContextManager[None]:
     return only_process(cell.lock, f"{cell.run_id} is being trained by another process: wait for it, or end it")
 
 
-def _assist(cell: Cell) -> Answer:
+def _assist(cell: Cell) -> Outcome:
     """Train as a process other than the first of a run: the first process writes the files and reports the outcome."""
     record = lifecycle.new_record(cell)
     if record_status(cell.folder) != "success":
@@ -80,8 +80,8 @@ def _assist(cell: Cell) -> Answer:
             train([run], SoloStep(run, accelerator), lambda run: _complete_or_raise(run, accelerator))
         except Exception as error:
             reason = f"process {rank()} of {cell.run_id} ended: {' '.join(str(error).split())[:200]}"
-            return Answer(Status.FAILED, reason=reason)
-    return Answer(Status.DONE, record)
+            return Outcome(Status.FAILED, reason=reason)
+    return Outcome(Status.DONE, record)
 
 
 def _complete_or_raise(run: Run, accelerator: Accelerator) -> None:
@@ -93,9 +93,9 @@ def _complete_or_raise(run: Run, accelerator: Accelerator) -> None:
 class Attempt:
     """An attempt at training cells together; each cell ends with a record, even if the process is interrupted."""
 
-    def __init__(self, cells: Sequence[Cell], answers: dict[str, Answer]) -> None:
-        """Take cells that this process has locked, and the dictionary, by config_sha, that receives their answers."""
-        self.cells, self.answers = cells, answers
+    def __init__(self, cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> None:
+        """Take cells that this process has locked, and the dictionary, by config_sha, that receives their outcomes."""
+        self.cells, self.outcomes = cells, outcomes
         self.begun: dict[str, tuple[Cell, RunRecord]] = {}  # runs that have not ended, by config_sha
         self.ready: dict[str, Run] = {}  # those of them that can train
 
@@ -132,7 +132,7 @@ class Attempt:
         try:
             self.begun[cell.sha] = (cell, lifecycle.begin(cell))
         except UserError as error:
-            self.answers[cell.sha] = Answer(Status.FAILED, reason=one_line(error))
+            self.outcomes[cell.sha] = Outcome(Status.FAILED, reason=one_line(error))
 
     def prepare_cell(self, cell: Cell, record: RunRecord) -> None:
         """Load the model and the data of a run."""
@@ -176,21 +176,21 @@ class Attempt:
         self.end_cell(run.cell, error)
 
     def end_cell(self, cell: Cell, error: Exception | None) -> None:
-        """Write a run's last record and its answer."""
+        """Write a run's last record and its outcome."""
         record = self.begun[cell.sha][1]
         with shielded():  # a signal must find the record, the tracker and this object in agreement
             try:
                 lifecycle.end(cell, record, error)
             except UserError as unwritable:
-                # As on a full disk: the record on disk stays `running`, and the answer gives the reason.
+                # As on a full disk: the record on disk stays `running`, and the outcome gives the reason.
                 error, record.error = unwritable, one_line(unwritable)
             del self.begun[cell.sha]
             if (run := self.ready.pop(cell.sha, None)) is not None:
                 run.tracker.finish(error is None)
         if error is None:
-            self.answers[cell.sha] = Answer(Status.DONE, record)
+            self.outcomes[cell.sha] = Outcome(Status.DONE, record)
         else:
-            self.answers[cell.sha] = Answer(Status.FAILED, reason=f"{cell.run_id} failed: {record.error}")
+            self.outcomes[cell.sha] = Outcome(Status.FAILED, reason=f"{cell.run_id} failed: {record.error}")
 
     def may_fit_alone(self, error: Exception) -> bool:
         """Tell whether an error may be absent when fewer runs train together."""

@@ -127,7 +127,7 @@ def prepare(cell: Cell, record: RunRecord, accelerator: Accelerator, shared: boo
         shared: share the frozen tensors with the other runs of this process (see `build.fresh_backbone`).
 
     Raises:
-        UserError: something that the run needs only at its end is missing, too: found before hours of training.
+        UserError: something that the run needs is missing, even if only at its end, so that it fails before hours of training.
     """
     config = cell.config
     if config.decodes:

@@ -13,25 +13,25 @@ from mtlora.base import cli
 from mtlora.base.cpu import threads_allowed
 from mtlora.base.interrupt import handle_signals
 from mtlora.plan.cell import Cell
-from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.grouping import cohorts
 from mtlora.train.command import report
+from mtlora.train.outcome import Outcome, Status
 from mtlora.train.worker import train_in_children
 
 log = logging.getLogger("mtlora")
 
 
-def train_cells(cells: Sequence[Cell], jobs: int, most: int, on_answer: Callable[[Cell, Answer], None]) -> None:
+def train_cells(cells: Sequence[Cell], jobs: int, most: int, on_outcome: Callable[[Cell, Outcome], None]) -> None:
     """Train cells.
 
     Args:
         cells: the cells, each once.
         jobs: the number of children at a time, which share the cores.
         most: the greatest number of runs that a child trains together.
-        on_answer: called once for each cell.
+        on_outcome: called once for each cell.
     """
     threads = max(1, threads_allowed() // jobs) if jobs > 1 else None
-    train_in_children(cohorts(cells, most, jobs), jobs, threads, on_answer)
+    train_in_children(cohorts(cells, most, jobs), jobs, threads, on_outcome)
 
 
 def main() -> None:
@@ -42,13 +42,13 @@ def main() -> None:
     cli.configure_logging()
     failed = False
 
-    def note(cell: Cell, answer: Answer) -> None:
+    def note(cell: Cell, outcome: Outcome) -> None:
         nonlocal failed
-        if answer.status == Status.FAILED:
+        if outcome.status == Status.FAILED:
             failed = True
-            log.error("not done: %s", answer.reason)
+            log.error("not done: %s", outcome.reason)
         else:
-            report(cell, answer.record)
+            report(cell, outcome.record)
 
     train_cells(pickle.load(sys.stdin.buffer), jobs, most, note)
     sys.exit(int(failed))

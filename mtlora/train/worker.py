@@ -26,8 +26,8 @@ from mtlora.base.interrupt import handle_signals, ignore_signals
 from mtlora.plan.cell import Cell
 from mtlora.records.provenance import now
 from mtlora.records.record import RECORD, RunRecord
-from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.grouping import halves
+from mtlora.train.outcome import Outcome, Status
 
 RUNS_PER_CHILD = 50  # because oneDNN keeps memory for every new shape of a product
 SECONDS_TO_SAVE = 60.0  # an interrupted child finishes its step and writes a checkpoint
@@ -72,12 +72,12 @@ class Child:
         with suppress(OSError):  # the child has died, so `receive` returns None
             self.connection.send(tuple(cells))
 
-    def receive(self) -> list[Answer] | None:
-        """Wait for the child, and return an answer for each cell; None if the process has died."""
+    def receive(self) -> list[Outcome] | None:
+        """Wait for the child, and return an outcome for each cell; None if the process has died."""
         with suppress(EOFError, OSError):
-            answers = self.connection.recv()
-            assert isinstance(answers, list)
-            return answers
+            outcomes = self.connection.recv()
+            assert isinstance(outcomes, list)
+            return outcomes
         return None
 
     def is_dead(self) -> bool:
@@ -114,7 +114,7 @@ def passing_signals(children: Sequence[Child]) -> Iterator[None]:
         until = time.monotonic() + SECONDS_TO_SAVE
         for child in children:
             child.process.send_signal(number)
-            child.connection.close()  # a child that has just answered must not wait for more work
+            child.connection.close()  # a child that has just replied must not wait for more work
         for child in children:
             with suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.0, until - time.monotonic()))
@@ -140,17 +140,17 @@ def train_in_child(cell: Cell) -> RunRecord | None:
     child, _child = _child, None  # kept only after success
     with passing_signals([child]):
         child.send([cell])
-        answers = child.receive()
-    answer = answers[0] if answers else Answer(Status.FAILED, reason=record_death(cell, child.end()))
-    if answer.status == Status.FAILED:
+        outcomes = child.receive()
+    outcome = outcomes[0] if outcomes else Outcome(Status.FAILED, reason=record_death(cell, child.end()))
+    if outcome.status == Status.FAILED:
         child.end()
-        raise UserError(answer.reason)
+        raise UserError(outcome.reason)
     _child = child
-    return answer.record
+    return outcome.record
 
 
 def train_in_children(
-    cohorts: Sequence[list[Cell]], children: int, threads: int | None, on_answer: Callable[[Cell, Answer], None]
+    cohorts: Sequence[list[Cell]], children: int, threads: int | None, on_outcome: Callable[[Cell, Outcome], None]
 ) -> None:
     """Train cohorts of cells in several children at a time; a cohort whose child dies is resumed as two halves.
 
@@ -158,7 +158,7 @@ def train_in_children(
         cohorts: each is trained together.
         children: the number of children at a time.
         threads: the number of threads of each child; None is `cpu.threads_allowed`.
-        on_answer: called once for each cell.
+        on_outcome: called once for each cell.
     """
     waiting, idle = deque(cohorts), list[Child]()
     gpus = visible_gpus() if children > 1 else []
@@ -179,19 +179,23 @@ def train_in_children(
                 child.send(busy[child.connection][1])
             for connection in wait(list(busy)):
                 child, cells = busy.pop(connection)  # type: ignore[call-overload]  # only connections are waited for
-                answers = child.receive() or [Answer(Status.RETRY)] * len(cells)
-                again = [cell for cell, answer in zip(cells, answers, strict=True) if answer.status == Status.RETRY]
-                if again or child.runs >= RUNS_PER_CHILD or any(answer.status == Status.FAILED for answer in answers):
+                outcomes = child.receive() or [Outcome(Status.RETRY)] * len(cells)
+                again = [cell for cell, outcome in zip(cells, outcomes, strict=True) if outcome.status == Status.RETRY]
+                if (
+                    again
+                    or child.runs >= RUNS_PER_CHILD
+                    or any(outcome.status == Status.FAILED for outcome in outcomes)
+                ):
                     alive.remove(child)
                     how = child.end()
                 else:
                     idle.append(child)
                 if len(again) == len(cells) == 1:
-                    answers, again = [Answer(Status.FAILED, reason=record_death(cells[0], how))], []
+                    outcomes, again = [Outcome(Status.FAILED, reason=record_death(cells[0], how))], []
                 waiting.extendleft(halves(again) if len(again) > 1 else [again] if again else [])
-                for cell, answer in zip(cells, answers, strict=True):
-                    if answer.status != Status.RETRY:
-                        on_answer(cell, answer)
+                for cell, outcome in zip(cells, outcomes, strict=True):
+                    if outcome.status != Status.RETRY:
+                        on_outcome(cell, outcome)
     for child in idle:
         child.end()
 
@@ -241,10 +245,10 @@ def serve(connection: Connection) -> None:
         except (EOFError, OSError):
             return
         training.set()
-        answers = execute(cells)
+        outcomes = execute(cells)
         training.clear()
         with suppress(OSError):
-            connection.send(answers)
+            connection.send(outcomes)
 
 
 def _end_with_parent(training: threading.Event) -> None:
@@ -262,6 +266,6 @@ def main() -> None:
     handle_signals()
     # Slurm sends its warning before the time limit to all processes, but only the parent reacts to it.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    with suppress(KeyboardInterrupt):  # the record and the answer hold the outcome
+    with suppress(KeyboardInterrupt):  # the record and the outcome hold what happened
         serve(connection)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may arrive while this process exits

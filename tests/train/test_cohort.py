@@ -18,11 +18,11 @@ from mtlora.data.encoding import Encoded
 from mtlora.plan.cell import Cell, compose_cell, with_seed
 from mtlora.score import text
 from mtlora.train import evaluation, execution, lifecycle
-from mtlora.train.answer import Answer, Status
 from mtlora.train.cohort.fit import kept_bytes
 from mtlora.train.cohort.grouping import cohort_key, cohorts
 from mtlora.train.compute import make_accelerator
 from mtlora.train.execution import execute as train_together
+from mtlora.train.outcome import Outcome, Status
 from mtlora.train.run import Run
 from mtlora.train.state import CHECKPOINT
 
@@ -69,14 +69,14 @@ def assert_equal_to_rounding(cell: Cell, alone: Cell) -> None:
 )
 def test_a_cohort_equals_runs_alone(more: tuple[str, ...], tmp_path: Path) -> None:
     together, alone = members(tmp_path / "together", *more), members(tmp_path / "alone", *more)
-    answers = train_together(together)
-    assert [answer.status for answer in answers] == [Status.DONE] * len(together)
+    outcomes = train_together(together)
+    assert [outcome.status for outcome in outcomes] == [Status.DONE] * len(together)
     for cell in alone:
         execute(cell)
-    for cell, other, answer in zip(together, alone, answers, strict=True):
+    for cell, other, outcome in zip(together, alone, outcomes, strict=True):
         assert_equal_to_rounding(cell, other)
         record = record_of(cell)
-        assert answer.record == record
+        assert outcome.record == record
         assert record.provenance["cohort"]["runs"] == len(together)
         assert set(record.provenance["cohort"]["members"]) == {c.run_id for c in together}
         assert not (cell.folder / CHECKPOINT).exists()
@@ -100,7 +100,7 @@ def test_a_cohort_of_control_arms_equals_runs_alone(tmp_path: Path) -> None:
     more = ("task=cola", "train.epochs=1")
     together, alone = ([cell_in(tmp_path / name, *one, *more) for one in CONTROLS] for name in ("together", "alone"))
     assert len({cohort_key(cell) for cell in together}) == 1
-    assert [answer.status for answer in train_together(together)] == [Status.DONE] * len(together)
+    assert [outcome.status for outcome in train_together(together)] == [Status.DONE] * len(together)
     for cell, other in zip(together, alone, strict=True):
         execute(other)
         assert_equal_to_rounding(cell, other)
@@ -123,7 +123,7 @@ def test_other_methods_train_alone_and_leave_the_backbone_as_it_is(tmp_path: Pat
         ["dora"], ["full"], ["lora", "shim"], ["pissa"], ["vera"],
     ]  # fmt: skip
     for group in sorted(groups, key=len):  # LoRA and SHIM come last
-        assert [answer.status for answer in train_together(group)] == [Status.DONE] * len(group)
+        assert [outcome.status for outcome in train_together(group)] == [Status.DONE] * len(group)
     for first, second in ((before[0], sweep[0]), (before[1], sweep[4])):
         assert_equal_to_rounding(second, first)
         assert (first.folder / "predictions.jsonl").read_bytes() == (second.folder / "predictions.jsonl").read_bytes()
@@ -150,8 +150,8 @@ def test_a_cohort_of_decoders_equals_runs_alone(tmp_path: Path, monkeypatch: pyt
         for name in ("together", "alone")
         for variants in [(("lora", 0), ("shim", 0), ("icfm", 1), ("ctcm", 2), ("dtsm", 0))]
     ]
-    answers = train_together(two[0])
-    assert [answer.status for answer in answers] == [Status.DONE] * 5
+    outcomes = train_together(two[0])
+    assert [outcome.status for outcome in outcomes] == [Status.DONE] * 5
     for cell, other in zip(*two, strict=True):
         execute(other)
         assert_equal_to_rounding(cell, other)
@@ -166,7 +166,7 @@ def test_models_that_share_more_than_the_backbone_train_one_after_another(tmp_pa
         "targets=official",
     ]
     cells = [cell_in(tmp_path, *deberta, f"transform={t}") for t in ("lora", "shim", "icfm", "ctcm", "dtsm")]
-    assert [answer.status for answer in train_together(cells)] == [Status.DONE] * 5
+    assert [outcome.status for outcome in train_together(cells)] == [Status.DONE] * 5
     alone = cell_in(tmp_path / "alone", *deberta, "transform=dtsm")
     execute(alone)
     assert_equal_to_rounding(cells[-1], alone)
@@ -182,7 +182,7 @@ def test_models_that_draw_other_random_numbers_train_one_after_another(
     opt += ["model.target_sets.qv.modules='.*\\.self_attn\\.(q|v)_proj'"]
     cells = [cell_in(tmp_path, *opt, f"transform={t}") for t in ("lora", "dtsm")]
     with caplog.at_level("INFO"):
-        assert [answer.status for answer in train_together(cells)] == [Status.DONE] * 2
+        assert [outcome.status for outcome in train_together(cells)] == [Status.DONE] * 2
     assert "2 runs train one after another: the model draws random numbers outside of its nn.Dropout" in caplog.text
     alone = cell_in(tmp_path / "alone", *opt, "transform=dtsm")
     execute(alone)
@@ -210,7 +210,7 @@ def test_the_end_of_a_run_costs_the_others_no_time(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("mtlora.train.run.time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(lifecycle, "complete", slow)
     cells = [cell_in(tmp_path, f"seed={seed}", f"train.epochs={1 + seed // 2}") for seed in range(3)]
-    assert [answer.status for answer in train_together(cells)] == [Status.DONE] * 3
+    assert [outcome.status for outcome in train_together(cells)] == [Status.DONE] * 3
     assert [record_of(cell).cost["seconds"] for cell in cells] == [0, 0, 0]
 
 
@@ -224,8 +224,8 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
     assert second.record is None
     assert "the training loss is" in second.reason or "gradient norm" in second.reason
     assert record_of(cells[1]).status == "failed"
-    for cell, answer in ((cells[0], first), (cells[2], third)):
-        assert answer.status == Status.DONE
+    for cell, outcome in ((cells[0], first), (cells[2], third)):
+        assert outcome.status == Status.DONE
         alone = cell_in(tmp_path / "alone", f"seed={cell.config.seed}")
         execute(alone)
         assert_equal_to_rounding(cell, alone)
@@ -241,9 +241,9 @@ def test_a_run_whose_answers_are_not_numbers_leaves_the_others_alone(
 
     monkeypatch.setattr("mtlora.train.cohort.step.predict", predict)
     cells = [cell_in(tmp_path, f"seed={seed}", "train.epochs=1") for seed in range(3)]
-    answers = train_together(cells)
-    assert [answer.status for answer in answers] == [Status.DONE, Status.FAILED, Status.DONE]
-    assert "predictions on validation are not finite: lower train.learning_rate" in answers[1].reason
+    outcomes = train_together(cells)
+    assert [outcome.status for outcome in outcomes] == [Status.DONE, Status.FAILED, Status.DONE]
+    assert "predictions on validation are not finite: lower train.learning_rate" in outcomes[1].reason
 
 
 def test_answers_of_all_runs_are_those_of_each(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_answers_of_all_runs_are_those_of_each(tmp_path: Path) -> None:
 
 def test_runs_of_other_lengths_leave_when_they_end(tmp_path: Path) -> None:
     cells = [cell_in(tmp_path, f"seed={seed}", f"train.epochs={1 + seed}") for seed in range(3)]
-    assert all(answer.status == Status.DONE for answer in train_together(cells))
+    assert all(outcome.status == Status.DONE for outcome in train_together(cells))
     assert [len(record_of(cell).epochs) for cell in cells] == [1, 2, 3]
     alone = cell_in(tmp_path / "alone", "seed=2", "train.epochs=3")
     execute(alone)
@@ -289,7 +289,7 @@ def test_an_interrupted_cohort_goes_on(then: str, tmp_path: Path, monkeypatch: p
     assert record_of(cells[0]).provenance["cohort"]["runs"] == 3, "it has trained in one"
     if then == "together":
         (cells[1].folder / CHECKPOINT).unlink()  # of these two, one begins anew
-        assert all(answer.status == Status.DONE for answer in train_together(cells))
+        assert all(outcome.status == Status.DONE for outcome in train_together(cells))
     else:
         for cell in cells:
             execute(cell)
@@ -350,7 +350,7 @@ def test_a_cohort_stopped_at_the_end_of_an_epoch_goes_on(
             train_together(cells)
     states = [torch.load(cell.folder / CHECKPOINT)["state"] for cell in cells]
     assert {(state["epoch"], state["epoch_step"]) for state in states} == places
-    assert [answer.status for answer in train_together(cells)] == [Status.DONE] * 2
+    assert [outcome.status for outcome in train_together(cells)] == [Status.DONE] * 2
     for cell in cells:
         alone = cell_in(tmp_path / "alone", f"seed={cell.config.seed}", "train.checkpoint_seconds=0")
         execute(alone)
@@ -363,7 +363,7 @@ def test_what_hits_all_asks_for_another_try(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(execution, "train", too_much)
     cells = members(tmp_path)[:2]
-    assert train_together(cells) == [Answer(Status.RETRY)] * 2
+    assert train_together(cells) == [Outcome(Status.RETRY)] * 2
 
 
 def test_an_error_in_our_code_fails_every_run_of_the_cohort_with_its_traceback(
@@ -374,9 +374,9 @@ def test_an_error_in_our_code_fails_every_run_of_the_cohort_with_its_traceback(
 
     monkeypatch.setattr("mtlora.train.cohort.step.CohortAdamW.step", broken)
     cells = members(tmp_path)[:2]
-    for cell, answer in zip(cells, train_together(cells), strict=True):
-        assert answer.status == Status.FAILED
-        assert "RuntimeError: a mistake in our code" in answer.reason
+    for cell, outcome in zip(cells, train_together(cells), strict=True):
+        assert outcome.status == Status.FAILED
+        assert "RuntimeError: a mistake in our code" in outcome.reason
         assert record_of(cell).status == "failed"
         assert "in broken" in (cell.folder / "error.log").read_text()
 
@@ -385,10 +385,10 @@ def test_a_device_that_is_not_there_fails_every_run_in_one_line(tmp_path: Path) 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     cells = [cell_in(tmp_path, f"seed={seed}", "compute.device=cuda") for seed in range(2)]
-    for cell, answer in zip(cells, train_together(cells), strict=True):
-        assert answer.status == Status.FAILED
-        assert "compute.device=cuda: this PyTorch sees no CUDA device" in answer.reason
-        assert "\n" not in answer.reason
+    for cell, outcome in zip(cells, train_together(cells), strict=True):
+        assert outcome.status == Status.FAILED
+        assert "compute.device=cuda: this PyTorch sees no CUDA device" in outcome.reason
+        assert "\n" not in outcome.reason
         assert record_of(cell).status == "failed"
 
 
@@ -402,9 +402,9 @@ def test_a_record_that_cannot_be_written_fails_one_run(tmp_path: Path, monkeypat
         end(cell, *rest)
 
     monkeypatch.setattr(lifecycle, "end", full_disk)
-    answers = train_together(cells)
-    assert [answer.status for answer in answers] == [Status.DONE, Status.FAILED, Status.DONE]
-    assert "No space left on device" in answers[1].reason
+    outcomes = train_together(cells)
+    assert [outcome.status for outcome in outcomes] == [Status.DONE, Status.FAILED, Status.DONE]
+    assert "No space left on device" in outcomes[1].reason
 
 
 def test_an_interruption_after_the_cohort_was_refused_leaves_no_run_behind(
@@ -431,8 +431,8 @@ def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeyp
         cell_in(tmp_path, "seed=1", "train.learning_rate=1e30"),
         cell_in(tmp_path, "seed=2"),
     ]
-    answers = train_together(cells)
-    assert [answer.status for answer in answers] == [Status.DONE, Status.FAILED, Status.DONE]
+    outcomes = train_together(cells)
+    assert [outcome.status for outcome in outcomes] == [Status.DONE, Status.FAILED, Status.DONE]
     assert all("cohort" not in record_of(cell).provenance for cell in cells)
     alone = cell_in(tmp_path / "alone", "seed=2")
     execute(alone)
@@ -441,7 +441,7 @@ def test_what_cannot_be_stacked_trains_one_after_another(tmp_path: Path, monkeyp
 
 def test_each_run_of_a_cohort_is_tracked_by_itself(tmp_path: Path) -> None:
     cells = [cell_in(tmp_path, f"seed={seed}", "tracking=wandb", "train.epochs=1") for seed in range(2)]
-    assert all(answer.status == Status.DONE for answer in train_together(cells))
+    assert all(outcome.status == Status.DONE for outcome in train_together(cells))
     for cell in cells:
         (tracked,) = cell.folder.rglob("*.wandb")
         assert cell.run_id in tracked.name
@@ -452,10 +452,10 @@ def test_finished_and_busy_cells_are_left_out(tmp_path: Path) -> None:
     execute(cells[0])
     before = (cells[0].folder / "record.json").read_bytes()
     with only_process(cells[1].lock, "held by this test"):
-        answers = train_together(cells)
+        outcomes = train_together(cells)
     assert (cells[0].folder / "record.json").read_bytes() == before
-    assert answers[0].record is not None
-    assert answers[1].status == Status.BUSY
+    assert outcomes[0].record is not None
+    assert outcomes[1].status == Status.BUSY
     assert record_of(cells[2]).provenance["cohort"]["runs"] == 2
 
 

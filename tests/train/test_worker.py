@@ -21,7 +21,7 @@ from mtlora.base.paths import REPOSITORY
 from mtlora.plan.cell import Cell
 from mtlora.records.record import record_status
 from mtlora.train import worker
-from mtlora.train.answer import Answer, Status
+from mtlora.train.outcome import Outcome, Status
 from mtlora.train.state import CHECKPOINT
 
 LONG = ("train.epochs=2000", "train.checkpoint_seconds=1000")
@@ -218,11 +218,11 @@ class FakeChild:
         self.started.append((threads, gpu))
 
     def send(self, cells: Sequence[Cell]) -> None:
-        self.answers = [Answer(Status.FAILED, reason="on purpose")] * len(cells)  # so it is replaced
+        self.outcomes = [Outcome(Status.FAILED, reason="on purpose")] * len(cells)  # so it is replaced
         self.theirs.send(None)
 
-    def receive(self) -> list[Answer]:
-        return self.answers
+    def receive(self) -> list[Outcome]:
+        return self.outcomes
 
     def is_dead(self) -> bool:
         return False
@@ -248,7 +248,7 @@ def test_children_are_spread_over_the_gpus(
     FakeChild.started = []
     cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(6)]
     # all connections of the busy children are ready, so they are replaced in turns
-    worker.train_in_children([[cell] for cell in cells], children, None, lambda cell, answer: None)
+    worker.train_in_children([[cell] for cell in cells], children, None, lambda cell, outcome: None)
     assert Counter(gpu for _, gpu in FakeChild.started) == expected
 
 

@@ -243,7 +243,10 @@ def main() -> None:
         for one in settings(study(arguments.study))
     ]
     print(table(rows, 2))
-    print("\nA claim of 1 point; eight tasks, five seeds, by the true effect and the deviation of a run\n")
+    print(
+        f"\nA claim of 1 point, {arguments.trials // 5:,} trials; eight tasks, five seeds, by the true effect and the deviation "
+        "of a run\n"
+    )
     rows = [
         {"effect": f"{effect:g}", "deviation": f"{spread:g}"}
         | claims(Setting("claims", 5, normal(TASKS, 5, spread, effect)), arguments.trials // 5)

@@ -37,9 +37,10 @@ def cut(root: Path, folder: Path, rows: int) -> None:
     """Write the first rows of each task's files below `folder`."""
     for name in FOLDERS.values():
         (folder / name).mkdir(parents=True)
-        for source, target, count in (("train.tsv.gz", "train.tsv", rows), ("dev.tsv", "dev.tsv", rows // 2)):
-            path = root / name / source
-            opener = gzip.open if source.endswith(".gz") else open
+        for target, count in (("train.tsv", rows), ("dev.tsv", rows // 2)):
+            path = root / name / target
+            path = path if path.exists() else path.with_name(f"{target}.gz")
+            opener = gzip.open if path.suffix == ".gz" else open
             with opener(path, "rt", encoding="utf-8") as stream:
                 lines = list(islice(stream, count + (name != "CoLA")))  # CoLA has no header line
             (folder / name / target).write_text("".join(lines), encoding="utf-8")
@@ -168,7 +169,12 @@ def peer(folder: Path, methods: list[str], seeds: int) -> None:
 def main() -> None:
     """Run both sides, from the command to the table."""
     parser = argparse.ArgumentParser(description="Time a grid, and the same grid with Trainer and PEFT.")
-    parser.add_argument("--data-root", type=Path, required=True, help="GLUE's files")
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        required=True,
+        help="folder with RTE/train.tsv, RTE/dev.tsv (or the same as .gz), and likewise MRPC and CoLA",
+    )
     parser.add_argument("--rows", type=int, default=96, help="training rows of each task")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
@@ -177,8 +183,11 @@ def main() -> None:
         "--peer", type=Path, help=argparse.SUPPRESS
     )  # the folder of the slices, for the process of the peer
     options = parser.parse_args()
-    if not options.data_root.is_dir():
-        parser.error(f"--data-root {options.data_root} is not a folder: name the one that holds GLUE's files")
+    wanted = [options.data_root / name / file for name in FOLDERS.values() for file in ("train.tsv", "dev.tsv")]
+    if lacking := [path for path in wanted if not path.exists() and not path.with_name(f"{path.name}.gz").exists()]:
+        parser.error(
+            f"there is no {lacking[0]} (or .gz): name the folder with GLUE's RTE, MRPC and CoLA by --data-root"
+        )
     if options.seeds < 2:
         parser.error("--seeds must be at least 2: the standard error is that between seeds")
     if options.peer:

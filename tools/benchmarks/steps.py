@@ -344,7 +344,7 @@ def main() -> None:
         return
     batch, model = batch_of(16, 64), encoder(options.layers)
     entries = []
-    for title, modules, goal in (("q and v", QV, 1.03), ("official sites", OFFICIAL, 1.05)):
+    for title, modules, goal in (("q and v", QV, 1.03), ("official modules", OFFICIAL, 1.05)):
         sides = {"floor": floor(model)} | {NAMES[s]: adapted(model, s, modules) for s in STRUCTURES}
         sides |= {"PEFT LoRA": peft_lora(model, modules), "loralib": loralib_lora(model, modules)}
         entries += measure(title, sides, batch, goal, options.repeats)

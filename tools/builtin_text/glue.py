@@ -2,7 +2,7 @@
 
 Columns, their order and the labels are those of ``nyu-mll/glue`` on the hub. The rows are generated and are the same on
 every machine. A small pretrained encoder can learn them, but not to 100%, because a small share of the labels is wrong.
-Figures measured on them show whether a method trains, but not its rank on the real tasks.
+Scores measured on them show whether a method trains, but not its rank on the real tasks.
 """
 
 from collections.abc import Callable

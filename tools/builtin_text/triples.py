@@ -2,7 +2,7 @@
 
 All names are invented, and the names of one split occur in no other split and not in the pretraining text, so that a
 model has to copy them. The rows are the same on every machine. A model that copies names and has learned the
-phrasings does well on them. Figures measured on them show whether a method trains, but not its rank on the real tasks.
+phrasings does well on them. Scores measured on them show whether a method trains, but not its rank on the real tasks.
 """
 
 from collections.abc import Iterator

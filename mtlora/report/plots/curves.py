@@ -14,11 +14,11 @@ from mtlora.tables.aggregate import Row, row_of
 from mtlora.tables.captions import method_label
 from mtlora.tables.view import View
 
-Runs = list[list[float]]  # for each run, its figure by epoch
+Runs = list[list[float]]  # for each run, its score (generation: loss) by epoch
 
 
 def curves(view: View) -> tuple[Figure, str] | None:
-    """Draw the validation figure by epoch: the mean over seeds, and a band from the lowest to the highest seed."""
+    """Draw the validation score, or loss, by epoch: the mean over seeds, and a band from the lowest to the highest seed."""
     series: dict[tuple[str, Row], Runs] = {}
     axis_labels: dict[str, str] = {}
     columns = {column.task: column for column in reversed(view.plan.columns)}
@@ -49,7 +49,7 @@ def curves(view: View) -> tuple[Figure, str] | None:
 
 
 def _curve(cell: Cell, record: RunRecord, column: Column) -> tuple[str, str, list[float]]:
-    """Return a panel's title, the name of its vertical axis, and the run's figure by epoch; empty if an epoch lacks it."""
+    """Return a panel's title, the name of its vertical axis, and the run's score or loss by epoch; empty if an epoch lacks it."""
     split, metric, title = column.split, column.metric, column.label
     axis_label, factor = f"{metric}, {split.replace('_', ' ')}", 100.0 if METRICS[metric].percent else 1.0
     if cell.config.task.kind == "generation":  # decoded and scored at the end only

@@ -68,7 +68,7 @@ def _levels(comparisons: Sequence[Comparison]) -> str:
 
 
 def _panels_by_scale(comparisons: Iterable[Comparison]) -> list[list[str]]:
-    """Group the labels by number of decimals, since figures on different scales need different axes."""
+    """Group the labels by number of decimals, since scores on different scales need different axes."""
     groups: dict[int, dict[str, None]] = {}
     for c in comparisons:
         groups.setdefault(c.digits, {})[c.label] = None

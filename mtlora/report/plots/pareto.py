@@ -40,7 +40,7 @@ class Quantity:
 
 
 def quantity(view: View, name: Name) -> Quantity:
-    """Return the headline figure, or a cost: the mean over the tasks for which all rows know it."""
+    """Return the headline score, or a cost: the mean over the tasks for which all rows know it."""
     if name == "score":
         found = headline_points(view)
         metric = view.plan.experiment.headline.metric

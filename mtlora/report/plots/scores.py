@@ -11,13 +11,13 @@ from mtlora.tables.view import View
 
 
 def headline_points(view: View) -> dict[Row, tuple[float, float]]:
-    """Return the mean and the deviation of the headline figure by row."""
+    """Return the mean and the deviation of the headline score by row."""
     found = view.headline(view.plan.experiment.selection)
     return {row: (item["mean"], item["std"]) for row, item in found.items()}
 
 
 def headline_name(view: View) -> str:
-    """Name the headline figure and its scale."""
+    """Name the headline score and its scale."""
     h = view.plan.experiment.headline
     average = h.task == "average"
     name = average_column(view.plan).label if average else f"{h.metric}, {h.split.replace('_', ' ')}"
@@ -27,7 +27,7 @@ def headline_name(view: View) -> str:
 
 
 def score_by_rank(view: View) -> tuple[Figure, str] | None:
-    """Draw the headline figure against the rank, if there are several ranks."""
+    """Draw the headline score against the rank, if there are several ranks."""
     points = headline_points(view)
     ranks = sorted({row.rank for row in points})
     if len(ranks) < 2:

@@ -40,7 +40,7 @@ def use_own_attention(model: PreTrainedModel) -> None:
 def products_are_faster(device: torch.device) -> bool:
     """Tell whether two plain products are faster than PyTorch's fused kernel.
 
-    On the CPU that kernel multiplies small blocks. With oneDNN, which has a set-up cost for each product, it takes four to six
+    On the CPU that kernel multiplies small blocks. With oneDNN, which has a set-up cost for each product, it takes four to nine
     times as long as two plain products (measured by tools/benchmarks/steps.py).
     """
     return device.type == "cpu" and fp32_matmul_precision() == "bf16"

@@ -59,7 +59,9 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 def _no_tokenizer(model: ModelConfig, location: str) -> UserError:
     remedy = (
-        "save it there with tokenizer.save_pretrained" if model.path else f"fetch it again (`{command('download')}`)"
+        "save it there with tokenizer.save_pretrained"
+        if model.path
+        else f"fetch it again (`{command('download')}` for the same experiment and profile)"
     )
     return UserError(f"model {model.name}: {location} holds no tokenizer: {remedy}")
 
@@ -119,7 +121,10 @@ def _pretrained_backbone(config: RunConfig, kind: Any, head: dict[str, Any]) -> 
     # Only the head may start fresh; transformers would silently initialise any other missing tensor at random.
     absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if stray := [name for name in absent if not set(name.split(".")) & set(model.head)]:
-        raise UserError(f"model {model.name}: the weights in {location} lack {stray[0]}, or it has another shape there")
+        raise UserError(
+            f"model {model.name}: the weights in {location} lack {stray[0]}, or it has another shape there: "
+            "name weights of this architecture with model.path=DIR, or add the module to model.head"
+        )
     loaded: PreTrainedModel = backbone
     if (
         model.source == "hub" and model.path is None
@@ -215,7 +220,7 @@ def _reading(model: ModelConfig, location: str) -> Iterator[None]:
     if model.source == "random" and model.path is None:
         remedy = "correct model.architecture"
     elif model.source == "hub" and model.path is None:
-        remedy = f"`{command('download')}` repairs damaged files; else {remedy}"
+        remedy = f"`{command('download')}` for the same experiment and profile repairs damaged files; else {remedy}"
     try:
         yield
     except (UnpicklingError, SafetensorError, EOFError) as error:

@@ -127,10 +127,12 @@ def load_trained(model: MethodModel, path: Path, leave_out: Sequence[str] = ()) 
     start = get_peft_model_state_dict(model, save_embedding_layers=False) if is_adapter else _untied(model)
     saved, own = ({name: t for name, t in ts.items() if not is_head(name, leave_out)} for ts in (saved, start))
     if differing := sorted(set(saved) ^ set(own)):
-        raise UserError(f"{path} does not fit this adapter: only one of the two has {differing[0]}")
+        raise UserError(
+            f"{path} does not fit this adapter: only one of the two has {differing[0]}: train that run again"
+        )
     for name, tensor in own.items():
         if tensor.shape != saved[name].shape:
-            raise UserError(f"{path} does not fit this adapter: {name} has another shape")
+            raise UserError(f"{path} does not fit this adapter: {name} has another shape: train that run again")
     if is_adapter:
         set_peft_model_state_dict(model, start | saved)  # PEFT wants the head, too: the model's own
     else:

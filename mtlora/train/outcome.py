@@ -1,4 +1,4 @@
-"""`Answer`: the outcome of an attempt to train a cell."""
+"""`Outcome`: the outcome of an attempt to train a cell."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +18,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Outcome:
     """The outcome of an attempt: `record` if it is done, `reason` in one line if it failed or is busy."""
 
     status: Status
