@@ -206,7 +206,7 @@ def test_a_damaged_file(hub: HubServer) -> None:
     rows_of_hub.fetch(task, ["train"])
     file = next(Path(huggingface_hub.constants.HF_HUB_CACHE).rglob(f"{OLDER}/{name}"))
     file.resolve().write_bytes(b"PAR1 half a file")
-    assert "`python -m mtlora.plan.download` repairs it" in refusal(task)
+    assert "`python -m mtlora.plan.download` for the same experiment and profile repairs it" in refusal(task)
     rows_of_hub.fetch(task, ["train"])
     assert len(load_split(task, HUB, "train")["label"]) == 6
 

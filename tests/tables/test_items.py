@@ -130,7 +130,7 @@ def test_texts_of_other_contexts_are_not_compared(tmp_path: Path) -> None:
     save_texts(tmp_path, other_context=True)
     found, problems = View(dart_plan(), load_evidence(tmp_path)).items
     assert found == []
-    assert "the runs on dart answered other items" in problems[0]
+    assert "the runs on dart did not all answer the same items" in problems[0]
     first, *rest = sorted(tmp_path.rglob("predictions.jsonl"))
     first.unlink()
     assert "not beside each record" in View(dart_plan(), load_evidence(tmp_path)).items[1][0]

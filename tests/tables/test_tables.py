@@ -466,7 +466,7 @@ def test_runs_that_diverged_are_counted_and_named(tmp_path: Path) -> None:
         "a crash is no divergence"
     )
     assert_statistics(only(rows, task="rte", method="shim", selection="last"), [65.0, 61.0])
-    assert "MTLoRA SHIM: runs diverged (1 of 3 on rte); its figures are over the others only." in text.split("\n\n")
+    assert "MTLoRA SHIM: runs diverged (1 of 3 on rte); its scores are over the others only." in text.split("\n\n")
     counts = {(r["method"], r["task"]): (r["n"], r["runs"], r["diverged"]) for r in costs(tmp_path)}
     assert counts["shim", "rte"] == ("2", "3", "1")
     assert counts["lora", "rte"] == ("2", "2", "0")
