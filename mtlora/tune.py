@@ -237,7 +237,7 @@ class Sweep:
 
 def main() -> None:
     """Parse the command line, run the trials, write the choice; exit code 1 if there is none for a method."""
-    arguments, console = start("mtlora.tune", "Choose a learning rate for each method, on held-out training data.")
+    arguments, console = start("mtlora.tune", "Choose a learning rate for each method, on held-out data.")
     experiment = load_experiment(arguments.experiment)
     given = parse_overrides(arguments.overrides)
     by, grid = options(given)

@@ -39,10 +39,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.quantization_backend = backend
-        self.mtlora_A = nn.ModuleDict()
-        self.mtlora_B = nn.ModuleDict()
-        self.mtlora_C = nn.ModuleDict()
-        self.mtlora_D = nn.ModuleDict()
+        self.mtlora_A, self.mtlora_B, self.mtlora_C, self.mtlora_D = (nn.ModuleDict() for _ in "ABCD")
         self.mtlora_dropout = nn.ModuleDict()
         self.r: dict[str, int] = {}
         self.mtlora_alpha: dict[str, float] = {}
@@ -205,8 +202,7 @@ class MTLoraLayer(nn.Module, BaseTunerLayer):
             **kwargs: Passed to the base layer.
 
         Raises:
-            ValueError: `adapter_names` does not fit the rows, or adapters are merged; in training, the base layer is quantised
-                and passes no gradient.
+            ValueError: `adapter_names` does not fit; or, in training, a quantised base layer passes no gradient.
         """
         if adapter_names is not None:
             check_adapter_names(adapter_names, len(x), self.merged)

@@ -157,6 +157,6 @@ class Provenance(TypedDict, total=False):
     rows: dict[str, Count]
     """The number of rows read from each split; for a data-to-text test split, the number of contexts decoded."""
     cohort: Cohort
-    """The runs that trained in lock-step with this one; absent if it trained alone."""
+    """The cohort in which the run trained, possibly as its only member; absent for a run outside of cohorts."""
     ended: str
     """The end in UTC, ISO 8601."""

@@ -17,7 +17,7 @@ from mtlora.tables.aggregate import Row, average_column, entries_of, row_of
 PROTOCOLS = {
     "published": "published recipe: one learning rate and one alpha for all methods, so their steps differ",
     "matched": "matched steps: alpha such that the first steps of all methods are equally large; one learning rate",
-    "tuned": "tuned: alpha as in matched, and each method at its own learning rate, chosen on held-out training data",
+    "tuned": "tuned: alpha as in matched, and each method at its own learning rate, chosen on held-out data",
 }
 
 
