@@ -46,8 +46,8 @@ class Plan:
     def name(self) -> str:
         """The stem of every file made from this plan.
 
-        The profile is a suffix unless it is mini, and the protocol unless it is the profile's own: `glue`, `glue_tuned`,
-        `glue_paper_matched`; `glue_protocols` if there are several.
+        The profile is a suffix unless it is mini, and the protocol unless it is the one of `usual_protocol`: `glue`,
+        `glue_tuned`, `glue_paper_matched`; `glue_protocols` if there are several.
         """
         parts = [self.stem]
         if {cell.config.data.split for cell in self.cells} == {"tune"}:

@@ -51,7 +51,7 @@ class Epoch(TypedDict):
     train_loss: NotRequired[Number]
     """The mean training loss of the epoch."""
     metrics: dict[str, dict[str, Number]]
-    """The raw value of each metric (for generation tasks also the loss), by split."""
+    """The raw value of each metric by split; for generation tasks only the validation loss."""
 
 
 @with_config(STRICT)

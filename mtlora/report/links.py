@@ -21,7 +21,7 @@ def relative(path: str | Path, folder: Path) -> str | None:
 
 
 def run_links(evidence: Evidence, folder: Path) -> dict[str, str]:
-    """Return by run id the address of the run's folder as seen from a page in `folder`; records of a file have no folder."""
+    """Return by run id the address of the run's folder as seen from a page in `folder`, if the run has a folder."""
     places = {evidence.records[sha].run_id: relative(own, folder) for sha, own in evidence.folders.items()}
     return {run: f"{quote(place)}/" for run, place in places.items() if place is not None}
 

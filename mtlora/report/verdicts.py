@@ -111,7 +111,7 @@ def _same_method(c: Comparison, other: Comparison) -> bool:
 
 
 def differ(c: Comparison, other: Comparison) -> bool:
-    """Tell whether two verdicts contradict each other: one is better and the other is worse, or there is no difference."""
+    """Tell whether two verdicts contradict each other: they are two different ones of better, worse and no difference."""
     return {c.verdict, other.verdict} in (
         {Verdict.BETTER, Verdict.WORSE},
         {Verdict.BETTER, Verdict.EQUAL},

@@ -29,7 +29,7 @@ class Entry:
     ratio: float
     better: str  # "lower" or "higher"
     goal: float | None  # None for a peer, measured for comparison only
-    against: str  # the denominator of the ratio: a peer or a reference
+    against: str  # a peer or a reference: the denominator of the ratio where lower is better, else the numerator
     spread: str  # range of the ratio over the repetitions
     equal: str  # how the two sides were checked to compute the same
     reason: str = ""  # why the goal is missed; not printed if it is reached
