@@ -71,9 +71,7 @@ class Tuning:
     experiment: str
     profile: str
     by: str  # suite: one multiplier for all tasks of a method; task: one for each
-    grid: list[
-        float
-    ]  # the multipliers of the grids of all groups, without half steps; `trials` has which were tried where
+    grid: list[float]  # the multipliers of all groups' grids, without half steps; `trials` has which were tried where
     seeds: list[int]
     choices: list[Choice] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)

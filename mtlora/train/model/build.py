@@ -172,7 +172,7 @@ def count_parameters(model: nn.Module, head: Sequence[str]) -> Parameters:
 
 
 def bound_entries(model: nn.Module) -> int:
-    """Count the trained entries of T's factors that are no free parameters, such as those below the diagonal of a triangular T."""
+    """Count the trained entries of T's factors that are no free parameters, such as those below a triangular T's diagonal."""
     bound = 0
     for layer in (m for m in model.modules() if isinstance(m, MTLoraLayer)):
         factors = [(n.split("."), p) for n, p in layer.named_parameters() if n.startswith(("mtlora_C.", "mtlora_D."))]
