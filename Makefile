@@ -120,7 +120,7 @@ tables: $(STAMP) ## make all tables, or those of SUITE, from the records (RUNS=a
 report: $(STAMP) ## write results/report.html (verdicts, tables, figures) from the records; SUITE and RUNS as for tables
 	@$(BIN)/python -m mtlora.report $(or $(SUITE),all) $(OVERRIDES) $(if $(RUNS),--runs $(call quote,$(RUNS)))
 
-calibration: $(STAMP) ## check the statistics on 10,000 simulated experiments for each setting: false positives of the tests, coverage of the intervals
+calibration: $(STAMP) ## check the statistics on simulated experiments: false positives of the tests, coverage of the intervals
 	@$(BIN)/python tools/benchmarks/calibration.py
 
 download: $(STAMP) ## fetch the data of SUITE and the model of PROFILE for machines without network

@@ -20,9 +20,8 @@ def fills(init_weights: bool | str, *, structure: str, r: int, is_embedding: boo
         init_weights: A value of `MTLoraConfig.init_weights`.
         structure: A key of `STRUCTURES`; decides which multiple of I makes T = I.
         r: Rank, which sets the standard deviation 1/r of A under ``identity``.
-        is_embedding: Whether the base layer is an embedding. All starts but ``zero_t`` and ``False`` swap
-            the roles of A and B, as PEFT's LoRA does: A = 0 and B is standard normal. The update is 0 either way, except
-            under ``False``.
+        is_embedding: Whether the base layer is an embedding. All starts but ``zero_t`` and ``False`` swap the roles of A and
+            B, as PEFT's LoRA does: A = 0 and B is standard normal. The update is 0 either way, except under ``False``.
     """
     if init_weights is False:
         return dict.fromkeys("ABCD", _kaiming)

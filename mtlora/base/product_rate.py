@@ -22,9 +22,9 @@ def measured_in_child(device: str, cpu_gemm: str) -> tuple[float, str]:
 def measure(device: str, cpu_gemm: str) -> tuple[float, str]:
     """Return the operations per second of large products, and the device that computed them: cpu or cuda.
 
-    A GPU multiplies in bf16, a CPU in fp32 with the library that a run would choose. On a CPU it is the rate
-    of one thread, from its processor time, times the number of cores, so that other programs do not change the result. Library
-    and thread stay set.
+    A GPU multiplies in bf16, a CPU in fp32 with the library that a run would choose. On a CPU it is the rate of one
+    thread, from its processor time, times the number of cores, so that other programs do not change the result. Library and
+    thread stay set.
 
     Args:
         device: the value of `compute.device`.

@@ -34,7 +34,7 @@ METRICS: dict[str, MetricInfo] = {
     "meteor": MetricInfo("generation"),
     "ter": MetricInfo("generation", higher_is_better=False, highest=math.inf),
     "rouge_l": MetricInfo("generation"),
-    "cider": MetricInfo("generation", highest=math.inf),
+    "cider": MetricInfo("generation", highest=10.0),
     # Of a target token, in nats: training computes it, and no task lists it as a metric.
     "loss": MetricInfo("", higher_is_better=False, highest=math.inf),
 }

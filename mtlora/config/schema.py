@@ -69,9 +69,8 @@ class TaskConfig:
     seen: list[str] = field(default_factory=list)
     # generation: the published treatment of texts before they are scored
     scoring: str = one_of("triples", "e2e", default="triples")
-    # Evaluation split -> metric names; the first of the first split is the task's first metric, which
-    # chooses the best epoch. A generation task is scored on the test
-    # split as `test`, or by category as `test_A` (all), `test_S` (seen), `test_U` (unseen).
+    # Evaluation split -> metric names; the first of the first split is the task's first metric, which chooses the best epoch.
+    # A generation task is scored on the test split as `test`, or by category as `test_A` (all), `test_S` (seen), `test_U`.
     metrics: dict[str, list[str]] = MISSING
     hub: HubSource = field(default_factory=HubSource)
     local: dict[str, list[LocalFile]] = field(default_factory=dict)  # split -> candidates, official ones first

@@ -23,7 +23,7 @@ def store_table(table: Any, path: Path) -> None:
     """
     import pyarrow.parquet as pq
 
-    with replacing(path, "choose a writable folder with results=DIR") as stream:
+    with replacing(path) as stream:
         pq.write_table(table, stream, write_page_checksum=True)
 
 

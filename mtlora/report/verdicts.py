@@ -169,8 +169,8 @@ def _card(view: View, c: Comparison) -> Card:
     title = f"{view.plan.experiment.title}, {', '.join([method_label(c.row.method), *others])}"
     verdict, text, why = c.verdict, "", [reason(c)]
     if c.difference is not None:
-        figure = c.label if h.task == "average" else h.metric.upper()
-        text = f"{figure} {estimate(c.difference.mean, c.interval, without=', no interval')}"
+        name = c.label if h.task == "average" else h.metric.upper()
+        text = f"{name} {estimate(c.difference.mean, c.interval, without=', no interval')}"
         text += f" at {c.level:.2%}, {c.seeds} seed{'s' if c.seeds > 1 else ''}"
         if verdict is Verdict.FAILS:
             text = f"where both train: {text}"

@@ -89,12 +89,12 @@ def row_of(plan: Plan, cell: Cell) -> Row:
 def above_majority(plan: Plan, records: Mapping[str, RunRecord]) -> dict[str, dict[Row, bool]]:
     """Tell by task and row whether the mean score exceeds that of the majority answer; tasks without one are left out."""
     margins: dict[str, dict[Row, list[float]]] = {}
-    figures = {column.task: (column.metric, column.split) for column in reversed(plan.columns)}
+    firsts = {column.task: (column.metric, column.split) for column in reversed(plan.columns)}
     for cell in plan.cells:
-        if (record := records.get(cell.sha)) is None or (task := cell.config.task.name) not in figures:
+        if (record := records.get(cell.sha)) is None or (task := cell.config.task.name) not in firsts:
             continue
-        value = record.metric(*figures[task], plan.experiment.selection)
-        majority = [b["value"] for b in record.baselines if (b["name"], b["split"]) == figures[task]]
+        value = record.metric(*firsts[task], plan.experiment.selection)
+        majority = [b["value"] for b in record.baselines if (b["name"], b["split"]) == firsts[task]]
         if value is not None and majority:
             margins.setdefault(task, {}).setdefault(row_of(plan, cell), []).append(value - majority[0])
     return {

@@ -151,12 +151,18 @@ def spread(view: View) -> TextTable | None:
         body["Pairs won"].append(TableCell(f"{won:g} of {len(c.pairs)}", won / len(c.pairs), c.runs))
         body["Correlation"].append(_correlation_cell(c))
     text = (
-        "the tasks with the smallest and the largest mean difference (95% t interval of that task alone); p of Welch's F test "
-        "that the difference is the same on all tasks that have a spread; pairs in which the method scores higher (a tie is "
-        "half a pair); correlation of the method's and LoRA's scores over seeds, within tasks. No verdict rests on this table."
+        f"the tasks with the smallest and the largest mean difference{_rate(view)} (95% t interval of that task alone); p of "
+        "Welch's F test that the difference is the same on all tasks that have a spread; pairs in which the method scores higher "
+        "(a tie is half a pair); correlation of the method's and LoRA's scores over seeds, within tasks. No verdict rests on "
+        "this table."
     )
     title = f"{view.plan.experiment.title}: how the difference varies"
     return text_table(f"{view.plan.name}-spread", title, text, row_labels([c.row for c in heads], view.rows), body)
+
+
+def _rate(view: View) -> str:
+    """Name the learning rate of the runs in a table that leaves out those at the second best one."""
+    return ", at the best learning rate" if "tuned" in view.plan.protocols else ""
 
 
 def _correlation_cell(c: Comparison) -> TableCell:
@@ -206,9 +212,8 @@ def items(view: View) -> TextTable | None:
         ],
         "p, items": [TableCell(_p_text(item.p), item.p, item.runs) for item in found],
     }
-    rate = ", at the best learning rate" if "tuned" in view.plan.protocols else ""
     text = (
-        f"{headline_subject(view.plan)}{rate}. Interval: t, with the variance over seeds and, by a bootstrap, over "
+        f"{headline_subject(view.plan)}{_rate(view)}. Interval: t, with the variance over seeds and, by a bootstrap, over "
         "test items: what other seeds on other items like these would give. p: the two methods' answers to an item exchanged at "
         f"random, at all seeds together, {DRAWS:,} times: do these trained models differ on such items? Not corrected for the "
         "number of comparisons."

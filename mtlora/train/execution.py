@@ -1,6 +1,7 @@
 """From cells to outcomes: lock the cells, skip those that are finished, and train the others.
 
-Each cell gets an `Outcome`, and its record on disk states the same outcome. `lifecycle` has the stages of a single run.
+Each cell gets an `Outcome`; if it is done or failed, its record says the same, unless that cannot be written. `lifecycle` has
+the stages of a single run.
 """
 
 import logging
@@ -55,7 +56,7 @@ def execute(cells: Sequence[Cell]) -> list[Outcome]:
             except Busy as busy:
                 outcomes[cell.sha] = Outcome(Status.BUSY, reason=one_line(busy))
             except Exception as error:  # a finished run could not be scored again, or the folder cannot be written
-                outcomes[cell.sha] = Outcome(Status.FAILED, reason=lifecycle.outcome_of(error, cell.folder)[1])
+                outcomes[cell.sha] = Outcome(Status.FAILED, reason=lifecycle.status_and_reason(error, cell.folder)[1])
         if waiting:
             Attempt(waiting, outcomes).run()
     return [outcomes.get(cell.sha, Outcome(Status.RETRY)) for cell in cells]

@@ -199,10 +199,10 @@ def _decode_and_score(run: Run) -> list[Metric]:
 
 
 def end(cell: Cell, record: RunRecord, error: BaseException | None = None) -> None:
-    """Write the final record of a run: success, or the outcome of an exception."""
+    """Write the final record of a run: success, or the status and reason of an exception."""
     record.status = "success"
     if error is not None:
-        record.status, record.error = outcome_of(error, cell.folder)
+        record.status, record.error = status_and_reason(error, cell.folder)
         record.diverged = isinstance(error, RunFailed)
     record.provenance["ended"] = now()
     record.save(cell.folder)
@@ -210,7 +210,7 @@ def end(cell: Cell, record: RunRecord, error: BaseException | None = None) -> No
         (cell.folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def outcome_of(error: BaseException, folder: Path) -> tuple[RunStatus, str]:
+def status_and_reason(error: BaseException, folder: Path) -> tuple[RunStatus, str]:
     """Return status and reason for an exception; an unexpected one leaves its traceback in the folder's error.log."""
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         return "interrupted", "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else "stopped by SIGTERM"

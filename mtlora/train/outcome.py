@@ -1,4 +1,4 @@
-"""`Outcome`: the outcome of an attempt to train a cell."""
+"""`Outcome`: how an attempt to train a cell ended."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -266,6 +266,6 @@ def main() -> None:
     handle_signals()
     # Slurm sends its warning before the time limit to all processes, but only the parent reacts to it.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    with suppress(KeyboardInterrupt):  # the record and the outcome hold what happened
+    with suppress(KeyboardInterrupt):  # the records say that their runs were interrupted
         serve(connection)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may arrive while this process exits

@@ -1,4 +1,4 @@
-"""Which rooms do without torch: `make lint` checks who imports whom, this test which packages are loaded in the end."""
+"""Which subpackages do without torch: `make lint` checks who imports whom, this test which packages are loaded in the end."""
 
 import ast
 import subprocess
@@ -6,15 +6,15 @@ import sys
 
 from mtlora.base.paths import PACKAGE
 
-ROOMS = ("mtlora.config", "mtlora.records", "mtlora.plan", "mtlora.tables", "mtlora.data.sources")
+SUBPACKAGES = ("mtlora.config", "mtlora.records", "mtlora.plan", "mtlora.tables", "mtlora.data.sources")
 
 # An import inside a function or below TYPE_CHECKING counts for the linter, and an import by a library does not.
 CODE = """
 import importlib, pkgutil, sys
 
 for name in sys.argv[1:]:
-    room = importlib.import_module(name)
-    modules = [name, *(found.name for found in pkgutil.walk_packages(getattr(room, "__path__", []), name + "."))]
+    package = importlib.import_module(name)
+    modules = [name, *(found.name for found in pkgutil.walk_packages(getattr(package, "__path__", []), name + "."))]
     for module in modules:
         importlib.import_module(module)
         assert "torch" not in sys.modules, module
@@ -22,11 +22,11 @@ for name in sys.argv[1:]:
 """
 
 
-def test_rooms_without_torch() -> None:
-    command = [sys.executable, "-c", CODE, *ROOMS]
+def test_subpackages_without_torch() -> None:
+    command = [sys.executable, "-c", CODE, *SUBPACKAGES]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert [line.split()[0] for line in ended.stdout.splitlines()] == list(ROOMS)
+    assert [line.split()[0] for line in ended.stdout.splitlines()] == list(SUBPACKAGES)
 
 
 def test_no_module_imports_a_command() -> None:

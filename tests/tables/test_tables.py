@@ -1,4 +1,4 @@
-"""Tables: every figure is computed here a second time, from records whose numbers this file chooses."""
+"""Tables: every number is computed here a second time, from records whose numbers this file chooses."""
 
 import csv
 import dataclasses
@@ -235,13 +235,13 @@ def test_published_numbers_stand_beside_comparable_runs_only(
     more: tuple[str, ...], joined: bool, tmp_path: Path
 ) -> None:
     plan = plan_of("model=roberta_base", "task=rte", "transform=lora,shim", "seed=0,1,2", *more)
-    # Best epochs 0.87, 0.87, 0.96: the published figure is a median of best epochs, so the mean would be wrong.
+    # Best epochs 0.87, 0.87, 0.96: the published number is a median of best epochs, so the mean would be wrong.
     records = [make_record(cell, {RTE: (0.85, 0.96 if cell.config.seed == 2 else 0.87)}) for cell in plan.cells]
     _, rows = write(plan, records, tmp_path)
     lora = only(rows, task="rte", method="lora", selection="best")
     shim = only(rows, task="rte", method="shim", selection="best")
     assert (shim["published"], shim["difference"]) == ("", "")
-    assert only(rows, task="rte", method="lora", selection="last")["published"] == "", "it is a best-epoch figure"
+    assert only(rows, task="rte", method="lora", selection="last")["published"] == "", "it is of the best epoch"
     if joined:  # 86.6 is LoRA's RTE in arXiv 2106.09685
         assert (float(lora["published"]), float(lora["difference"])) == (86.6, pytest.approx(87.0 - 86.6))
         assert "2106.09685" in lora["published_source"]

@@ -20,7 +20,7 @@ from mtlora.train.execution import execute as execute_cells
 from mtlora.train.tracking import TRACKERS, NullTracker, make_tracker, untracked
 
 PACKAGES = ("tensorboard", "trackio", "mlflow")
-Points = dict[str, list[tuple[int, float]]]  # figure -> (step, value) in the order of the steps
+Points = dict[str, list[tuple[int, float]]]  # metric -> (step, value) in the order of the steps
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,7 +41,7 @@ def package(request: pytest.FixtureRequest) -> str:
 
 
 def expected(folder: Path) -> Points:
-    """Return the figures of metrics.jsonl, which has each step once."""
+    """Return the numbers of metrics.jsonl, which has each step once."""
     points: Points = {}
     for row in rows(folder):
         for name, value in row.items():
@@ -92,7 +92,7 @@ def _mlflow(cell: Cell) -> tuple[list[Points], str]:
     return found, runs[0].info.status
 
 
-def test_a_resumed_run_is_one_tracked_run_with_the_figures_of_the_record(
+def test_a_resumed_run_is_one_tracked_run_with_the_numbers_of_the_record(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = finish(tmp_path / "plain", "transform=ctcm")[1]
@@ -158,7 +158,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 def track(tmp_path: Path, *more: str) -> Cell:
-    """Track some figures of a cell that is not trained."""
+    """Track some numbers of a cell that is not trained."""
     cell = cell_in(tmp_path, "transform=ctcm", *more)
     tracker = make_tracker(cell, cell.folder)
     tracker.log({"step": 5, "train_loss": 0.5, "epoch": 2}, 5)

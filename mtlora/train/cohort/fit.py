@@ -16,9 +16,8 @@ from mtlora.train.objectives import batch_loss
 from mtlora.train.run import Run
 
 # On a CPU, batches above a size are slower: the products gain nothing more, and the activations no longer fit the caches.
-# Measured with MiniLM on one core. Batches of 16 x 66 tokens: five runs took 57 s in one
-# cohort, 54 s in cohorts of 2 and 3, 50 s in cohorts of 1, 2 and 2.
-# Batches of 16 x 53 tokens: 2 runs together took 6% less time than one after the other.
+# Measured with MiniLM on one core. Batches of 16 x 66 tokens: five runs took 57 s in one cohort, 54 s in cohorts of 2 and 3,
+# 50 s in cohorts of 1, 2 and 2. Batches of 16 x 53 tokens: 2 runs together took 6% less time than one after the other.
 CPU_TOKENS = 2500
 MEMORY_SHARE = 0.5  # of the free memory, for the tensors that the backward pass needs
 
@@ -56,8 +55,7 @@ def runs_that_fit(run: Run, accelerator: Accelerator) -> int:
 
 
 def kept_bytes(run: Run, accelerator: Accelerator) -> tuple[float, float]:
-    """Return the bytes that a forward pass keeps for the backward pass: for each row of the greatest length, and
-    once, whatever the number of rows.
+    """Return the bytes that a forward pass keeps for the backward pass: for each longest row, and once for all rows.
 
     The second part is mostly the copies of the weights in bf16 under autocast, which the runs of a cohort share.
     """

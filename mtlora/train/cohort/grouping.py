@@ -10,9 +10,8 @@ from typing import TypeVar
 from mtlora.plan.cell import Cell
 
 T = TypeVar("T")
-FEWEST = (
-    5  # runs: the methods of one seed share batches and dropout masks, so a limit below this is not set for balance
-)
+# The methods of one seed share batches and dropout masks, so no limit below this number of runs is set for balance.
+FEWEST = 5
 
 # The keys that may differ between the runs of a cohort.
 OWN = {
@@ -69,9 +68,9 @@ def cohort_key(cell: Cell) -> str:
 def cohorts(cells: Sequence[Cell], most: int, children: int) -> list[list[Cell]]:
     """Group cells into cohorts of at most `most` runs, for a number of children at a time.
 
-    The cells of one key are divided equally among the children, so that these end at about the same time, but not into
-    more cohorts than a limit of `FEWEST` runs each makes necessary. If there would be fewer cohorts than children, the largest
-    are halved as often as necessary. Runs of one seed are neighbours.
+    The cells of one key are divided equally among the children, so that these end at about the same time; the limit set for
+    this is at least `FEWEST` runs. If there would be fewer cohorts than children, the largest are halved as often as necessary.
+    Runs of one seed are neighbours.
     """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
