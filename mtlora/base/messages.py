@@ -105,6 +105,11 @@ def command(target: str, experiment: str = "", *overrides: str) -> str:
     return shlex.join(filter(None, words))
 
 
+def for_the_same(target: str) -> str:
+    """Return the words for a command, where the experiment and the profile of the user's own command are not known."""
+    return f"`{command(target)}` for the same experiment and profile"
+
+
 def as_variable(override: str) -> str:
     """Return an override as an argument of make: `seed=0,1` becomes `SEEDS=0,1`."""
     key, _, value = override.partition("=")

@@ -33,13 +33,18 @@ FOLDERS = {"rte": "RTE", "mrpc": "MRPC", "cola": "CoLA"}
 EPOCHS, BATCH, RATE = 2, 16, 5e-4
 
 
+def plain_or_gz(path: Path) -> Path:
+    """Return the path of a file, or of its .gz if only that exists."""
+    compressed = path.with_name(f"{path.name}.gz")
+    return compressed if compressed.exists() and not path.exists() else path
+
+
 def cut(root: Path, folder: Path, rows: int) -> None:
     """Write the first rows of each task's files below `folder`."""
     for name in FOLDERS.values():
         (folder / name).mkdir(parents=True)
         for target, count in (("train.tsv", rows), ("dev.tsv", rows // 2)):
-            path = root / name / target
-            path = path if path.exists() else path.with_name(f"{target}.gz")
+            path = plain_or_gz(root / name / target)
             opener = gzip.open if path.suffix == ".gz" else open
             with opener(path, "rt", encoding="utf-8") as stream:
                 lines = list(islice(stream, count + (name != "CoLA")))  # CoLA has no header line
@@ -184,7 +189,7 @@ def main() -> None:
     )  # the folder of the slices, for the process of the peer
     options = parser.parse_args()
     wanted = [options.data_root / name / file for name in FOLDERS.values() for file in ("train.tsv", "dev.tsv")]
-    if lacking := [path for path in wanted if not path.exists() and not path.with_name(f"{path.name}.gz").exists()]:
+    if lacking := [path for path in wanted if not plain_or_gz(path).exists()]:
         parser.error(
             f"there is no {lacking[0]} (or .gz): name the folder with GLUE's RTE, MRPC and CoLA by --data-root"
         )
