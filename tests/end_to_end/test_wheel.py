@@ -58,12 +58,17 @@ def installed(wheel: Path, folder: Path) -> Path:
     return interpreter
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of a user of the wheel, from which no checkout can be imported."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HYDRA_FULL_ERROR")} | {
+        "OMP_NUM_THREADS": "1"
+    }
+
+
 def run(python: Path, folder: Path, *arguments: str) -> str:
     """Run a command as a user of the wheel does; return its standard output."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HYDRA_FULL_ERROR")}
-    environment |= {"OMP_NUM_THREADS": "1"}
     command = [str(python), *arguments]
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -123,7 +128,8 @@ def is_main(path: Path) -> bool:
 
 @pytest.mark.parametrize("command", commands())
 def test_without_the_harness_a_command_is_one_line(bare_python: Path, tmp_path: Path, command: str) -> None:
-    ended = subprocess.run([str(bare_python), "-m", command, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    arguments = [str(bare_python), "-m", command, "--help"]
+    ended = subprocess.run(arguments, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: this command needs ")
     assert "hydra-core" in line

@@ -622,9 +622,9 @@ def test_failed_runs_alone_make_no_table(
 @pytest.mark.parametrize(
     ("made", "experiment", "train"),
     [
-        ("", "glue", "python -m mtlora.reproduce glue seed=0"),
-        ("", "all", "python -m mtlora.reproduce glue seed=0"),
-        ("1", "all", "make reproduce-glue SEEDS=0"),
+        ("", "glue", "python -m mtlora.reproduce glue transform=lora"),
+        ("", "all", "python -m mtlora.reproduce glue transform=lora"),
+        ("1", "all", "make reproduce-glue METHODS=lora"),
     ],
 )
 def test_without_any_run_one_line_has_the_command_that_trains(
@@ -637,7 +637,7 @@ def test_without_any_run_one_line_has_the_command_that_trains(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MTLORA_BY_MAKE", made)
-    monkeypatch.setattr(sys, "argv", [module, experiment, "seed=0", f"results={tmp_path}"])
+    monkeypatch.setattr(sys, "argv", [module, experiment, "transform=lora", f"results={tmp_path}"])
     cli.run(importlib.import_module(f"mtlora.{module}.__main__").main)
     shown = capsys.readouterr()
     assert shown.out == ""
