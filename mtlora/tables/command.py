@@ -64,20 +64,19 @@ def load(arguments: argparse.Namespace) -> list[View]:
         overrides = [cli.path_override(f"results={runs}"), *overrides]
         runs = runs / RECORDS
     evidence = load_evidence(runs) if runs is not None else None
-    held: dict[str, set[str]] = {}  # what an archive has of each key
+    records: Sequence[RunRecord] = ()  # of an archive
     if evidence is not None and runs.is_file():
         archived = archive(evidence, runs)
-        records = evidence.records.values()
-        held = {key: {str(getattr(record, key)) for record in records} for key in ("suite", "profile", *NARROWED)}
-        if len(held["profile"]) == 1:
-            overrides = [f"profile={next(iter(held['profile']))}", *overrides]  # the command line may name another
+        records = list(evidence.records.values())
+        if len(profiles := {record.profile for record in records}) == 1:
+            overrides = [f"profile={profiles.pop()}", *overrides]  # the command line may name another
     plans = []
     for name in experiment_names(arguments.experiment, overrides):
         try:
             experiment = load_experiment(name)
-            if arguments.experiment == ALL and held and experiment.suite not in held["suite"]:
+            if arguments.experiment == ALL and records and experiment.suite not in {record.suite for record in records}:
                 continue  # the archive has none of its runs, so its learning rates may be missing, too
-            plans.append(make_plan(experiment, [*_narrowed(experiment, overrides, held), *overrides], archived))
+            plans.append(make_plan(experiment, [*_narrowed(experiment, overrides, records), *overrides], archived))
         except (NotDownloaded, MissingConfigException) as error:  # such as a model without a recipe for the task
             if arguments.experiment != ALL:
                 raise
@@ -103,11 +102,20 @@ def none_finished(arguments: argparse.Namespace, views: Sequence[View]) -> str:
     return f"no selected run is finished in {views[0].plan.runs}: train with `{train}`"
 
 
-def _narrowed(experiment: Experiment, overrides: Sequence[str], held: dict[str, set[str]]) -> list[str]:
-    """Return overrides that narrow an experiment to what an archive holds, where the command line does not choose."""
+def _narrowed(experiment: Experiment, overrides: Sequence[str], records: Sequence[RunRecord]) -> list[str]:
+    """Return overrides that narrow an experiment to what an archive holds, where the command line does not choose.
+
+    A method with runs on only some of the tasks belongs to another experiment, such as the controls, if others have all.
+    """
     given = parse_overrides(overrides)
     declared = experiment.axes_of(given.get("profile", ["mini"])[0])
-    kept = {key: [v for v in map(str, declared.get(key, [])) if v in held.get(key, ())] for key in NARROWED}
+    kept = {}
+    for key in NARROWED:
+        held = {str(getattr(record, key)) for record in records}
+        kept[key] = given.get(key) or [value for value in map(str, declared.get(key, [])) if value in held]
+    runs = {(record.transform, record.task) for record in records}
+    complete = [method for method in kept["transform"] if all((method, task) in runs for task in kept["task"])]
+    kept["transform"] = complete or kept["transform"]
     return [f"{key}={','.join(values)}" for key, values in kept.items() if values and key not in given]
 
 

@@ -70,12 +70,21 @@ def _families(plan: Plan) -> Iterator[tuple[list[Rival], int]]:
 
 
 def _rivals_of_methods(plan: Plan) -> Iterator[Rival]:
-    """Yield each row with LoRA's in the same setting, then with those of its controls."""
+    """Yield each row with LoRA's in the same setting, then with those of its controls.
+
+    Where the experiment excludes LoRA's, because the setting would change nothing there (a start of T), it is its row at the
+    first value of that setting.
+    """
     rows = dict.fromkeys(row_of(plan, cell) for cell in plan.cells)
+    first: dict[Row, Row] = {}  # by the row without its variant
+    for row in rows:
+        first.setdefault(row._replace(variant=""), row)
     for contrast, bases in (("", {row.method: ["lora"] for row in rows}), (CONTROL, plan.experiment.controls)):
         for row in rows:
             for method in bases.get(row.method, []):
-                if (base := row._replace(method=method)) in rows and base != row:
+                same = row._replace(method=method)
+                base = same if same in rows else first.get(same._replace(variant=""))
+                if base not in (None, row):
                     yield Rival(row, base, contrast)
 
 

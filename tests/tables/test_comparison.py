@@ -304,6 +304,14 @@ def test_the_frame_names_the_runs() -> None:
     assert (row["against"], row["pairs"], row["seeds"], row["family"], row["level"]) == ("lora", 12, 6, 4, 1 - 0.05 / 4)
 
 
+def test_a_start_of_t_is_compared_with_the_lora_that_has_none() -> None:
+    plan = plan_of("init", "model=tiny", "task=cola", "transform=lora,shim", "seed=range(0,3)")
+    found = [c for c in compare(plan, records_of(plan, noisy)) if not c.contrast and c.task == "average"]
+    starts = {c.row.variant.partition("=")[2]: c.base.variant.partition("=")[2] for c in found}
+    # T = I with PEFT's A is also a setting of LoRA, which has that A; the other two have the official A.
+    assert starts == {"official": "official", "identity_t": "official", "identity": "identity", "zero_t": "official"}
+
+
 def test_nothing_at_all() -> None:
     found = compare(tiny(), {})
     assert {c.verdict for c in headlines(found)} == {"no data"}

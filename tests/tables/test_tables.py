@@ -352,6 +352,21 @@ def test_a_study_outlives_the_code_that_made_it(study: Path, monkeypatch: pytest
     assert (study / "tables" / "glue.csv").read_bytes() == before
 
 
+def test_a_method_of_another_experiment_of_the_study_adds_no_empty_rows(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (study / "tables" / "glue.md").read_bytes()
+    (cell, _) = make_plan(load_experiment("glue"), [*STUDY[:1], "task=stsb", "transform=ctcm", "seed=0,1"]).cells
+    other = dataclasses.asdict(make_record(cell, {("pearson", "validation"): (0.5, 0.5)}))
+    with (study / "records.jsonl").open("a") as stream:
+        stream.write(json.dumps(other) + "\n")
+    given = ["model=tiny", "data.source=local", "seed=0,1,2"]
+    monkeypatch.setattr("sys.argv", ["tables", "glue", "--runs", str(study), *given])
+    main()
+    assert (study / "tables" / "glue.md").read_bytes() == before
+    assert re.search("1 finished run .* is in no table here: .* transform=ctcm", capsys.readouterr().err)
+
+
 def test_a_study_with_two_runs_of_one_configuration_is_refused(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (study / "records.jsonl").read_text()
     other = json.loads(lines.split("\n")[0])
