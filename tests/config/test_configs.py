@@ -123,7 +123,7 @@ def test_recipe_composes_and_states_its_source(model: str, task: str) -> None:
     own = {"minilm": "not from a paper", "tiny": "for tests", "gpt2_mini": "not from a paper", "tiny_gpt2": "for tests"}
     if model in own and task in SHIPPED:
         assert own[model] in source
-    elif task in SHIPPED and model in ("roberta_base", "deberta_v3_base", "gpt2_medium", "gpt2_large"):
+    elif task in SHIPPED and model in ("roberta_base", "roberta_large", "deberta_v3_base", "gpt2_medium", "gpt2_large"):
         assert re.search(r"arXiv \d{4}\.\d{5}", source)
     assert len(source.split()) >= 2
 
