@@ -8,7 +8,7 @@ from mtlora.config.schema import STRUCTURES
 from mtlora.tables.captions import method_label, row_labels
 from mtlora.tables.claims import JudgedClaim
 from mtlora.tables.comparison import Comparison, headlines, needed
-from mtlora.tables.layout import TableCell, TextTable, estimate, number
+from mtlora.tables.layout import TableCell, TextTable, estimate, number, percent
 from mtlora.tables.statistics import ALPHA, FEWEST, Difference, Verdict
 from mtlora.tables.view import View
 
@@ -171,7 +171,7 @@ def _card(view: View, c: Comparison) -> Card:
     if c.difference is not None:
         name = c.label if h.task == "average" else h.metric.upper()
         text = f"{name} {estimate(c.difference.mean, c.interval, without=', no interval')}"
-        text += f" at {c.level:.2%}, {c.seeds} seed{'s' if c.seeds > 1 else ''}"
+        text += f" at {percent(c.level)}, {c.seeds} seed{'s' if c.seeds > 1 else ''}"
         if verdict is Verdict.FAILS:
             text = f"where both train: {text}"
     if verdict is Verdict.UNDECIDED:
@@ -216,7 +216,7 @@ def claims_table(verdicts: Sequence[JudgedClaim]) -> TextTable | None:
         "Last epoch / claimed",
         "Other protocols",
     ]
-    levels = "".join(sorted({f"{v.level:.2%} " for v in verdicts if v.comparison}))
+    levels = "".join(sorted({f"{percent(v.level)} " for v in verdicts if v.comparison}))
     text = (
         f"protocol published; {levels}t interval [low, high] of the last epoch, and of the epoch that the literature selects. "
         "At least half: low is at least half of the claim; a gain: low is above 0, smaller than claimed if high is below the "

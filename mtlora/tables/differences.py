@@ -18,7 +18,7 @@ from mtlora.tables.comparison import (
     seeds_text,
 )
 from mtlora.tables.items import DRAWS
-from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number, text_table
+from mtlora.tables.layout import MISSING, TableCell, TextTable, estimate, number, percent, text_table
 from mtlora.tables.statistics import FEWEST, OUTLIER, Verdict, heterogeneity_p, outliers, paired_difference
 from mtlora.tables.view import View
 
@@ -52,11 +52,13 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     if contrasts:
         base = "its control" if heads[0].contrast == CONTROL else "the same method in the first setting"
     levels = sorted({c.level for c in heads})
-    level = " or ".join(f"{level:.2%}" for level in levels)
-    family = " or ".join(str(size) for size in sorted({c.family for c in heads}))
+    level = " or ".join(map(percent, levels))
+    sizes = sorted({c.family for c in heads})
+    family = " or ".join(map(str, sizes))
+    contain = "the interval contains" if sizes == [1] else f"all {family} declared intervals contain"
     text = (
         f"same task and seed, {plan.experiment.selection} epoch; {headline_subject(plan)}: t interval at {level}, so that in "
-        f"at least 95% of such experiments all {family} declared intervals contain the true difference; other columns: 95%, "
+        f"at least 95% of such experiments {contain} the true difference; other columns: 95%, "
         f"without a verdict{_explained(body)}"
     )
     name = f"{plan.name}-{'contrasts' if contrasts else 'differences'}"
@@ -123,7 +125,7 @@ def protocols(view: View) -> TextTable | None:
         body[name] = [_verdict_cell(c) if c is not None else MISSING for c in found]
     level = next(iter(heads.values())).level
     text = (
-        f"{headline_subject(view.plan)}, {view.plan.experiment.selection} epoch, {level:.2%} t interval and verdict. "
+        f"{headline_subject(view.plan)}, {view.plan.experiment.selection} epoch, {percent(level)} t interval and verdict. "
         + " ".join(f"{name}: {PROTOCOLS[name].partition(': ')[2]}." for name in names)
     )
     title = f"{view.plan.experiment.title}: difference to LoRA by protocol"

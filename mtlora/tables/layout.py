@@ -34,6 +34,11 @@ def number(value: float, digits: int, signed: bool = False) -> str:
     return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
+def percent(level: float) -> str:
+    """Return a confidence level in percent, with four digits at most: 95%, 98.75%."""
+    return f"{100 * level:.4g}%"
+
+
 def estimate(mean: float, interval: tuple[float, float] | None, digits: int = 2, without: str = "") -> str:
     """Write a signed estimate with its interval, or with `without` if there is none."""
     text = number(mean, digits, signed=True)

@@ -96,6 +96,7 @@ class View:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Return the rows, ordered by model, targets, rank and variant, then by method as in the experiment."""
+        """Return the rows, ordered by model, targets and rank, then by variant and by method as in the experiment."""
         rows = list(dict.fromkeys(row_of(self.plan, cell) for cell in self.plan.cells))
-        return sorted(rows, key=lambda row: (row.model, row.targets, row.rank, row.variant))
+        variants = list(dict.fromkeys(row.variant for row in rows))
+        return sorted(rows, key=lambda row: (row.model, row.targets, row.rank, variants.index(row.variant)))

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from mtlora.report.plots.style import grid, legend, settings_of, style
 from mtlora.tables.captions import method_label
 from mtlora.tables.comparison import Comparison
+from mtlora.tables.layout import percent
 from mtlora.tables.view import View
 
 
@@ -64,7 +65,9 @@ def _draw(
 def _levels(comparisons: Sequence[Comparison]) -> str:
     """Say at which level the intervals are: simultaneous for the score with the verdict, 95% for the others."""
     heads = sorted({c.level for c in comparisons if c.head})
-    return " and ".join([*(f"{level:.2%} for the score with the verdict" for level in heads), "95% for the others"])
+    return " and ".join(
+        [*(f"{percent(level)} for the score with the verdict" for level in heads), "95% for the others"]
+    )
 
 
 def _panels_by_scale(comparisons: Iterable[Comparison]) -> list[list[str]]:
