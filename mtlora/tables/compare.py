@@ -38,6 +38,8 @@ def compare(
 ) -> list[Comparison]:
     """Compare every row of a plan with LoRA in the same setting, with its controls, and along the experiment's contrasts.
 
+    Where the experiment excludes LoRA in a setting (a start of T: LoRA has none), it is LoRA at the first value of that key.
+
     Args:
         plan: the experiment's cells.
         records: their usable records, by config_sha.
@@ -70,22 +72,32 @@ def _families(plan: Plan) -> Iterator[tuple[list[Rival], int]]:
 
 
 def _rivals_of_methods(plan: Plan) -> Iterator[Rival]:
-    """Yield each row with LoRA's in the same setting, then with those of its controls.
+    """Yield each row with LoRA's in the same setting, then with those of its controls."""
+    products = {row_of(plan, cell): _product(cell) for cell in plan.cells}
+    by_product = {frozenset(product.items()): row for row, product in products.items()}
+    for row, product in products.items():
+        base = by_product.get(frozenset(_instead_of_excluded(plan, product | {"transform": "lora"}).items()))
+        if base not in (None, row):
+            yield Rival(row, base, "")
+    for row in products:
+        for method in plan.experiment.controls.get(row.method, []):
+            if (base := row._replace(method=method)) in products and base != row:
+                yield Rival(row, base, CONTROL)
 
-    Where the experiment excludes LoRA's, because the setting would change nothing there (a start of T), it is its row at the
-    first value of that setting.
-    """
-    rows = dict.fromkeys(row_of(plan, cell) for cell in plan.cells)
-    first: dict[Row, Row] = {}  # by the row without its variant
-    for row in rows:
-        first.setdefault(row._replace(variant=""), row)
-    for contrast, bases in (("", {row.method: ["lora"] for row in rows}), (CONTROL, plan.experiment.controls)):
-        for row in rows:
-            for method in bases.get(row.method, []):
-                same = row._replace(method=method)
-                base = same if same in rows else first.get(same._replace(variant=""))
-                if base not in (None, row):
-                    yield Rival(row, base, contrast)
+
+def _product(cell: Cell) -> dict[str, str]:
+    """Return the values that a cell's row has of the swept keys."""
+    values = {override_key(override): override.partition("=")[2] for override in cell.overrides}
+    return {key: value for key, value in values.items() if key not in ("seed", "task")}
+
+
+def _instead_of_excluded(plan: Plan, product: dict[str, str]) -> dict[str, str]:
+    """Return a setting of LoRA; where the experiment excludes it, because a key has no meaning there, the key's first value."""
+    axes = plan.experiment.axes_of(plan.profile)
+    for excluded in plan.experiment.exclude:
+        if all(product.get(key) == str(value) for key, value in excluded.items()):
+            product |= {key: str(axes[key][0]) for key in excluded if key != "transform"}
+    return product
 
 
 def _rivals_along_contrasts(plan: Plan) -> Iterator[Rival]:

@@ -55,7 +55,7 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     level = " or ".join(map(percent, levels))
     sizes = sorted({c.family for c in heads})
     family = " or ".join(map(str, sizes))
-    contain = "the interval contains" if sizes == [1] else f"all {family} declared intervals contain"
+    contain = "each interval contains" if sizes == [1] else f"all {family} declared intervals contain"
     text = (
         f"same task and seed, {plan.experiment.selection} epoch; {headline_subject(plan)}: t interval at {level}, so that in "
         f"at least 95% of such experiments {contain} the true difference; other columns: 95%, "

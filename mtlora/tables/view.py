@@ -98,5 +98,5 @@ class View:
     def rows(self) -> list[Row]:
         """Return the rows, ordered by model, targets and rank, then by variant and by method as in the experiment."""
         rows = list(dict.fromkeys(row_of(self.plan, cell) for cell in self.plan.cells))
-        variants = list(dict.fromkeys(row.variant for row in rows))
-        return sorted(rows, key=lambda row: (row.model, row.targets, row.rank, variants.index(row.variant)))
+        order = {variant: k for k, variant in enumerate(dict.fromkeys(row.variant for row in rows))}
+        return sorted(rows, key=lambda row: (row.model, row.targets, row.rank, order[row.variant]))

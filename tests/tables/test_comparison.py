@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import random
+import re
 import statistics
 from collections.abc import Callable
 from functools import lru_cache
@@ -304,12 +305,20 @@ def test_the_frame_names_the_runs() -> None:
     assert (row["against"], row["pairs"], row["seeds"], row["family"], row["level"]) == ("lora", 12, 6, 4, 1 - 0.05 / 4)
 
 
-def test_a_start_of_t_is_compared_with_the_lora_that_has_none() -> None:
-    plan = plan_of("init", "model=tiny", "task=cola", "transform=lora,shim", "seed=range(0,3)")
+@pytest.mark.parametrize("starts", ["official,identity_t,identity,zero_t", "identity,zero_t,identity_t,official"])
+def test_a_start_of_t_is_compared_with_the_lora_that_has_none(starts: str) -> None:
+    given = ["transform=lora,shim", "adapter.alpha=8,16", f"adapter.init_weights={starts}", "seed=range(0,3)"]
+    plan = plan_of("init", "model=tiny", "task=cola", *given)
     found = [c for c in compare(plan, records_of(plan, noisy)) if not c.contrast and c.task == "average"]
-    starts = {c.row.variant.partition("=")[2]: c.base.variant.partition("=")[2] for c in found}
     # T = I with PEFT's A is also a setting of LoRA, which has that A; the other two have the official A.
-    assert starts == {"official": "official", "identity_t": "official", "identity": "identity", "zero_t": "official"}
+    bases = {"official": "official", "identity_t": "official", "identity": "identity", "zero_t": "official"}
+    pairs = {settings(c.row.variant): settings(c.base.variant) for c in found}
+    assert pairs == {(alpha, start): (alpha, base) for alpha in ("8", "16") for start, base in bases.items()}
+
+
+def settings(variant: str) -> tuple[str, str]:
+    values = dict(re.findall(r"adapter\.(\w+)=(\w+)", variant))
+    return values["alpha"], values["init_weights"]
 
 
 def test_nothing_at_all() -> None:
