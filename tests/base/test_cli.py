@@ -180,7 +180,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("decode.beams=0", ["decode.beams=0", "at least 1"]),
         ("task=rte,mrpc", ["error: task=rte,mrpc names several values, which is a sweep: add -m"]),
         ("task=rte,", ["error: task=rte,: a comma too many: write task=rte"]),
-        ("model=roberta", ["(did you mean roberta_base?)"]),
+        ("model=roberta", ["(did you mean roberta_base or roberta_large?)"]),
         ("task=RTE", ["(did you mean rte?)"]),
         ("seed=1-5", ["1-5 is not a whole number (several: seed=0,1 or 'seed=range(0,5)')"]),
         ("task=(", ["task=("]),
