@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from mtlora.base.errors import UserError
-from mtlora.base.messages import for_the_same
+from mtlora.base.messages import same_command
 
 # Returns those of a commit's files that are needed; an empty list if the commit lacks any of them.
 Choice = Callable[[Sequence[str]], list[str]]
@@ -148,7 +148,7 @@ class Repository:
                 return "there is no such repository, or it is private: correct its name, or set HF_TOKEN"
             case errors.OfflineModeIsEnabled():
                 return (
-                    f"HF_HUB_OFFLINE=1 forbids the network: run {for_the_same('download')} "
+                    f"HF_HUB_OFFLINE=1 forbids the network: run {same_command('download')} "
                     f"without it, or use {self.instead}"
                 )
             case OSError() if error.errno in FULL_DISK:

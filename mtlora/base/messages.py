@@ -105,7 +105,7 @@ def command(target: str, experiment: str = "", *overrides: str) -> str:
     return shlex.join(filter(None, words))
 
 
-def for_the_same(target: str) -> str:
+def same_command(target: str) -> str:
     """Return the words for a command, where the experiment and the profile of the user's own command are not known."""
     return f"`{command(target)}` for the same experiment and profile"
 

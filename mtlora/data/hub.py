@@ -13,7 +13,7 @@ from typing import Any
 
 from mtlora.base.errors import UserError
 from mtlora.base.hub import COMMIT, Choice, Repository, Snapshot, is_damaged
-from mtlora.base.messages import command, for_the_same
+from mtlora.base.messages import command, same_command
 from mtlora.config.schema import TaskConfig
 from mtlora.data.contexts import Sentence
 from mtlora.data.table_files import check_columns
@@ -171,7 +171,7 @@ def _rows(task: TaskConfig, split: str, snapshot: Snapshot) -> Any:
         except (OSError, pa.ArrowException) as error:
             path = snapshot.folder / name
             remedy = (
-                f"{for_the_same('download')} repairs it"
+                f"{same_command('download')} repairs it"
                 if is_damaged(path)
                 else "it is so on the hub: correct task.hub.revision"
             )
@@ -200,6 +200,6 @@ def _check_size(task: TaskConfig, split: str, found: int, subset: bool) -> None:
     part = "; data.subset=true accepts a part, as low-resource" if 0 < found < declared and not subset else ""
     raise UserError(
         f"{_where(task, split)} has {found} {unit}, but `sizes` of conf/task/{task.name}.yaml has {declared}: "
-        f"{for_the_same('download')} fetches what is missing, else correct "
+        f"{same_command('download')} fetches what is missing, else correct "
         f"task.hub.revision{part}"
     )

@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from mtlora.base.errors import UserError
 from mtlora.base.files import write_text
-from mtlora.base.messages import as_typed, command, for_the_same
+from mtlora.base.messages import as_typed, command, same_command
 from mtlora.config.schema import RunConfig
 
 FIRST_SEED = 100  # seeds from here on are for tuning only
@@ -113,7 +113,7 @@ def load_tuning(path: Path) -> Tuning:
         return _read(path, path.stat().st_mtime_ns)
     except FileNotFoundError:
         raise UserError(
-            f"protocol=tuned needs {path}, which does not exist: run {for_the_same('tune')} first"
+            f"protocol=tuned needs {path}, which does not exist: run {same_command('tune')} first"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """MTLoRA against LoRA in a plan's runs: paired differences by task and suite, and verdicts on the headline score."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -221,9 +221,8 @@ def comparison_frame(plan: Plan, comparisons: Sequence[Comparison]) -> pd.DataFr
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def against(c: Comparison) -> str:
-    """Name the base of a comparison: `lora`, or the values in which the base differs."""
-    if c.contrast in ("", CONTROL):
-        return c.base.method
-    changed = [(name, value) for name, value, own in zip(Row._fields, c.base, c.row, strict=True) if value != own]
-    return " ".join(str(value) if name == "variant" else f"{name}={value}" for name, value in changed)
+def against(c: Comparison, name: Callable[[str], str] = str) -> str:
+    """Name the base of a comparison: its method, where that is meant, and the values in which its setting differs."""
+    settings = zip(Row._fields, c.base.setting, c.row.setting, strict=True)
+    changed = [value if field == "variant" else f"{field}={value}" for field, value, own in settings if value != own]
+    return " ".join([*([name(c.base.method)] if c.contrast in ("", CONTROL) else []), *map(str, changed)])

@@ -31,8 +31,8 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     if not heads:  # nothing to compare, or the headline's task is not among these runs
         return None
     labels = row_labels([c.row for c in heads], view.rows)
-    if contrasts:
-        labels["Against"] = [method_label(c.base.method) if c.contrast == CONTROL else against(c) for c in heads]
+    if contrasts or any(c.base.setting != c.row.setting for c in heads):
+        labels["Against"] = [against(c, method_label) for c in heads]
     columns: dict[str, list[TableCell]] = {}
     for c in chosen:
         if c.head or len(plan.columns) > 1:  # a single task is the average

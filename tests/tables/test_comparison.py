@@ -314,6 +314,9 @@ def test_a_start_of_t_is_compared_with_the_lora_that_has_none(starts: str) -> No
     bases = {"official": "official", "identity_t": "official", "identity": "identity", "zero_t": "official"}
     pairs = {settings(c.row.variant): settings(c.base.variant) for c in found}
     assert pairs == {(alpha, start): (alpha, base) for alpha in ("8", "16") for start, base in bases.items()}
+    named = {settings(c.row.variant): against(c) for c in found}
+    assert named["8", "official"] == "lora"
+    assert named["8", "identity_t"] == "lora adapter.init_weights=official adapter.alpha=8"
 
 
 def settings(variant: str) -> tuple[str, str]:

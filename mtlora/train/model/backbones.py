@@ -25,7 +25,7 @@ from transformers import (
 from mtlora.base.errors import UserError
 from mtlora.base.extras import extra_with, needs
 from mtlora.base.hashing import file_sha256
-from mtlora.base.messages import for_the_same
+from mtlora.base.messages import same_command
 from mtlora.config.schema import ModelConfig, RunConfig
 from mtlora.plan.model_files import has_tokenizer, model_folder
 from mtlora.train.model.attention import use_own_attention
@@ -59,7 +59,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 def _no_tokenizer(model: ModelConfig, location: str) -> UserError:
     remedy = (
-        "save it there with tokenizer.save_pretrained" if model.path else f"fetch it again ({for_the_same('download')})"
+        "save it there with tokenizer.save_pretrained" if model.path else f"fetch it again ({same_command('download')})"
     )
     return UserError(f"model {model.name}: {location} holds no tokenizer: {remedy}")
 
@@ -218,7 +218,7 @@ def _reading(model: ModelConfig, location: str) -> Iterator[None]:
     if model.source == "random" and model.path is None:
         remedy = "correct model.architecture"
     elif model.source == "hub" and model.path is None:
-        remedy = f"{for_the_same('download')} repairs damaged files; else {remedy}"
+        remedy = f"{same_command('download')} repairs damaged files; else {remedy}"
     try:
         yield
     except (UnpicklingError, SafetensorError, EOFError) as error:
