@@ -172,6 +172,11 @@ class Cell:
             return choice_of(self.config, None)
         return choice_of(self.config, self.basis, self.basis_parts)
 
+    @cached_property
+    def product(self) -> dict[str, str]:
+        """The overrides as key -> value: the cell's place in its grid."""
+        return {override_key(override): override.partition("=")[2] for override in self.overrides}
+
     @property
     def label(self) -> str:
         """Method, rank and target set: `shim-r8-qv`."""

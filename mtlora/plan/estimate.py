@@ -60,7 +60,7 @@ def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
     work = {cell.sha: workload(cell) for cell in cells}
     flops, tokens = (sum(work[cell.sha][part] for cell in cells) for part in (0, 1))
     overhead = sum(map(overhead_of, cells))
-    paces = _paces([*among, *cells])
+    paces, device = _paces([*among, *cells])
     if not paces:
         compute = cells[0].config.compute
         rate, device = measured_in_child(compute.device, compute.cpu_gemm)
@@ -68,7 +68,7 @@ def estimate(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> Estimate:
         return Estimate(flops, tokens, flops / (UTILISATION[device] * rate), basis, False, overhead)
     every = [pace for alike in paces.values() for pace in alike]
     seconds = sum(median(paces.get(_kind(cell), every)) * work[cell.sha][0] for cell in cells)
-    runs = f"from {len(every)} finished run{'s' * (len(every) > 1)}"
+    runs = f"from {len(every)} finished run{'s' * (len(every) > 1)}" + (f" on {device}" if device else "")
     return Estimate(flops, tokens, seconds, runs + _error_of(list(paces.values())), overhead=overhead)
 
 
@@ -82,22 +82,22 @@ def _kind(cell: Cell) -> tuple[str, str]:
     return cell.config.task.name, cell.config.model.name
 
 
-def _paces(cells: Sequence[Cell]) -> dict[tuple[str, str], list[float]]:
-    """Return the seconds per operation of the finished runs on the device of the latest one, by task and model."""
+def _paces(cells: Sequence[Cell]) -> tuple[dict[tuple[str, str], list[float]], str]:
+    """Return by task and model the seconds per operation of finished runs on the device of the latest one; and the device."""
     found: list[tuple[str, str, tuple[str, str], float]] = []
     for cell in {cell.sha: cell for cell in cells}.values():
         with suppress(UserError, KeyError, ValueError, TypeError):
             record = RunRecord.load(cell.folder / RECORD)
             if record.status == "success":
                 seconds = record.cost["seconds"] + record.cost.get("decode_seconds", 0.0)
-                made = record.provenance["ended"], record.provenance.get("device", "")
+                made = record.provenance.get("ended", ""), record.provenance.get("device", "")
                 found.append((*made, _kind(cell), seconds / workload(cell)[0]))
     device = max(found)[1] if found else ""
     paces: dict[tuple[str, str], list[float]] = {}
     for _, its_device, kind, pace in found:
         if its_device == device:
             paces.setdefault(kind, []).append(pace)
-    return paces
+    return paces, device
 
 
 def _error_of(paces: Sequence[list[float]]) -> str:

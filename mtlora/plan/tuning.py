@@ -76,7 +76,7 @@ class Tuning:
     choices: list[Choice] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     seconds: float = 0.0  # training and evaluation of all trials
-    overrides: list[str] = field(default_factory=list)  # further arguments of the command
+    overrides: list[str] = field(default_factory=list)  # the arguments of the command, after the experiment
 
 
 def with_earlier(tuning: Tuning, path: Path) -> Tuning:
@@ -157,7 +157,7 @@ def choice_of(config: RunConfig, basis: str | None, parts: dict[str, str] | None
     """
     path = path_for(config)
     tuning = load_tuning(path)
-    again = command("tune", tuning.experiment, f"profile={tuning.profile}")
+    again = command("tune", tuning.experiment, *(tuning.overrides or [f"profile={tuning.profile}"]))
     check_seed(config)
     method, task = config.adapter.method, config.task.name
     named = [choice for choice in tuning.choices if choice.method == method and task in choice.tasks]
@@ -177,7 +177,7 @@ def choice_of(config: RunConfig, basis: str | None, parts: dict[str, str] | None
             f"{path} has no learning rate for {method} on {task} with {new}: "
             f"it was made with other values: run `{again}` with the same ones as here"
         )
-    raise UserError(f"{path} has no learning rate for {method} on {task}: run `{again}` with this method and task")
+    raise UserError(f"{path} has no learning rate for {method} on {task}: run `{again}` with both")
 
 
 def _differing(choice: Choice, task: str, parts: dict[str, str]) -> str:

@@ -108,12 +108,16 @@ def _narrowed(experiment: Experiment, overrides: Sequence[str], records: Sequenc
     A method with runs on only some of the tasks belongs to another experiment, such as the controls, if others have all.
     """
     given = parse_overrides(overrides)
-    declared = experiment.axes_of(given.get("profile", ["mini"])[0])
+    profile = given.get("profile", ["mini"])[0]
+    if not records or profile not in experiment.profiles:
+        return []
+    declared = experiment.axes_of(profile)
     kept = {}
     for key in NARROWED:
         held = {str(getattr(record, key)) for record in records}
         kept[key] = given.get(key) or [value for value in map(str, declared.get(key, [])) if value in held]
-    runs = {(record.transform, record.task) for record in records}
+    chosen = [r for r in records if all(not kept[key] or str(getattr(r, key)) in kept[key] for key in NARROWED)]
+    runs = {(record.transform, record.task) for record in chosen}
     complete = [method for method in kept["transform"] if all((method, task) in runs for task in kept["task"])]
     kept["transform"] = complete or kept["transform"]
     return [f"{key}={','.join(values)}" for key, values in kept.items() if values and key not in given]
@@ -178,9 +182,13 @@ def _command(plans: Sequence[Plan], others: Sequence[RunRecord], shown: Callable
         values.setdefault(override_key(override), {})[override.partition("=")[2]] = None
     name = plans[0].experiment.name if len(plans) == 1 else suite
     declared = next((p.experiment.axes_of(p.profile) for p in plans if p.experiment.name == name), {})
+    archived = any(cell.archive is not None for cell in plans[0].cells[:1])
+    if archived and "transform" in values:  # `_narrowed` left these methods out: beside those that have a table
+        shown_there = [cell.config.adapter.method for p in plans if p.experiment.name == name for cell in p.cells]
+        values["transform"] = dict.fromkeys([*shown_there, *values["transform"]])
     narrowed = {key: named for key, named in values.items() if set(named) != {str(v) for v in declared.get(key, ())}}
     words = [f"{key}={','.join(sorted(named, key=_order))}" for key, named in narrowed.items()]
-    if plans[0].cells and plans[0].cells[0].archive is not None:  # which needs no data
+    if archived:  # which needs no data
         words += [o for o in fixed if override_key(o) != "data.root"]
         runs = [as_typed("--runs", plans[0].results)]
     else:

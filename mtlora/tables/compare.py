@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mtlora.config.metrics import METRICS
-from mtlora.plan.cell import Cell, override_key
+from mtlora.plan.cell import Cell
 from mtlora.plan.experiment import Column
 from mtlora.plan.grid import Plan, is_excluded
 from mtlora.records.record import RunRecord
@@ -65,7 +65,8 @@ def _families(plan: Plan) -> Iterator[tuple[list[Rival], int]]:
         found.setdefault((rival.contrast, rival.row.setting), []).append(rival)
     cells = {row_of(plan, cell): cell for cell in plan.cells}
     for (contrast, _), rivals in found.items():
-        methods = _declared_methods(plan, cells[rivals[0].row]) | {rival.row.method for rival in rivals}
+        methods = _declared_methods(plan, cells[rivals[0].row])
+        methods |= {row.method for rival in rivals for row in (rival.row, rival.base)}
         pairs = sum(m in methods and c in methods for m, controls in plan.experiment.controls.items() for c in controls)
         sizes = {"": len(methods - {"lora"}), CONTROL: pairs}
         yield rivals, sizes.get(contrast, len(methods))
@@ -73,7 +74,7 @@ def _families(plan: Plan) -> Iterator[tuple[list[Rival], int]]:
 
 def _rivals_of_methods(plan: Plan) -> Iterator[Rival]:
     """Yield each row with LoRA's in the same setting, then with those of its controls."""
-    products = {row_of(plan, cell): _product(cell) for cell in plan.cells}
+    products = {row_of(plan, cell): _settings(cell) for cell in plan.cells}
     by_product = {frozenset(product.items()): row for row, product in products.items()}
     for row, product in products.items():
         base = by_product.get(frozenset(_instead_of_excluded(plan, product | {"transform": "lora"}).items()))
@@ -85,15 +86,14 @@ def _rivals_of_methods(plan: Plan) -> Iterator[Rival]:
                 yield Rival(row, base, CONTROL)
 
 
-def _product(cell: Cell) -> dict[str, str]:
-    """Return the values that a cell's row has of the swept keys."""
-    values = {override_key(override): override.partition("=")[2] for override in cell.overrides}
-    return {key: value for key, value in values.items() if key not in ("seed", "task")}
+def _settings(cell: Cell) -> dict[str, str]:
+    """Return the values that a cell shares with its row."""
+    return {key: value for key, value in cell.product.items() if key not in ("seed", "task")}
 
 
 def _instead_of_excluded(plan: Plan, product: dict[str, str]) -> dict[str, str]:
     """Return a setting of LoRA; where the experiment excludes it, because a key has no meaning there, the key's first value."""
-    axes = plan.experiment.axes_of(plan.profile)
+    axes = {**plan.axes, **plan.experiment.axes_of(plan.profile)}
     for excluded in plan.experiment.exclude:
         if all(product.get(key) == str(value) for key, value in excluded.items()):
             product |= {key: str(axes[key][0]) for key in excluded if key != "transform"}
@@ -103,11 +103,11 @@ def _instead_of_excluded(plan: Plan, product: dict[str, str]) -> dict[str, str]:
 def _rivals_along_contrasts(plan: Plan) -> Iterator[Rival]:
     """Yield each row with the row that differs from it in the contrast's key only, which has its first value there."""
     for key in plan.experiment.contrasts:
-        by_value: dict[str, dict[tuple[str, ...], Row]] = {}
+        by_value: dict[str, dict[frozenset[tuple[str, str]], Row]] = {}
         for cell in plan.cells:
-            others = tuple(o for o in cell.overrides if override_key(o) not in (key, "seed", "task"))
-            value = next((o.partition("=")[2] for o in cell.overrides if override_key(o) == key), "")
-            by_value.setdefault(value, {})[others] = row_of(plan, cell)
+            others = _settings(cell)
+            value = others.pop(key, "")
+            by_value.setdefault(value, {})[frozenset(others.items())] = row_of(plan, cell)
         first, *values = plan.axes.get(key, [""])
         bases = by_value.get(first, {})
         for value in values:
@@ -118,9 +118,8 @@ def _rivals_along_contrasts(plan: Plan) -> Iterator[Rival]:
 
 def _declared_methods(plan: Plan, cell: Cell) -> set[str]:
     """Return all methods that the experiment has at a cell's other values, whatever the command line leaves out."""
-    product = {override_key(override): override.partition("=")[2] for override in cell.overrides}
     methods = {str(method) for method in plan.experiment.axes_of(plan.profile).get("transform", [])}
-    return {m for m in methods if not is_excluded(product | {"transform": m}, plan.experiment)}
+    return {m for m in methods if not is_excluded(cell.product | {"transform": m}, plan.experiment)}
 
 
 class _Comparer:
@@ -171,7 +170,7 @@ class _Comparer:
             difference=self.estimate(rival, members, selection),
             family=family,
             head=head,
-            floors=tuple(self.floors[m] for m in members),
+            floors={self.columns[m].task: self.floors[m] for m in members},
             groups=tuple(self.roots.get((rival.row, task), task) for task in tasks),
         )
 

@@ -70,7 +70,7 @@ class Comparison:
     difference: Difference | None  # None: a task has no pair
     family: int  # number of comparisons that the level of a verdict's interval accounts for
     head: Headline | None  # only the headline score has one, and a verdict
-    floors: tuple[float, ...]  # what one test item is worth in each task
+    floors: dict[str, float]  # task -> what one test item is worth
     groups: tuple[str, ...]  # for each task what its runs start from: tasks of one group are not independent
 
     @property

@@ -1,10 +1,11 @@
 """The tables of paired differences: to LoRA, to other settings, by protocol, by task, and over test items."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from mtlora.tables.aggregate import Row
 from mtlora.tables.captions import PROTOCOLS, headline_subject, method_label, row_labels, row_names
 from mtlora.tables.comparison import (
     CONTROL,
@@ -30,9 +31,7 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     heads = [c for c in chosen if c.head]
     if not heads:  # nothing to compare, or the headline's task is not among these runs
         return None
-    labels = row_labels([c.row for c in heads], view.rows)
-    if contrasts or any(c.base.setting != c.row.setting for c in heads):
-        labels["Against"] = [against(c, method_label) for c in heads]
+    labels = _labels(heads, view.rows)
     columns: dict[str, list[TableCell]] = {}
     for c in chosen:
         if c.head or len(plan.columns) > 1:  # a single task is the average
@@ -51,15 +50,15 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     base = "LoRA"
     if contrasts:
         base = "its control" if heads[0].contrast == CONTROL else "the same method in the first setting"
-    levels = sorted({c.level for c in heads})
-    level = " or ".join(map(percent, levels))
     sizes = sorted({c.family for c in heads})
-    family = " or ".join(map(str, sizes))
-    contain = "each interval contains" if sizes == [1] else f"all {family} declared intervals contain"
+    meaning = "each by itself"
+    if sizes != [1]:
+        setting = " of a setting" if len({c.row.setting for c in heads}) > 1 else ""
+        family = f"all declared intervals{setting} ({' or '.join(map(str, sizes))})"
+        meaning = f"so that in at least 95% of such experiments {family} contain the true difference"
     text = (
-        f"same task and seed, {plan.experiment.selection} epoch; {headline_subject(plan)}: t interval at {level}, so that in "
-        f"at least 95% of such experiments {contain} the true difference; other columns: 95%, "
-        f"without a verdict{_explained(body)}"
+        f"same task and seed, {plan.experiment.selection} epoch; {headline_subject(plan)}: t interval at {_levels(heads)}, "
+        f"{meaning}; other columns: 95%, without a verdict{_explained(body)}"
     )
     name = f"{plan.name}-{'contrasts' if contrasts else 'differences'}"
     table = text_table(name, f"{plan.experiment.title}: difference to {base}", text, labels, body | columns)
@@ -69,11 +68,26 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     return table
 
 
+def _labels(found: Sequence[Comparison], rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return the columns that name comparisons: the row, and the base unless all bases are LoRA in the row's setting."""
+    labels = row_labels([c.row for c in found], rows)
+    if any(c.contrast or c.base.setting != c.row.setting for c in found):
+        labels["Against"] = [against(c, method_label) for c in found]
+    return labels
+
+
+def _levels(heads: Iterable[Comparison]) -> str:
+    return " or ".join(percent(level) for level in sorted({c.level for c in heads}))
+
+
 def _explained(columns: Iterable[str]) -> str:
     """Say what the columns of the informative tasks and of the numbers of seeds mean, if they are there."""
     text = ""
     if "Informative tasks" in columns:
-        text += "; informative tasks: the difference over the tasks on which both methods beat the majority answer"
+        text += (
+            "; informative tasks: the difference over the tasks on which both methods beat the majority answer, at the level "
+            "of the verdict"
+        )
     if any(name.startswith("Seeds to") for name in columns):
         text += (
             "; seeds to see a difference: with so many, 4 of 5 experiments would detect it; to exclude it: 4 of 5 would, "
@@ -102,9 +116,9 @@ def _remarks(c: Comparison) -> list[str]:
         lines.append(
             f"on {', '.join(c.head.dull)} one of the two does not beat the majority answer, so that task cannot support equality"
         )
-    for task, floor in zip(by_task(c.pairs), c.floors, strict=False):
+    for task in by_task(c.pairs):
         pairs = [pair for pair in c.pairs if pair.task == task]
-        for i in outliers([pair.difference for pair in pairs], floor) if len(pairs) >= FEWEST else []:
+        for i in outliers([pair.difference for pair in pairs], c.floors[task]) if len(pairs) >= FEWEST else []:
             lines.append(
                 f"on {task} at seed {pairs[i].seed} the difference {number(pairs[i].difference, 2, True)} is more than "
                 f"{OUTLIER:g} deviations from the median"
@@ -123,10 +137,9 @@ def protocols(view: View) -> TextTable | None:
     for name in names:
         found = [heads.get(row._replace(protocol=name)) for row in rows]
         body[name] = [_verdict_cell(c) if c is not None else MISSING for c in found]
-    level = next(iter(heads.values())).level
     text = (
-        f"{headline_subject(view.plan)}, {view.plan.experiment.selection} epoch, {percent(level)} t interval and verdict. "
-        + " ".join(f"{name}: {PROTOCOLS[name].partition(': ')[2]}." for name in names)
+        f"{headline_subject(view.plan)}, {view.plan.experiment.selection} epoch, {_levels(heads.values())} t interval and "
+        "verdict. " + " ".join(f"{name}: {PROTOCOLS[name].partition(': ')[2]}." for name in names)
     )
     title = f"{view.plan.experiment.title}: difference to LoRA by protocol"
     return text_table(f"{view.plan.name}-by-protocol", title, text, row_labels(rows), body)
@@ -142,7 +155,7 @@ def spread(view: View) -> TextTable | None:
     }
     for c in heads:
         tasks = by_task(c.pairs)
-        means = {task: paired_difference([values]) for task, values in tasks.items()}
+        means = {task: paired_difference([values], floors=[c.floors[task]]) for task, values in tasks.items()}
         for name, choose in (("Smallest", min), ("Largest", max)):
             task = choose(means, key=lambda task: means[task].mean)
             text = f"{task} {estimate(means[task].mean, means[task].interval())}"
@@ -159,7 +172,7 @@ def spread(view: View) -> TextTable | None:
         "this table."
     )
     title = f"{view.plan.experiment.title}: how the difference varies"
-    return text_table(f"{view.plan.name}-spread", title, text, row_labels([c.row for c in heads], view.rows), body)
+    return text_table(f"{view.plan.name}-spread", title, text, _labels(heads, view.rows), body)
 
 
 def _rate(view: View) -> str:
@@ -203,16 +216,19 @@ def items(view: View) -> TextTable | None:
     found = view.items[0]
     if not found:
         return None
-    rows = [item.row for item in found]
+    runs = [item.comparison.runs for item in found]
     body = {
-        "Difference": [TableCell(number(item.difference, 2, True), item.difference, item.runs) for item in found],
+        "Difference": [
+            TableCell(number(item.difference, 2, True), item.difference, ids)
+            for item, ids in zip(found, runs, strict=True)
+        ],
         "95%, other items": [
-            TableCell(f"[{number(item.interval[0], 2)}, {number(item.interval[1], 2)}]", None, item.runs)
+            TableCell(f"[{number(item.interval[0], 2)}, {number(item.interval[1], 2)}]", None, ids)
             if item.interval
             else MISSING
-            for item in found
+            for item, ids in zip(found, runs, strict=True)
         ],
-        "p, items": [TableCell(_p_text(item.p), item.p, item.runs) for item in found],
+        "p, items": [TableCell(_p_text(item.p), item.p, ids) for item, ids in zip(found, runs, strict=True)],
     }
     text = (
         f"{headline_subject(view.plan)}{_rate(view)}. Interval: t, with the variance over seeds and, by a bootstrap, over "
@@ -221,4 +237,6 @@ def items(view: View) -> TextTable | None:
         "number of comparisons."
     )
     title = f"{view.plan.experiment.title}: other test items"
-    return text_table(f"{view.plan.name}-items", title, text, row_labels(rows, view.rows), body)
+    return text_table(
+        f"{view.plan.name}-items", title, text, _labels([item.comparison for item in found], view.rows), body
+    )

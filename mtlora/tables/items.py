@@ -21,7 +21,7 @@ from mtlora.score.compute import require_text_packages
 from mtlora.score.generated import in_part
 from mtlora.score.sums import SCORES, Score, bleu_counts, item_counts
 from mtlora.score.text import treat
-from mtlora.tables.aggregate import Row, scale_of
+from mtlora.tables.aggregate import scale_of
 from mtlora.tables.comparison import Comparison, by_task
 from mtlora.tables.evidence import Evidence
 from mtlora.tables.statistics import Difference, Verdict, paired_difference
@@ -48,11 +48,10 @@ class Counted:
 class ItemResult:
     """A comparison over test items in the headline score."""
 
-    row: Row
+    comparison: Comparison
     difference: float
     interval: tuple[float, float] | None
     p: float
-    runs: tuple[str, ...]
 
 
 def compare_items(
@@ -70,8 +69,8 @@ def compare_items(
         except (UserError, RecursionError) as error:
             problems.append(f"{c.row.method} and {c.base.method} are not compared over test items: {error}")
             continue
-        seeds = paired_difference(list(by_task(c.pairs).values()), c.groups, c.floors)
-        results.append(ItemResult(c.row, seeds.mean, interval(seeds, tasks), exchange_p(tasks), c.runs))
+        seeds = paired_difference(list(by_task(c.pairs).values()), c.groups, list(c.floors.values()))
+        results.append(ItemResult(c, seeds.mean, interval(seeds, tasks), exchange_p(tasks)))
     return results, problems
 
 

@@ -11,6 +11,7 @@ from mtlora.config.schema import STRUCTURES
 from mtlora.plan.experiment import Column
 from mtlora.tables.aggregate import Row, above_majority, entries_of, mean_costs, published_rows, row_of
 from mtlora.tables.captions import caption, method_label, row_labels, row_names, table_columns
+from mtlora.tables.comparison import headlines
 from mtlora.tables.evidence import uncommitted
 from mtlora.tables.layout import MISSING, TableCell, TextTable, number, text_table
 from mtlora.tables.view import View
@@ -151,15 +152,18 @@ def convention(view: View) -> TextTable | None:
         return None
     body = {label: cells for (label, _), cells in score_columns(view, rule.selection, rule.statistic).items()}
     best, last = (view.headline(selection) for selection in (rule.selection, plan.experiment.selection))
-    body["Δ to LoRA"] = [
-        _less(rule.statistic, best.get(row), best.get(row._replace(method="lora"))) if row.method != "lora" else MISSING
-        for row in view.rows
-    ]
+    heads = {c.row: c for c in headlines(view.comparisons)}
+    body["Δ to LoRA"] = []
+    for row in view.rows:
+        c = heads.get(row)
+        cell = MISSING if c is None else _less(rule.statistic, best.get(row), best.get(c.base))
+        is_paired = c is not None and set(cell.runs) == set(c.runs)  # other seeds alone would be a difference
+        body["Δ to LoRA"].append(cell if is_paired else MISSING)
     if rule.selection != plan.experiment.selection:
         body["best − last"] = [_less(rule.statistic, best.get(row), last.get(row)) for row in view.rows]
     text = (
         f"{rule.selection} epoch (by the first metric of each task), {rule.statistic} of seeds, as {rule.source}; Δ is the "
-        "difference of these numbers, without an interval: the other tables say how sure a difference is."
+        "difference of these numbers, for the same seeds, without an interval: the other tables say how sure a difference is."
     )
     labels = row_labels(view.rows)
     table = text_table(

@@ -8,6 +8,7 @@ The runs of a cohort train in lock-step: their batches share one forward and one
 alone is a cohort of one, so the two cases differ only in their `Step`.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -184,6 +185,7 @@ def without_ended(runs: Sequence[Run], on_end: OnEnd) -> list[Run]:
     """Call `on_end` with the runs that have finished or failed, which costs no run any time; return the others."""
     for run in runs:
         run.note_time()
+        run.start_clock(math.inf)  # also if an interruption saves the others meanwhile
     left = [run for run in runs if not (run.failure or run.finished)]
     for run in runs:
         if run not in left:

@@ -100,8 +100,8 @@ class Run:
         except UserError as error:
             log.warning("no checkpoint: %s", error)
 
-    def start_clock(self, runs: int = 1) -> None:
-        """Count wall time from now on; of several runs in lock-step, each counts its share."""
+    def start_clock(self, runs: float = 1) -> None:
+        """Count wall time from now on; of several runs in lock-step, each counts its share, and of infinitely many nothing."""
         self._clock, self._sharing = time.monotonic(), runs
 
     def note_time(self) -> None:

@@ -322,6 +322,7 @@ def test_mistakes_of_commands_about_experiments(
         ("reproduce", ["glue", "data.split=tune"], "belongs to `make tune SUITE=glue`"),
         ("reproduce", ["glue", "protocol=tuned"], "run `make tune` for the same experiment and profile"),
         ("tables.__main__", ["glue", "--runs", "/nowhere"], "error: RUNS=/nowhere: there is no"),
+        ("tables.__main__", ["deberta"], "error: PROFILE=mini is not part of experiment deberta: choose one of paper"),
     ],
 )
 def test_who_typed_make_reads_its_variables_and_targets(

@@ -243,7 +243,9 @@ def test_task_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)
 def test_model_file(path: Path) -> None:
-    read = OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(path))  # it may have no recipe yet
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose(f"model/{path.stem}").model  # alone, because it may have no recipe yet
+    read = OmegaConf.merge(OmegaConf.structured(ModelConfig), composed)
     model: ModelConfig = OmegaConf.to_object(read)  # type: ignore[assignment]
     assert model.name == path.stem
     assert "qv" in model.target_sets, "the target set of every experiment"

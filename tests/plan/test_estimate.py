@@ -60,7 +60,7 @@ def test_runs_on_another_device_do_not_count(tmp_path: Path) -> None:
     for cell, (device, day, seconds) in zip(plan.cells, [("GPU", 1, 1), ("CPU", 2, 60), ("GPU", 1, 2)], strict=False):
         finish(cell, seconds, device=device, ended=f"2026-01-0{day}T00:00:00+00:00")
     cost = estimate(plan.cells[3:], plan.cells)
-    assert (cost.seconds, cost.basis) == (pytest.approx(60), "from 1 finished run"), "records brought from a GPU"
+    assert (cost.seconds, cost.basis) == (pytest.approx(60), "from 1 finished run on CPU"), "records brought from a GPU"
 
 
 def test_longer_runs_take_longer(tmp_path: Path) -> None:

@@ -411,6 +411,15 @@ def test_each_structure_is_compared_with_its_frozen_control(methods: str | None)
     assert {c.family for c in to_lora} == {10}
 
 
+def test_a_control_that_the_command_adds_counts() -> None:
+    given = ["profile=study", "model=tiny", "data.source=builtin", "task=cola", "seed=10,11,12"]
+    plan = plan_of("controls", *given, "transform=lora,shim,shim_frozen,icfm,icfm_frozen,dtsm,dtsm_frozen")
+    found = {c.row.method: c for c in compare(plan, records_of(plan, by_name)) if c.contrast and c.task == "cola"}
+    assert set(found) == {"shim", "icfm", "dtsm"}
+    # Declared there: SHIM's control, both of CTCM, the fast SHIM of DTSM; added: those of ICFM, and DTSM with T frozen.
+    assert {c.family for c in found.values()} == {6}
+
+
 def test_protocols_are_compared_each_with_its_own_lora_and_stand_side_by_side() -> None:
     given = ("model=tiny", "task=rte,stsb", "transform=lora,shim", "seed=range(0,4)", "protocol=published,matched")
     plan = plan_of("glue", *given)
@@ -441,7 +450,14 @@ def test_protocols_are_compared_each_with_its_own_lora_and_stand_side_by_side() 
     assert published.startswith("+0.15 [")
     assert matched.startswith("+3.15 [")
     assert published.endswith((str(found["published"].verdict_text),))
+    several = differences(View(plan, Evidence(records)), contrasts=False)
+    assert several is not None
+    assert "98.75%" in several.caption
+    assert "at least 95% of such experiments all declared intervals of a setting (4) contain" in several.caption
     one = make_plan(load_experiment("glue"), given[:-1])
+    alone = differences(View(one, Evidence(records)), contrasts=False)
+    assert alone is not None
+    assert "all declared intervals (4) contain" in alone.caption
     assert protocols(View(one, Evidence(records))) is None
 
 
@@ -564,6 +580,12 @@ def test_a_method_below_the_majority_on_one_task_is_judged_and_named() -> None:
     table = differences(view, contrasts=False)
     assert table is not None
     assert any("on rte one of the two does not beat the majority answer" in note for note in table.notes)
+    assert "98.75%" in table.caption
+    assert "beat the majority answer, at the level of the verdict" in table.caption
+    informative = table.rows[0][table.header.index("Informative tasks")].text
+    assert c.head.informative is not None
+    low, high = c.head.informative.interval(1 - 0.05 / 4) or (0.0, 0.0)
+    assert informative.endswith(f"[{low:.2f}, {high:.2f}]")
 
 
 def test_collapsed_runs_are_named() -> None:

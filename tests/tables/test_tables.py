@@ -364,7 +364,7 @@ def test_a_method_of_another_experiment_of_the_study_adds_no_empty_rows(
     monkeypatch.setattr("sys.argv", ["tables", "glue", "--runs", str(study), *given])
     main()
     assert (study / "tables" / "glue.md").read_bytes() == before
-    assert re.search("1 finished run .* is in no table here: .* transform=ctcm", capsys.readouterr().err)
+    assert re.search("1 finished run .* is in no table here: .* transform=ctcm,lora,shim ", capsys.readouterr().err)
 
 
 def test_a_study_with_two_runs_of_one_configuration_is_refused(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

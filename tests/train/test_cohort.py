@@ -201,15 +201,19 @@ def test_the_time_of_a_cohort_is_shared_out(tmp_path: Path) -> None:
 
 
 def test_the_end_of_a_run_costs_the_others_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, complete = [0.0], lifecycle.complete
+    clock, complete, errors = [0.0], lifecycle.complete, iter([KeyboardInterrupt()])
 
     def slow(*arguments: Any) -> None:
-        complete(*arguments)
         clock[0] += 100  # as for decoding
+        for error in errors:
+            raise error
+        complete(*arguments)
 
     monkeypatch.setattr("mtlora.train.run.time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(lifecycle, "complete", slow)
     cells = [cell_in(tmp_path, f"seed={seed}", f"train.epochs={1 + seed // 2}") for seed in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        train_together(cells)
     assert [outcome.status for outcome in train_together(cells)] == [Status.DONE] * 3
     assert [record_of(cell).cost["seconds"] for cell in cells] == [0, 0, 0]
 

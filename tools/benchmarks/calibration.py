@@ -5,6 +5,7 @@ the report. Without an effect, at most 5% of the trials may call any of the four
 """
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -178,19 +179,23 @@ def _noisy(text: str, generator: np.random.Generator) -> str:
 
 
 def study(path: Path) -> dict[str, np.ndarray]:
-    """Return method -> scores x 100, (tasks, seeds), LoRA first, of the runs under the protocol `matched`."""
+    """Return method -> scores x 100, (tasks, seeds), LoRA first, of the runs of query and value under the protocol `matched`.
+
+    Only seeds that every method has on every task count.
+    """
     records = [RunRecord.parse(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [
         {"method": one.config["adapter"]["label"], "task": one.task, "seed": one.seed}
         | {"value": one.metric(one.config["task"]["metrics"]["validation"][0], "validation")}
         for one in records
-        if one.protocol == "matched"
+        if (one.protocol, one.config["targets"]) == ("matched", "qv")
     ]
-    wide = pd.DataFrame(rows).pivot(index="method", columns=["task", "seed"], values="value").dropna()
-    assert isinstance(wide.columns, pd.MultiIndex)
-    tasks = len(wide.columns.levels[0])
-    found = {str(method): 100 * values.to_numpy().reshape(tasks, -1) for method, values in wide.iterrows()}
-    return {"LoRA": found.pop("LoRA"), **found}
+    frame = pd.DataFrame(rows, columns=["method", "task", "seed", "value"])
+    wide = frame.pivot(index="seed", columns=["method", "task"], values="value").dropna()
+    if wide.empty or "LoRA" not in wide:
+        sys.exit(f"error: {path}: no seed has LoRA and every other method on every task (protocol matched, targets qv)")
+    methods = dict.fromkeys(["LoRA", *wide.columns.get_level_values("method")])
+    return {method: 100 * wide[method].sort_index(axis=1).to_numpy().T for method in methods}
 
 
 def settings(real: dict[str, np.ndarray]) -> list[Setting]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mtlora.report.plots.style import grid, legend, settings_of, style
 from mtlora.tables.captions import method_label
-from mtlora.tables.comparison import Comparison
+from mtlora.tables.comparison import Comparison, against
 from mtlora.tables.layout import percent
 from mtlora.tables.view import View
 
@@ -30,9 +30,11 @@ def forest(view: View) -> tuple[Figure, str] | None:
         _draw(axis, [c for c in found if c.row in rows and c.label in chosen], methods, chosen, limits)
         axis.set_title(name, fontsize=9)
     legend(figure, axes)
+    others = dict.fromkeys(against(c, method_label) for c in found if c.base.setting != c.row.setting)
     return figure, (
         f"Method less LoRA at the same task and seed: mean and t interval, {_levels(found)}. Grey: the margin of the score with "
         "the verdict. An arrow marks an interval that continues beyond the panel."
+        + (f" Where the experiment has no LoRA, less {' or '.join(others)}." if others else "")
     )
 
 
