@@ -116,8 +116,8 @@ def _narrowed(experiment: Experiment, overrides: Sequence[str], records: Sequenc
     for key in NARROWED:
         held = {str(getattr(record, key)) for record in records}
         kept[key] = given.get(key) or [value for value in map(str, declared.get(key, [])) if value in held]
-    chosen = [r for r in records if all(not kept[key] or str(getattr(r, key)) in kept[key] for key in NARROWED)]
-    runs = {(record.transform, record.task) for record in chosen}
+    # Whatever the protocol, because a run may serve several.
+    runs = {(r.transform, r.task) for r in records if not kept["seed"] or str(r.seed) in kept["seed"]}
     complete = [method for method in kept["transform"] if all((method, task) in runs for task in kept["task"])]
     kept["transform"] = complete or kept["transform"]
     return [f"{key}={','.join(values)}" for key, values in kept.items() if values and key not in given]
