@@ -105,9 +105,9 @@ def _rivals_along_contrasts(plan: Plan) -> Iterator[Rival]:
     for key in plan.experiment.contrasts:
         by_value: dict[str, dict[frozenset[tuple[str, str]], Row]] = {}
         for cell in plan.cells:
-            others = _settings(cell)
-            value = others.pop(key, "")
-            by_value.setdefault(value, {})[frozenset(others.items())] = row_of(plan, cell)
+            settings = _settings(cell)
+            value = settings.pop(key, "")
+            by_value.setdefault(value, {})[frozenset(settings.items())] = row_of(plan, cell)
         first, *values = plan.axes.get(key, [""])
         bases = by_value.get(first, {})
         for value in values:
