@@ -5,9 +5,10 @@ the report. Without an effect, at most 5% of the trials may call any of the four
 """
 
 import argparse
+import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -164,11 +165,11 @@ def items_sizes(trials: int, items: int = 100) -> dict[str, float]:
         references = [[" ".join(generator.choice(words, 12))] for _ in range(items)]
         systems = [[_noisy(group[0], generator) for group in references] for _ in range(2)]
         metric = bleu_metric(references=reference_streams(references))
-        named = [("base", systems[0]), ("other", systems[1])]
+        named: list[tuple[str, Sequence[str]]] = [("base", systems[0]), ("other", systems[1])]
         _, scores = PairedTest(named, {"BLEU": metric}, references=None, test_type="bs", n_samples=1000)()
-        hits["paired bootstrap"] += scores["BLEU"][1].p_value <= ALPHA
-        sides = [bleu_counts(system, references)[None] for system in reversed(systems)]
-        hits["exchange of items (used)"] += exchange_p([Counted(*sides, SCORES["bleu"])]) <= ALPHA
+        hits["paired bootstrap"] += scores["BLEU"][1].p_value <= ALPHA  # type: ignore[operator, union-attr]
+        theirs, ours = (bleu_counts(system, references)[None] for system in systems)
+        hits["exchange of items (used)"] += exchange_p([Counted(ours, theirs, SCORES["bleu"])]) <= ALPHA
     return {name: count / trials for name, count in hits.items()}
 
 
@@ -252,12 +253,11 @@ def main() -> None:
         f"\nA claim of 1 point, {arguments.trials // 5:,} trials; eight tasks, five seeds, by the true effect and the deviation "
         "of a run\n"
     )
-    rows = [
-        {"effect": f"{effect:g}", "deviation": f"{spread:g}"}
-        | claims(Setting("claims", 5, normal(TASKS, 5, spread, effect)), arguments.trials // 5)
-        for effect in (-0.5, 0.0, CLAIM / 2, CLAIM)
-        for spread in (0.5, 1.5)
-    ]
+    rows = []
+    for effect, spread in itertools.product((-0.5, 0.0, CLAIM / 2, CLAIM), (0.5, 1.5)):
+        setting = Setting("claims", 5, normal(TASKS, 5, spread, effect))
+        shares = claims(setting, arguments.trials // 5)
+        rows.append({"effect": f"{effect:g}", "deviation": f"{spread:g}", **shares})
     print(table(rows, 2))
     print(f"\n{arguments.item_trials} pairs of equally good systems on 100 test items\n")
     print(table([dict(items_sizes(arguments.item_trials))], 0))

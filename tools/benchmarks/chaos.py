@@ -220,7 +220,7 @@ def main() -> None:
         return make_plan(load_experiment("glue"), [*GRID, f"results={results}"])
 
     finish(reference, tally)
-    swept = []
+    swept: list[Path] = []
     while (kills := sum(n for name, n in tally.tried.items() if name.startswith("SIGKILL"))) < arguments.kills:
         swept.append(folder / f"sweep{len(swept)}")
         disturb(swept[-1], generator, tally, min(10, arguments.kills - kills))

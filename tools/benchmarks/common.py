@@ -4,7 +4,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -42,7 +42,7 @@ class Entry:
         return self.ratio <= self.goal if self.better == "lower" else self.ratio >= self.goal
 
 
-def interleave(sides: dict[str, Callable[[], object]], repeats: int, warm: int = 1) -> dict[str, list[float]]:
+def interleave(sides: Mapping[str, Callable[[], object]], repeats: int, warm: int = 1) -> dict[str, list[float]]:
     """Time functions in turns, so that other load of the machine affects all of them; return seconds by name."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(warm + repeats):

@@ -34,14 +34,14 @@ def peer(model: GPT2LMHeadModel, prompts: list[list[int]], decode: DecodeConfig,
         pad_token_id=0,
         eos_token_id=1,
     )
-    answers = []
+    answers: list[list[int]] = []
     for start in range(0, len(prompts), size):
         batch = prompts[start : start + size]
         width = max(map(len, batch))
         ids = torch.tensor([[0] * (width - len(p)) + p for p in batch], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
         with torch.inference_mode():
-            found = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            found = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)  # type: ignore[misc]
         answers += found[:, width:].tolist()
     return answers
 

