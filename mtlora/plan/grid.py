@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType, ValueType
@@ -180,7 +181,12 @@ def usual_protocol(experiment: Experiment, profile: str) -> str:
 
 def is_excluded(product: dict[str, str], experiment: Experiment) -> bool:
     """Tell whether an experiment excludes a combination of override values."""
-    return any(all(product.get(key) == str(value) for key, value in rule.items()) for rule in experiment.exclude)
+    return any(fits(product, rule) for rule in experiment.exclude)
+
+
+def fits(product: dict[str, str], rule: dict[str, Any]) -> bool:
+    """Tell whether a combination of override values has all values of one rule of `exclude`."""
+    return all(product.get(key) == str(value) for key, value in rule.items())
 
 
 def _compose(products: Sequence[dict[str, str]], prefixes: dict[str, str], archive: Archive | None) -> list[Cell]:

@@ -177,7 +177,7 @@ def choice_of(config: RunConfig, basis: str | None, parts: dict[str, str] | None
             f"{path} has no learning rate for {method} on {task} with {new}: "
             f"it was made with other values: run `{again}` with the same ones as here"
         )
-    raise UserError(f"{path} has no learning rate for {method} on {task}: run `{again}` with both")
+    raise UserError(f"{path} has no learning rate for {method} on {task}: run `{again}` with this method and task")
 
 
 def _differing(choice: Choice, task: str, parts: dict[str, str]) -> str:

@@ -182,10 +182,10 @@ def _command(plans: Sequence[Plan], others: Sequence[RunRecord], shown: Callable
         values.setdefault(override_key(override), {})[override.partition("=")[2]] = None
     name = plans[0].experiment.name if len(plans) == 1 else suite
     declared = next((p.experiment.axes_of(p.profile) for p in plans if p.experiment.name == name), {})
-    archived = any(cell.archive is not None for cell in plans[0].cells[:1])
-    if archived and "transform" in values:  # `_narrowed` left these methods out: beside those that have a table
-        shown_there = [cell.config.adapter.method for p in plans if p.experiment.name == name for cell in p.cells]
-        values["transform"] = dict.fromkeys([*shown_there, *values["transform"]])
+    archived = bool(plans[0].cells) and plans[0].cells[0].archive is not None
+    if archived and "transform" in values:  # `_narrowed` left these methods out: beside those of the table
+        for plan in (p for p in plans if p.experiment.name == name):
+            values["transform"].update(dict.fromkeys(cell.config.adapter.method for cell in plan.cells))
     narrowed = {key: named for key, named in values.items() if set(named) != {str(v) for v in declared.get(key, ())}}
     words = [f"{key}={','.join(sorted(named, key=_order))}" for key, named in narrowed.items()]
     if archived:  # which needs no data

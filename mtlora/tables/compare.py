@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell
 from mtlora.plan.experiment import Column
-from mtlora.plan.grid import Plan, is_excluded
+from mtlora.plan.grid import Plan, fits, is_excluded
 from mtlora.records.record import RunRecord
 from mtlora.tables.aggregate import (
     Row,
@@ -95,7 +95,7 @@ def _instead_of_excluded(plan: Plan, product: dict[str, str]) -> dict[str, str]:
     """Return a setting of LoRA; where the experiment excludes it, because a key has no meaning there, the key's first value."""
     axes = {**plan.axes, **plan.experiment.axes_of(plan.profile)}
     for excluded in plan.experiment.exclude:
-        if all(product.get(key) == str(value) for key, value in excluded.items()):
+        if fits(product, excluded):
             product |= {key: str(axes[key][0]) for key in excluded if key != "transform"}
     return product
 

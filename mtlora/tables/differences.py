@@ -216,20 +216,13 @@ def items(view: View) -> TextTable | None:
     found = view.items[0]
     if not found:
         return None
-    runs = [item.comparison.runs for item in found]
-    body = {
-        "Difference": [
-            TableCell(number(item.difference, 2, True), item.difference, ids)
-            for item, ids in zip(found, runs, strict=True)
-        ],
-        "95%, other items": [
-            TableCell(f"[{number(item.interval[0], 2)}, {number(item.interval[1], 2)}]", None, ids)
-            if item.interval
-            else MISSING
-            for item, ids in zip(found, runs, strict=True)
-        ],
-        "p, items": [TableCell(_p_text(item.p), item.p, ids) for item, ids in zip(found, runs, strict=True)],
-    }
+    body: dict[str, list[TableCell]] = {"Difference": [], "95%, other items": [], "p, items": []}
+    for item in found:
+        runs, interval = item.comparison.runs, item.interval
+        body["Difference"].append(TableCell(number(item.difference, 2, True), item.difference, runs))
+        text = f"[{number(interval[0], 2)}, {number(interval[1], 2)}]" if interval else ""
+        body["95%, other items"].append(TableCell(text, None, runs) if interval else MISSING)
+        body["p, items"].append(TableCell(_p_text(item.p), item.p, runs))
     text = (
         f"{headline_subject(view.plan)}{_rate(view)}. Interval: t, with the variance over seeds and, by a bootstrap, over "
         "test items: what other seeds on other items like these would give. p: the two methods' answers to an item exchanged at "
