@@ -47,16 +47,17 @@ def answer(views: Sequence[View]) -> Answer:
     reasons: dict[str, dict[str, None]] = {}
     for c in found:
         if why := reason(c):
-            reasons.setdefault(why, {})[_short(c)] = None
+            name = _short(c) if len(parts) == 1 else f"{_short(c)} ({c.row.protocol})"
+            reasons.setdefault(why, {})[name] = None
     open_ = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
     groups = {(view.plan.name, c.row.setting) for view in main for c in headlines(view.comparisons) if c.interval}
-    whose = "them" if len(groups) == 1 else "those of one table and setting"
+    intervals = "interval" if len(groups) == 1 else "interval of one table and setting"
     return Answer(
         f"{_first_word(structures)} Compared with LoRA on {titles}: {text}.",
         f"Why not decided: {open_}." if reasons else "",
         f"A method is called better or worse if the whole interval of its difference is on one side of 0, and no different if it "
         f"is shown to be within {margins} of LoRA. This needs at least {FEWEST} seeds of every task, and no run that "
-        f"diverged. The intervals are so wide that in at most {ALPHA:.0%} of such experiments does any of {whose} miss the "
+        f"diverged. The intervals are so wide that in at most {ALPHA:.0%} of such experiments does any {intervals} miss the "
         "true difference. "
         f"Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}.",
     )

@@ -1,7 +1,7 @@
 """Reading of the summaries of T that runs save."""
 
 import json
-from math import isfinite, nan
+from math import dist, hypot, isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ def read_geometry(plan: Plan, records: dict[str, RunRecord], evidence: Evidence)
     """Return a row per run, module and epoch, and a line for each file that could not be read.
 
     Columns: `row` of the table, `method`, `epoch`, `last` (of the run), `module` (its number from the input on), `largest` and
-    `smallest` singular value, `condition` number, `rotation` (mean absolute eigenvalue phase, radians) and
-    `distance` from the identity.
+    `smallest` singular value, `rotation` (mean absolute eigenvalue phase, radians), `distance` from the identity, and `change`, the
+    Euclidean distance of the singular values from those at the start, relative to their norm. By Mirsky's inequality (1960) `change`
+    is at most ||T - T_0|| / ||T_0|| in Frobenius norms.
     """
     rows: list[dict[str, Any]] = []
     problems = []
@@ -39,9 +40,11 @@ def read_geometry(plan: Plan, records: dict[str, RunRecord], evidence: Evidence)
 def _rows(path: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in read_text(path).splitlines()]
     modules: dict[str, int] = {}
+    starts: dict[str, list[float]] = {}
     rows = []
     for item in found:
         singular, phases = ([float(value) for value in item[name]] for name in ("singular_values", "eigenvalue_phases"))
+        start = starts.setdefault(str(item["module"]), singular)
         row = {
             "epoch": int(item["epoch"]),
             "last": item["epoch"] == found[-1]["epoch"],
@@ -53,7 +56,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         }
         if not all(isfinite(value) for value in row.values()):
             raise ValueError("a number is not finite")
-        # T = 0, where some runs start, has no condition number: a gap in the curve
-        row["condition"] = row["largest"] / max(row["smallest"], 1e-12) if row["largest"] else nan
+        # relative to T = 0, where some runs start, there is no change: a gap in the curve
+        row["change"] = dist(singular, start) / hypot(*start) if any(start) else nan
         rows.append(row)
     return rows

@@ -18,7 +18,7 @@ from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.report.links import linked, relative
 from mtlora.report.page import build
-from mtlora.report.verdicts import cards
+from mtlora.report.verdicts import answer, cards
 from mtlora.tables.evidence import load_evidence
 from mtlora.tables.view import View
 
@@ -278,7 +278,7 @@ def test_nothing_is_said_where_a_task_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gains", "answer"),
+    ("gains", "expected"),
     [
         ({"matched": (2.0, 2.0), "published": (2.0, 2.0)}, "Yes."),
         ({"matched": (2.0, -2.0), "published": (2.0, -2.0)}, "In part."),
@@ -289,7 +289,7 @@ def test_nothing_is_said_where_a_task_is_missing(tmp_path: Path) -> None:
     ],
 )
 def test_the_answer_is_a_plain_yes_only_under_every_protocol(
-    gains: dict[str, tuple[float, float]], answer: str, tmp_path: Path
+    gains: dict[str, tuple[float, float]], expected: str, tmp_path: Path
 ) -> None:
     given = ["task=rte", "transform=lora,shim,ctcm", "seed=range(0,6)", "protocol=published,matched"]
     plan = plan_of(*given)
@@ -300,7 +300,20 @@ def test_the_answer_is_a_plain_yes_only_under_every_protocol(
         save_record(tmp_path / "runs", make_record(cell, {ACCURACY: (value, value)}))
     evidence = load_evidence(tmp_path / "runs")
     text = build([View(plan, evidence)], tmp_path, "report.html", ["model=tiny", *given])
-    assert f" {answer} Compared with LoRA" in " ".join(first_screen(text).split())
+    words = " ".join(first_screen(text).split())
+    assert f" {expected} Compared with LoRA" in words
+    assert "does any interval of one table and setting miss the true difference" in words
+
+
+def test_the_answer_names_the_protocol_that_is_undecided(tmp_path: Path) -> None:
+    plan = plan_of("task=rte", "transform=lora,shim", "seed=range(0,6)", "protocol=published,matched")
+    for cell in plan.cells:
+        up = 0.02 + cell.config.seed % 2 * (1e-4 if cell.config.protocol == "matched" else -0.03)
+        value = 0.6 + up * (cell.config.adapter.method == "shim")
+        save_record(tmp_path / "runs", make_record(cell, {ACCURACY: (value, value)}))
+    assert answer([View(plan, load_evidence(tmp_path / "runs"))]).open == (
+        "Why not decided: SHIM (published): the interval spans both a loss and a gain of more than 0.5."
+    )
 
 
 @pytest.mark.parametrize("started", [True, False])

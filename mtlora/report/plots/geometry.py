@@ -3,22 +3,22 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 from mtlora.report.plots.style import grid, legend, settings_of, style
 from mtlora.tables.captions import method_label
 from mtlora.tables.view import View
 
 QUANTITIES = (
-    ("largest", "largest singular value", "linear"),
-    ("rotation", "mean |eigenvalue phase|, rad", "linear"),
-    ("condition", "condition number", "log"),
-    ("distance", "‖T − I‖ / √r", "linear"),
+    ("largest", "largest singular value"),
+    ("rotation", "mean |eigenvalue phase|, rad"),
+    ("distance", "‖T − I‖ / √r"),
+    ("change", "change of singular values"),
 )
 
 
 def geometry(view: View) -> tuple[Figure, str] | None:
-    """Draw T's singular values, rotation, condition number and distance from the identity, by layer and over training."""
+    """Draw T's singular values and their change, its rotation and its distance from the identity, by layer and over training."""
     frame = view.geometry[0]
     if frame.empty:
         return None
@@ -27,15 +27,10 @@ def geometry(view: View) -> tuple[Figure, str] | None:
     setting = next(name for name, rows in settings_of(view).items() if first in rows)
     trained = frame[frame["last"]]
     figure, axes = grid(2 * len(QUANTITIES))
-    for above, below, (key, label, scale) in zip(axes, axes[len(QUANTITIES) :], QUANTITIES, strict=False):
+    for above, below, (key, label) in zip(axes, axes[len(QUANTITIES) :], QUANTITIES, strict=False):
         _draw(above, trained, "module", key)
         _draw(below, frame, "epoch", key)
         for axis in (above, below):
-            axis.set_yscale(scale)
-            if scale == "log":
-                axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-                axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-                axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_ylabel(label, fontsize=8)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         above.set_xlabel("module, input to output")
@@ -47,8 +42,8 @@ def geometry(view: View) -> tuple[Figure, str] | None:
     legend(figure, axes)
     return figure, (
         "By module: after training; by epoch: during training. Lines are medians over tasks, seeds and (by epoch) modules; bands "
-        "cover the middle half. T = I would have singular values 1, phases 0, condition number 1 and "
-        "distance 0; in LoRA T is always I." + (f" Setting: {setting}." if setting else "")
+        "cover the middle half. T = I would have singular values 1, phases 0 and distance 0; in LoRA T is always I. Change: the "
+        "distance of the singular values from those at the start, relative to their norm; ‖T − T₀‖ / ‖T₀‖ is at least as large." + (f" Setting: {setting}." if setting else "")
     )
 
 
