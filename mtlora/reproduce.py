@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from mtlora.base import cli
-from mtlora.base.cpu import available_cores
+from mtlora.base.cpu import threads_allowed
 from mtlora.base.errors import UserError
 from mtlora.base.files import is_held, require_writable, visible_files, write_text
 from mtlora.base.interrupt import handle_signals
@@ -140,7 +140,7 @@ def start_hydra_sweep(
     command += [f"hydra/launcher={launcher}", f"results={quoted(str(plan.results))}"]
     environment = dict(os.environ)
     if launcher == "joblib":  # the other launchers limit the cores of a job themselves
-        threads = max(1, available_cores() // (jobs or 1))
+        threads = max(1, threads_allowed() // (jobs or 1))
         environment["OMP_NUM_THREADS"] = str(threads)
         if "compute.threads" not in plan.axes:
             command.append(f"compute.threads={threads}")

@@ -98,9 +98,9 @@ def _xml_entries(path: Path) -> Entries:
 
 def _csv_rows(path: Path) -> Entries:
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    if (header := next(rows, [])) != ["mr", "ref"]:
-        raise UserError(f"{path}:1: the columns mr and ref are expected, found {', '.join(header)}")
     try:
+        if (header := next(rows, [])) != ["mr", "ref"]:
+            raise UserError(f"{path}:1: the columns mr and ref are expected, found {', '.join(header)}")
         for row in rows:
             if len(row) > 1 or "".join(row).strip():  # not a blank line
                 yield f"{path}:{rows.line_num}", row

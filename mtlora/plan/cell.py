@@ -156,7 +156,7 @@ class Cell:
             del values[name]
         values["data"] = {name: value for name, value in values["data"].items() if name != "split"}
         values["task"] = {name: value for name, value in values["task"].items() if name != "metrics"}
-        values["train"] |= {"learning_rate": config.train.learning_rate * config.adapter.rate}
+        values["train"] = values["train"] | {"learning_rate": config.train.learning_rate * config.adapter.rate}
         values["training_rows"] = split_fingerprint(config.task, config.data, "train")
         del values["parent"]
         return values
@@ -169,7 +169,7 @@ class Cell:
             UserError: see `choice_of`.
         """
         if self.archive is not None:
-            return choice_of(self.config, None)
+            return choice_of(self.config, None, overrides=self.overrides)
         return choice_of(self.config, self.basis, self.basis_parts)
 
     @cached_property

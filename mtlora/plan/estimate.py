@@ -113,7 +113,7 @@ def workload(cell: Cell) -> tuple[float, float]:
     """Return approximately a run's floating-point operations and the number of tokens that it trains on.
 
     The operations are two per backbone parameter and token in the forward pass, and two in the backward pass (to the
-    activations only, because the weights are frozen). Attention scores, embeddings and padding are left out.
+    activations only, because the weights are frozen; four in full fine-tuning). Attention scores, embeddings and padding are left out.
     """
     config = cell.config
     task, train, decode = config.task, config.train, config.decode
@@ -128,7 +128,7 @@ def workload(cell: Cell) -> tuple[float, float]:
         evaluated = sum(task.sizes.get(split, rows // 10) for split in watched)  # a tenth of the rows: tuning's split
     rows = min(rows, train.limit_examples or rows)
     evaluated = min(evaluated, (train.limit_validation if generation else None) or evaluated)
-    forwards = tokens * train.epochs * (2 * rows + evaluated)
+    forwards = tokens * train.epochs * ((3 if config.adapter.full else 2) * rows + evaluated)
     if config.decodes:  # on average a text has about half of the allowed tokens
         forwards += number_of_contexts(config) * decode.beams * decode.max_new_tokens / 2
     return 2.0 * config.model.parameters * forwards, tokens * train.epochs * rows

@@ -4,6 +4,7 @@
 the run's settings, training data, weights and training code are those of the trials: `Cell.basis` is their hash.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -85,7 +86,8 @@ def with_earlier(tuning: Tuning, path: Path) -> Tuning:
         return tuning
     old = load_tuning(path)
     tuned = {(c.method, task, c.setting) for c in tuning.choices for task in c.tasks}
-    kept = [c for c in old.choices if not tuned & {(c.method, task, c.setting) for task in c.tasks}]
+    others = [[task for task in c.tasks if (c.method, task, c.setting) not in tuned] for c in old.choices]
+    kept = [replace(c, tasks=tasks) for c, tasks in zip(old.choices, others, strict=True) if tasks]
     own = {(c.method, task, c.setting) for c in kept for task in c.tasks}
     trials = [trial for trial in old.trials if (trial.method, trial.task, trial.setting) in own]
     return replace(
@@ -144,13 +146,16 @@ def path_for(config: RunConfig) -> Path:
     return tuning_path(Path(config.results), config.tuning or file_stem(config.task.suite, config.profile))
 
 
-def choice_of(config: RunConfig, basis: str | None, parts: dict[str, str] | None = None) -> Choice:
+def choice_of(
+    config: RunConfig, basis: str | None, parts: dict[str, str] | None = None, overrides: Sequence[str] = ()
+) -> Choice:
     """Return the choice of the factor of the recipe's learning rate for a run.
 
     Args:
         config: its configuration.
         basis: its `Cell.basis`; None if the tuning file is part of an archive, whose data and code are not at hand.
         parts: its `Cell.basis_parts`, by which the error tells what is new.
+        overrides: those of its cell, by which the choice of its setting is found if there is no basis.
 
     Raises:
         UserError: no rate was chosen for its method, task and settings, or with other data or code, or with its seed.
@@ -162,7 +167,7 @@ def choice_of(config: RunConfig, basis: str | None, parts: dict[str, str] | None
     method, task = config.adapter.method, config.task.name
     named = [choice for choice in tuning.choices if choice.method == method and task in choice.tasks]
     for choice in named:
-        if basis in choice.runs or (basis is None and len(named) == 1):
+        if basis in choice.runs or (basis is None and set(choice.setting.split()) <= set(overrides)):
             tried = {
                 t.multiplier for t in tuning.trials if (t.method, t.task, t.setting) == (method, task, choice.setting)
             }

@@ -98,12 +98,10 @@ def _other_rows(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
     found = []
     for cell in plan.cells:
         rows = records[cell.sha].provenance.get("rows", {}) if cell.sha in records else {}
-        sizes, limits = cell.config.task.sizes, (cell.config.train.limit_examples, cell.config.train.limit_validation)
-        if (
-            cell.config.data.source == "local"
-            and not any(limits)
-            and any(sizes.get(s, n) != n for s, n in rows.items())
-        ):
+        sizes = dict(cell.config.task.sizes)
+        if cell.config.decode.limit_contexts:
+            sizes.pop("test", None)  # only the decoded contexts are counted
+        if cell.config.data.source == "local" and any(sizes.get(s, n) != n for s, n in rows.items()):
             found.append(cell.config.task.name)
     return list(dict.fromkeys(found))
 

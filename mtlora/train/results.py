@@ -40,10 +40,12 @@ def metric_entry(name: str, split: str, selection: Selection, value: float) -> M
 
 
 def epoch_figures(epochs: Sequence[Epoch]) -> str:
-    """Return the training loss and the first metric of an epoch, of several runs the lowest and the highest value."""
+    """Return the training loss and the first metric, if there is one, of an epoch; of several runs the lowest and highest value."""
+    losses = [epoch.get("train_loss", float("nan")) for epoch in epochs]
+    if not epochs[0]["metrics"]:  # of a data-to-text task without a development set
+        return f"loss {_range('loss', losses)}"
     split, names = next(iter(epochs[0]["metrics"].items()))
     name = next(iter(names))
-    losses = [epoch.get("train_loss", float("nan")) for epoch in epochs]
     found = [epoch["metrics"][split][name] for epoch in epochs]
     label = "validation loss" if name == "loss" else name
     return f"loss {_range('loss', losses)}, {label} {_range(name, found)}"

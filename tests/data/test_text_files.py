@@ -226,6 +226,7 @@ def test_contexts_are_by_exact_facts_with_the_first_references() -> None:
         ("dart_json", "[", ": not a JSON value"),
         ("dart_json", "{}", "is not dart_json data"),
         ("dart_json", "[]", "has no rows"),
+        ("e2e_csv", '"mr,ref', ":1: unexpected end of data: repair the line"),
         ("e2e_csv", "a,b\n", ":1: the columns mr and ref are expected"),
         ("e2e_csv", "mr,ref\nname[A]\n", ":2: 1 fields, expected 2"),
         ("e2e_csv", "mr,ref\nname A,text\n", ":2: 'name A' is not of the form"),

@@ -55,6 +55,11 @@ def test_estimate_from_finished_runs(tmp_path: Path) -> None:
     assert estimate([]).seconds == 0
 
 
+def test_full_fine_tuning_has_gradients_of_the_weights_too() -> None:
+    lora, full = plan_of("profile=paper", "task=cola", "transform=lora,full", "seed=0").cells
+    assert estimate([full]).flops / estimate([lora]).flops == pytest.approx((3 * 8551 + 1043) / (2 * 8551 + 1043))
+
+
 def test_runs_on_another_device_do_not_count(tmp_path: Path) -> None:
     plan = plan_of(*SHORT[:3], "task=rte", "transform=lora", "seed=0,1,2,3", f"results={tmp_path}")
     for cell, (device, day, seconds) in zip(plan.cells, [("GPU", 1, 1), ("CPU", 2, 60), ("GPU", 1, 2)], strict=False):

@@ -113,6 +113,10 @@ def test_commands_of_what_is_not_done(tmp_path: Path) -> None:
         re.findall(r"task=(\w+)|transform=(\w+)", " ".join(cell.overrides)) for stage in plan.stages for cell in stage
     ][1:]
     assert all(re.match(r"\S*python\S* -m mtlora.train ", line) for line in lines)
+    diverged = make_record(plan.stages[0][1], {})
+    diverged.status, diverged.diverged, diverged.error = "failed", True, "the training loss is nan"
+    diverged.save(plan.stages[0][1].folder)
+    assert list(commands(plan)) == lines[1:], "a repetition would diverge, too"
 
 
 def test_a_cell_whose_parent_failed_says_why(tmp_path: Path) -> None:

@@ -447,6 +447,19 @@ def test_caption_names_local_files_with_other_numbers_of_rows(tmp_path: Path) ->
         assert ("the number of rows differs from the official data on rte" in text) is expected
 
 
+@pytest.mark.parametrize(("rows", "expected"), [({"test": 100}, False), ({"train": 3, "test": 100}, True)])
+def test_a_sample_of_the_rows_is_no_other_number_of_rows(rows: dict[str, int], expected: bool, tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("{}\n")  # only its hash is read
+    given = ["model=tiny_gpt2", "transform=lora", "seed=0", "data.source=local", f"data.root={tmp_path}"]
+    limits = ["train.limit_examples=20", "train.limit_validation=10", "decode.limit_contexts=100"]
+    plan = make_plan(load_experiment("webnlg"), [*given, *limits])
+    record = make_record(plan.cells[0], {("bleu", "test_A"): (20.0, 20.0)})
+    record.provenance["rows"] = plan.cells[0].config.task.sizes | rows
+    text, _ = write(plan, [record], tmp_path)
+    assert ("the number of rows differs from the official data on webnlg" in text) is expected
+
+
 def test_cost_file(tmp_path: Path) -> None:
     write(tiny_plan(), records_of(tiny_plan()), tmp_path)
     with (tmp_path / "tables" / "glue_cost.csv").open(newline="") as stream:

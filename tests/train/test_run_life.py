@@ -86,6 +86,17 @@ def test_texts_that_do_not_fit_are_refused_or_counted(
         execute(few)
 
 
+def test_without_a_development_set_texts_are_decoded_and_scored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.txt", "name : A | food : C||A serves C .\n" * 4)
+    local = ("task=e2e", "model=tiny_gpt2", "data.source=local", f"data.root={tmp_path}", "train.epochs=1")
+    record, _ = finish(tmp_path / "results", *local, "decode.beams=1", "decode.max_new_tokens=4")
+    assert {metric["split"] for metric in record.metrics} == {"test"}
+    assert "no usable file for validation" in caplog.text
+
+
 def test_a_loss_of_no_tokens_is_refused(tmp_path: Path) -> None:
     config = cell_in(tmp_path, "task=webnlg", "model=tiny_gpt2").config
     ids = np.ones(6, dtype=np.int32)

@@ -17,7 +17,7 @@ from mtlora.plan.cell import Cell, compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.plan.scores import Scores
-from mtlora.plan.tuning import Tuning, load_tuning, save_tuning, with_earlier
+from mtlora.plan.tuning import Tuning, choice_of, load_tuning, save_tuning, with_earlier
 from mtlora.tables.compare import compare
 from mtlora.tables.comparison import headlines
 from mtlora.tables.differences import differences
@@ -367,3 +367,30 @@ def test_a_later_call_adds_methods_and_keeps_those_of_before(tmp_path: Path) -> 
         t.run_id for t in old.trials if t.method == "lora"
     }
     assert with_earlier(new, tmp_path / "none.yaml") == new
+
+
+def test_tuning_one_task_again_keeps_the_choice_for_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.yaml"
+    old = make_tuning(["shim"], [["cola", "rte"]], [0.5, 1.0, 2.0], lambda *a: -abs(a[2] - 2))
+    save_tuning(old, path)
+    merged = with_earlier(make_tuning(["shim"], [["rte"]], [0.5, 1.0, 2.0], lambda *a: -abs(a[2] - 1)), path)
+    assert [(c.tasks, c.multiplier) for c in merged.choices] == [(["rte"], 1.0), (["cola"], 2.0)]
+    assert {trial.task for trial in merged.trials if trial.run_id.endswith("x2-seed100")} == {"cola", "rte"}
+    assert len(merged.trials) == 6 + 6
+
+
+def test_without_data_and_code_a_choice_is_found_by_its_setting(tmp_path: Path) -> None:
+    ranks = ("rank=r2", "rank=r8")
+    tuning = make_tuning(["shim"], [["rte"]], [0.5, 1.0, 2.0], lambda *a: -abs(a[2] - 1), settings=ranks)
+    tuning.choices[1].multiplier = 2.0
+    save_tuning(tuning, tmp_path / "tuned" / "glue.yaml")
+    for rank, factor in zip(ranks, (1.0, 2.0), strict=True):
+        cell = compose_cell(["model=tiny", "task=rte", "transform=shim", rank, f"results={tmp_path}"])
+        assert choice_of(cell.config, None, overrides=cell.overrides).multiplier == factor
+
+
+def test_what_a_choice_depends_on_leaves_the_identity_of_the_run_as_it_is() -> None:
+    cell, other = (compose_cell(["model=tiny", "task=rte", "train.lr_multiplier=4"]) for _ in range(2))
+    assert cell.basis
+    assert cell.identity == other.identity
+    assert cell.sha == other.sha
