@@ -189,7 +189,7 @@ def trial_of(experiment: Experiment, cell: Cell, record: RunRecord) -> Trial:
                 f"{cell.folder / RECORD} has no {name} on {split}: delete its folder to train the run again"
             )
         value = found
-    score = value * (100.0 if METRICS[name].percent else 1.0) * (1 if METRICS[name].higher_is_better else -1)
+    score = value * METRICS[name].scale * (1 if METRICS[name].higher_is_better else -1)
     factor = config.train.lr_multiplier
     return Trial(config.adapter.method, config.task.name, factor, config.seed, score, record.diverged, record.run_id)
 

@@ -12,23 +12,23 @@ class MetricInfo:
 
     kind: str  # the `TaskConfig.kind` that it fits
     higher_is_better: bool = True
-    percent: bool = False  # tables show the raw value times 100
+    scale: float = 1.0  # tables show the raw value times this
     lowest: float = 0.0
     highest: float = 1.0
     two_classes: bool = False  # defined for two classes only
     digits: int = 4  # of a raw value that is shown alone
 
     def shown(self, value: float) -> str:
-        """Write a raw value for readers: times 100 where tables show it so."""
-        return f"{value * 100:.2f}" if self.percent else f"{value:.{self.digits}f}"
+        """Write a raw value for readers, on the scale of tables."""
+        return f"{value * self.scale:.{self.digits if self.scale == 1 else 2}f}"
 
 
 METRICS: dict[str, MetricInfo] = {
-    "accuracy": MetricInfo("classification", percent=True),
-    "f1": MetricInfo("classification", percent=True, two_classes=True),
-    "matthews": MetricInfo("classification", percent=True, lowest=-1.0),
-    "pearson": MetricInfo("regression", percent=True, lowest=-1.0),
-    "spearman": MetricInfo("regression", percent=True, lowest=-1.0),
+    "accuracy": MetricInfo("classification", scale=100),
+    "f1": MetricInfo("classification", scale=100, two_classes=True),
+    "matthews": MetricInfo("classification", scale=100, lowest=-1.0),
+    "pearson": MetricInfo("regression", scale=100, lowest=-1.0),
+    "spearman": MetricInfo("regression", scale=100, lowest=-1.0),
     "bleu": MetricInfo("generation", highest=100.0, digits=2),
     "nist": MetricInfo("generation", highest=math.inf),
     "meteor": MetricInfo("generation"),

@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from mtlora.base.files import visible_files
+from mtlora.base.messages import SCHEMA
 from mtlora.base.paths import CONF
 from mtlora.config.rules import above, at_least, one_of, share
 
@@ -265,4 +266,4 @@ class RunConfig:
         return self.task.kind == "generation" and self.data.split == "full"
 
 
-ConfigStore.instance().store(name="run_schema", node=RunConfig)
+ConfigStore.instance().store(name=SCHEMA, node=RunConfig)

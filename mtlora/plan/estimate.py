@@ -113,7 +113,8 @@ def workload(cell: Cell) -> tuple[float, float]:
     """Return approximately a run's floating-point operations and the number of tokens that it trains on.
 
     The operations are two per backbone parameter and token in the forward pass, and two in the backward pass (to the
-    activations only, because the weights are frozen; four in full fine-tuning). Attention scores, embeddings and padding are left out.
+    activations only, because the weights are frozen; four in full fine-tuning). Attention scores, embeddings and padding are
+    left out.
     """
     config = cell.config
     task, train, decode = config.task, config.train, config.decode

@@ -15,7 +15,6 @@ from transformers import PretrainedConfig
 from mtlora.base.errors import UserError
 from mtlora.base.files import readable, write_jsonl, write_text
 from mtlora.config.checks import to_run_config
-from mtlora.config.metrics import METRICS
 from mtlora.config.schema import ModelConfig, RunConfig
 from mtlora.publish.portable import portable
 from mtlora.records.predictions import numbers_only
@@ -165,14 +164,7 @@ def eval_results(record: RunRecord, config: RunConfig) -> list[EvalResult]:
 
 def metrics_table(record: RunRecord) -> str:
     """Return the metrics as a Markdown table, on the scale of the harness's tables."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for selection, entry in [
-        *((f"{metric['selection']} epoch", metric) for metric in record.metrics),
-        *(("majority answer", answer) for answer in record.baselines),
-    ]:
-        row = found.setdefault((entry["split"], entry["name"]), {})
-        row[selection] = METRICS[entry["name"]].shown(entry["value"])
-    rows = [{"split": split, "metric": metric} | values for (split, metric), values in found.items()]
+    rows = [{"split": split, "metric": name} | values for (split, name), values in record.shown_metrics().items()]
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 

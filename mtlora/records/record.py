@@ -154,6 +154,15 @@ class RunRecord:
                 return float(entry["value"])
         return None
 
+    def shown_metrics(self) -> dict[tuple[str, str], dict[str, str]]:
+        """Return (split, metric) -> the values, as tables show them, of the last and the best epoch and the majority answer."""
+        found: dict[tuple[str, str], dict[str, str]] = {}
+        named = [(f"{entry['selection']} epoch", entry) for entry in self.metrics]
+        for label, entry in [*named, *(("majority answer", answer) for answer in self.baselines)]:
+            value = METRICS[entry["name"]].shown(entry["value"])
+            found.setdefault((entry["split"], entry["name"]), {})[label] = value
+        return found
+
 
 _READER = TypeAdapter(RunRecord)
 

@@ -3,6 +3,7 @@
 import sys
 
 from mtlora.base import cli
+from mtlora.plan.tuning import file_stem
 from mtlora.report.page import build
 from mtlora.report.verdicts import answer
 from mtlora.tables.command import load, none_finished, outside, parser, split_by_runs
@@ -14,7 +15,7 @@ def main() -> None:
     arguments = parser("mtlora.report", description).parse_intermixed_args()
     views = load(arguments)
     results, profile = views[0].plan.results, views[0].plan.profile
-    name = "report.html" if profile == "mini" else f"report_{profile}.html"
+    name = f"{file_stem('report', profile)}.html"
     for line in outside(views):
         print(line, file=sys.stderr)
     if not any(view.found.started or view.tuning for view in views):  # an earlier report stays as it is

@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 def scale_of(column: Column) -> float:
     """Return the factor of a column's raw values."""
-    return column.scale or (100.0 if METRICS[column.metric].percent else 1.0)
+    return column.scale or METRICS[column.metric].scale
 
 
 def long_frame(plan: Plan, records: Mapping[str, RunRecord], cells: Sequence[Cell] | None = None) -> pd.DataFrame:
@@ -67,8 +67,7 @@ def long_frame(plan: Plan, records: Mapping[str, RunRecord], cells: Sequence[Cel
         task = cell.config.task.name
         keys = row_of(plan, cell)._asdict() | {"task": task, "seed": cell.config.seed, "run_id": record.run_id}
         for entry in record.metrics:
-            usual = 100.0 if METRICS[entry["name"]].percent else 1.0
-            scale = own.get((task, entry["split"], entry["name"]), usual)
+            scale = own.get((task, entry["split"], entry["name"]), METRICS[entry["name"]].scale)
             rows.append(
                 keys
                 | {"split": entry["split"], "metric": entry["name"], "selection": entry["selection"]}

@@ -108,7 +108,7 @@ def _other_rows(plan: Plan, records: Mapping[str, RunRecord]) -> list[str]:
 
 def _metrics_text(columns: list[Column]) -> str:
     """List the metric of each column, and the metrics that are multiplied by 100."""
-    if all(column.scale is None and METRICS[column.metric].percent for column in columns):
+    if all(column.scale is None and METRICS[column.metric].scale == 100 for column in columns):
         names = [f"{c.label} {' and '.join(dict.fromkeys(e.metric for e in entries_of(c)))}" for c in columns]
         return "metrics x 100: " + ", ".join(names)
     scaled = list(dict.fromkeys(column.metric for column in columns if column.scale == 100))

@@ -19,9 +19,9 @@ def read_geometry(plan: Plan, records: dict[str, RunRecord], evidence: Evidence)
     """Return a row per run, module and epoch, and a line for each file that could not be read.
 
     Columns: `row` of the table, `method`, `epoch`, `last` (of the run), `module` (its number from the input on), `largest` and
-    `smallest` singular value, `rotation` (mean absolute eigenvalue phase, radians), `distance` from the identity, and `change`, the
-    Euclidean distance of the singular values from those at the start, relative to their norm. By Mirsky's inequality (1960) `change`
-    is at most ||T - T_0|| / ||T_0|| in Frobenius norms.
+    `smallest` singular value, `rotation` (mean absolute eigenvalue phase, radians), `distance` from the identity, and `change`,
+    the Euclidean distance of the singular values from those at the start, relative to their norm. By Mirsky's inequality (1960)
+    `change` is at most ||T - T_0|| / ||T_0|| in Frobenius norms.
     """
     rows: list[dict[str, Any]] = []
     problems = []

@@ -129,6 +129,8 @@ def _counted(plan: Plan, c: Comparison, column: Column, folders: Mapping[str, Pa
     config = next(cell.config.task for cell in plan.cells if cell.config.task.name == column.task)
     if column.beside is not None:
         raise UserError(f"the column {column.label} holds two metrics")
+    if column.metric not in SCORES:
+        raise UserError(f"{column.metric} is not a function of sums over items")
     runs = [pair.runs for pair in c.pairs if pair.task == column.task]
     entry = Entry(column.split, column.metric)
     read = _texts if config.kind == "generation" else _answers
@@ -141,8 +143,6 @@ def _counted(plan: Plan, c: Comparison, column: Column, folders: Mapping[str, Pa
 
 def _answers(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, np.ndarray]:
     """Return a key of the items, and what each answer adds to the metric's sums."""
-    if entry.metric not in SCORES:
-        raise UserError(f"{entry.metric} is not a function of sums over items")
     path = _predictions(folder)
     rows = [row for row in numbers_only(path) if row["split"] == entry.split]
     if not rows:
@@ -152,8 +152,6 @@ def _answers(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, 
 
 
 def _texts(folder: Path | None, task: TaskConfig, entry: Entry) -> tuple[str, np.ndarray]:
-    if entry.metric != "bleu":
-        raise UserError(f"{entry.metric} is not a function of sums over items")
     require_text_packages()
     clean = treat(task.scoring)
     pairs = [p for p in zip(*read_predictions(_predictions(folder)), strict=True) if in_part(task, p[0], entry.split)]

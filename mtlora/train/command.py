@@ -18,10 +18,8 @@ from mtlora.base.paths import CONF
 from mtlora.base.processes import is_first
 from mtlora.base.progress import duration
 from mtlora.config.checks import to_run_config
-from mtlora.config.metrics import METRICS
 from mtlora.plan.cell import Cell, cell_of
 from mtlora.records.record import RunRecord
-from mtlora.records.schema import Baseline, Metric
 from mtlora.train.worker import train_in_child
 
 log = logging.getLogger("mtlora")
@@ -61,17 +59,14 @@ def report(cell: Cell, record: RunRecord | None) -> None:
     if record is None:
         log.info("%s is skipped: another process is training it", cell.run_id)
         return
-    last = (f"{m['split']} {m['name']} {shown(m)}" for m in record.metrics if m["selection"] == "last")
+    found = record.shown_metrics().items()
+    last = (f"{split} {name} {row['last epoch']}" for (split, name), row in found if "last epoch" in row)
     log.info("%s: %s in %s", record.run_id, ", ".join(last), cell.folder)
 
 
 def table(cell: Cell, record: RunRecord) -> str:
     """Return a finished run's metrics as a table, with its parameters, time and folder below."""
-    figures: dict[tuple[str, str], dict[str, str]] = {}
-    for metric in record.metrics:
-        figures.setdefault((metric["split"], metric["name"]), {})[f"{metric['selection']} epoch"] = shown(metric)
-    for answer in record.baselines:
-        figures.setdefault((answer["split"], answer["name"]), {})["majority answer"] = shown(answer)
+    figures = record.shown_metrics()
     columns = [c for c in ("last epoch", "best epoch", "majority answer") if any(c in row for row in figures.values())]
     rows = [[*key, *(row.get(column, "–") for column in columns)] for key, row in figures.items()]
     sides = ["left", "left", *["right"] * len(columns)]
@@ -79,11 +74,6 @@ def table(cell: Cell, record: RunRecord) -> str:
     seconds = record.cost.get("seconds", 0.0) + record.cost.get("decode_seconds", 0.0)
     below = f"{record.parameters.get('adapter', 0):,} adapter parameters, {duration(seconds)}; record, predictions and adapter in"
     return f"\n{grid}\n\n{below} {cell.folder}"
-
-
-def shown(metric: Metric | Baseline) -> str:
-    """Return a metric's value as tables show it."""
-    return METRICS[metric["name"]].shown(metric["value"])
 
 
 def _train_here(cell: Cell) -> RunRecord:

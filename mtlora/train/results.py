@@ -40,7 +40,7 @@ def metric_entry(name: str, split: str, selection: Selection, value: float) -> M
 
 
 def epoch_figures(epochs: Sequence[Epoch]) -> str:
-    """Return the training loss and the first metric, if there is one, of an epoch; of several runs the lowest and highest value."""
+    """Return the training loss and the first metric, if any, of an epoch; of several runs the lowest and the highest value."""
     losses = [epoch.get("train_loss", float("nan")) for epoch in epochs]
     if not epochs[0]["metrics"]:  # of a data-to-text task without a development set
         return f"loss {_range('loss', losses)}"

@@ -15,7 +15,7 @@ from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.report.plots import draw_all
 from mtlora.report.plots.differences import forest
-from mtlora.report.plots.pareto import Name, front, pareto, quantity
+from mtlora.report.plots.pareto import costs_of, front, pareto
 from mtlora.report.plots.rates import best_by_number, best_curves, score_by_rate
 from mtlora.report.plots.style import OTHER, STYLES, style
 from mtlora.tables.evidence import load_evidence
@@ -51,33 +51,28 @@ def costly_view(folder: Path) -> View:
 
 
 @pytest.mark.parametrize(
-    ("points", "higher", "expected"),
+    ("points", "expected"),
     [
-        ([(1, 5), (2, 4), (3, 7), (4, 7)], (False, True), [0, 2]),
-        ([(3, 7), (1, 5), (2, 6)], (False, True), [1, 2, 0]),  # in ascending order of the first quantity
-        ([(1, 5), (1, 5), (2, 4)], (False, True), [0, 1]),  # equal ones do not beat each other
-        ([(1, 5), (1, 6)], (False, True), [1]),
-        ([(1, 5), (2, 4), (3, 3), (3, 4)], (False, False), [0, 1, 2]),
-        ([(1, 5), (2, 4), (0, 9)], (True, True), [2, 0, 1]),
-        ([(1, 5)], (False, True), [0]),
+        ([(1, 5), (2, 4), (3, 7), (4, 7)], [0, 2]),
+        ([(3, 7), (1, 5), (2, 6)], [1, 2, 0]),  # in ascending order of the cost
+        ([(1, 5), (1, 5), (2, 4)], [0, 1]),  # equal ones do not beat each other
+        ([(1, 5), (1, 6)], [1]),
+        ([(1, 5)], [0]),
     ],
 )
-def test_front(points: list[tuple[float, float]], higher: tuple[bool, bool], expected: list[int]) -> None:
-    assert front(points, higher) == expected
+def test_front(points: list[tuple[float, float]], expected: list[int]) -> None:
+    assert front(points) == expected
 
 
-def test_quantities(tmp_path: Path) -> None:
+def test_costs(tmp_path: Path) -> None:
     view = costly_view(tmp_path)
 
-    def values(name: Name) -> dict[str, float]:
-        return {row.method: value for row, value in quantity(view, name).values.items()}
+    def values(column: str, factor: float = 1.0) -> dict[str, float]:
+        return {row.method: value for row, value in costs_of(view, column, factor).items()}
 
-    assert values("score") == pytest.approx({"lora": 60.0, "shim": 64.0, "dora": 62.0})
-    assert list(quantity(view, "score").errors.values()) == pytest.approx([math.sqrt(0.5)] * 3)
-    assert values("parameters") == {"lora": 100, "shim": 120, "dora": 120}
-    assert values("step") == pytest.approx({"lora": 10.0, "shim": 20.0}), "milliseconds; DoRA trained in a cohort"
-    assert values("memory") == {"lora": 100, "shim": 120}
-    assert values("seconds") == pytest.approx({"lora": 12.5, "shim": 12.5, "dora": 12.5})
+    assert values("adapter_parameters") == {"lora": 100, "shim": 120, "dora": 120}
+    assert values("seconds_per_step", 1e3) == pytest.approx({"lora": 10.0, "shim": 20.0}), "DoRA trained in a cohort"
+    assert values("peak_memory_bytes", 2.0**-20) == {"lora": 100, "shim": 120}
 
 
 def lines(axis: Axes) -> dict[str, list[tuple[float, float]]]:
@@ -109,10 +104,6 @@ def test_pareto_panels(tmp_path: Path) -> None:
     assert np.array(steps(parameters)) == pytest.approx(np.array([[(100, 60), (120, 64)]]))
     assert np.array(steps(step)) == pytest.approx(np.array([[(10, 60), (20, 64)]]))
     assert len(steps(memory)) == 1
-    turned = pareto(costly_view(tmp_path), [("score", "step")])
-    assert turned is not None
-    assert turned[0].axes[0].get_ylabel() == "time of a step, ms"
-    assert next(line.get_drawstyle() for line in turned[0].axes[0].get_lines()) == "steps-pre"
 
 
 def test_nothing_to_draw_without_runs(tmp_path: Path) -> None:

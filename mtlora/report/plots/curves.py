@@ -51,7 +51,7 @@ def curves(view: View) -> tuple[Figure, str] | None:
 def _curve(cell: Cell, record: RunRecord, column: Column) -> tuple[str, str, list[float]]:
     """Return a panel's title, the name of its vertical axis, and the run's score or loss by epoch; empty if an epoch lacks it."""
     split, metric, title = column.split, column.metric, column.label
-    axis_label, factor = f"{metric}, {split.replace('_', ' ')}", 100.0 if METRICS[metric].percent else 1.0
+    axis_label, factor = f"{metric}, {split.replace('_', ' ')}", METRICS[metric].scale
     if cell.config.task.kind == "generation":  # decoded and scored at the end only
         split, metric, title = "validation", "loss", record.task
         axis_label, factor = "validation loss, nats per token", 1.0

@@ -43,7 +43,8 @@ def geometry(view: View) -> tuple[Figure, str] | None:
     return figure, (
         "By module: after training; by epoch: during training. Lines are medians over tasks, seeds and (by epoch) modules; bands "
         "cover the middle half. T = I would have singular values 1, phases 0 and distance 0; in LoRA T is always I. Change: the "
-        "distance of the singular values from those at the start, relative to their norm; ‖T − T₀‖ / ‖T₀‖ is at least as large." + (f" Setting: {setting}." if setting else "")
+        "distance of the singular values from those at the start, relative to their norm; ‖T − T₀‖ / ‖T₀‖ is at least as large."
+        + (f" Setting: {setting}." if setting else "")
     )
 
 

@@ -3,9 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from mtlora.config.metrics import METRICS
 from mtlora.report.plots.style import grid, legend, style
-from mtlora.tables.aggregate import Row, average_column
+from mtlora.tables.aggregate import Row, average_column, scale_of
 from mtlora.tables.captions import method_label
 from mtlora.tables.view import View
 
@@ -22,8 +21,7 @@ def headline_name(view: View) -> str:
     average = h.task == "average"
     name = average_column(view.plan).label if average else f"{h.metric}, {h.split.replace('_', ' ')}"
     columns = [c for c in view.plan.columns if average or (c.task, c.split, c.metric) == (h.task, h.split, h.metric)]
-    percent = all(METRICS[c.metric].percent if c.scale is None else c.scale == 100 for c in columns)
-    return f"{name} (x 100)" if percent else name
+    return f"{name} (x 100)" if all(scale_of(c) == 100 for c in columns) else name
 
 
 def score_by_rank(view: View) -> tuple[Figure, str] | None:
