@@ -22,8 +22,8 @@ from mtlora.plan.cell import Cell, override_key, with_multiplier
 from mtlora.plan.download import plan_with_data
 from mtlora.plan.experiment import Experiment, load_experiment
 from mtlora.plan.grid import TUNING_GRID, Plan, depth, parse_overrides
-from mtlora.plan.scores import Scores
 from mtlora.plan.status import State
+from mtlora.plan.trials import TrialScores
 from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, save_tuning, with_earlier
 from mtlora.records.record import RECORD, RunRecord
 from mtlora.reproduce import launching, run_missing, start
@@ -105,7 +105,7 @@ def groups(plan: Plan, by: str, grid: Sequence[float]) -> Iterable[Group]:
         yield Group(cells, sorted(grid), setting)
 
 
-def run_group(experiment: Experiment, group: Group, tuning: Tuning, sweep: "Sweep") -> dict[str, Scores]:
+def run_group(experiment: Experiment, group: Group, tuning: Tuning, sweep: "Sweep") -> dict[str, TrialScores]:
     """Run a group's trials: the grid, its extensions, and half steps, each for all methods; return the scores by method."""
     scores = run_trials(experiment, group, tuning, sweep)
     for _ in range(EXTENSIONS):
@@ -131,7 +131,7 @@ def wider_grid(grid: list[float], best: Sequence[float]) -> list[float]:
     return [*lower, *grid, *upper]
 
 
-def run_trials(experiment: Experiment, group: Group, tuning: Tuning, sweep: "Sweep") -> dict[str, Scores]:
+def run_trials(experiment: Experiment, group: Group, tuning: Tuning, sweep: "Sweep") -> dict[str, TrialScores]:
     """Train the trials of a group that are missing, enter all of them into `tuning`, and return the scores by method."""
     cells = [
         with_multiplier(cell, factor, parent_factor(cell, tuning))
@@ -149,7 +149,7 @@ def run_trials(experiment: Experiment, group: Group, tuning: Tuning, sweep: "Swe
             tuning.trials.append(replace(trial, setting=group.setting))
             tuning.seconds += record.cost.get("seconds", 0.0)
     return {
-        method: Scores(
+        method: TrialScores(
             group.factors(method),
             np.array(
                 [[[scores[method, f, t, s] for s in tuning.seeds] for t in group.tasks] for f in group.factors(method)]
@@ -194,7 +194,7 @@ def trial_of(experiment: Experiment, cell: Cell, record: RunRecord) -> Trial:
     return Trial(config.adapter.method, config.task.name, factor, config.seed, score, record.diverged, record.run_id)
 
 
-def choice(group: Group, method: str, scores: Scores) -> Choice:
+def choice(group: Group, method: str, scores: TrialScores) -> Choice:
     """Return the choice for a method, with its stability."""
     second = scores.second
     mean, error = scores.difference(scores.best, second)

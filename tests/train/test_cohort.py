@@ -486,6 +486,7 @@ def test_a_missing_parent_fails_one_run(tmp_path: Path) -> None:
         ("transform=lora_plus", True),
         ("protocol=published", True),
         ("train.lr_multiplier=2", True),
+        ("tuned_choice=second", True),
         ("train.lr_ratio_b=2", True),
         ("transform=dora", False),
         ("transform=vera", False),

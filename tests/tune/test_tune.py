@@ -16,7 +16,7 @@ from mtlora.plan import cell as cells_module
 from mtlora.plan.cell import Cell, compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
-from mtlora.plan.scores import Scores
+from mtlora.plan.trials import TrialScores
 from mtlora.plan.tuning import Tuning, choice_of, load_tuning, save_tuning, with_earlier
 from mtlora.tables.compare import compare
 from mtlora.tables.comparison import headlines
@@ -268,7 +268,7 @@ def test_one_run_may_be_a_row_of_two_protocols() -> None:
 
 def test_scores() -> None:
     values = np.array([[[60.0, 62.0], [50.0, 50.0]], [[64.0, 70.0], [50.0, 54.0]], [[60.0, 61.0], [40.0, 41.0]]])
-    scores = Scores((0.5, 1.0, 2.0), values)
+    scores = TrialScores((0.5, 1.0, 2.0), values)
     assert scores.means.tolist() == [55.5, 59.5, 50.5]
     assert (scores.best, scores.second) == (1, 0)
     mean, error = scores.difference(1, 0)
@@ -281,14 +281,14 @@ def test_scores() -> None:
 def test_the_share_is_that_of_the_resamples() -> None:
     """One task, two seeds: the second factor wins on one of them by more than it loses on the other."""
     values = np.array([[[50.0, 50.0]], [[49.0, 53.0]]])
-    shares = Scores((1.0, 2.0), values).shares()
+    shares = TrialScores((1.0, 2.0), values).shares()
     # Resamples: both seeds (1/2) and twice the second seed (1/4) prefer the second factor.
     assert shares[1] == pytest.approx(0.75, abs=0.04)
     assert shares.sum() == pytest.approx(1)
 
 
 def test_equal_scores_prefer_the_recipe() -> None:
-    scores = Scores((0.5, 1.0, 2.0), np.full((3, 2, 2), 40.0))
+    scores = TrialScores((0.5, 1.0, 2.0), np.full((3, 2, 2), 40.0))
     assert scores.factors[scores.best] == 1.0
     assert scores.shares()[1] == 1.0
 

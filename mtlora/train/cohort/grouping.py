@@ -51,8 +51,9 @@ OWN = {
 def cohort_key(cell: Cell) -> str:
     """Return a key that is equal for runs that can train together.
 
-    They may differ in the values of `OWN`, the seed, `init_from`, the protocol and the name of the recipe. Other PEFT methods,
-    full fine-tuning and runs on a quantised backbone train alone, each with a backbone of its own.
+    They may differ in the values of `OWN`, the seed, `init_from`, the protocol, the choice of a tuned learning rate and the name
+    of the recipe. Other PEFT methods, full fine-tuning and runs on a quantised backbone train alone, each with a backbone of its
+    own.
     """
     if cell.config.adapter.peft or cell.config.adapter.full or cell.config.model.quantization:
         return cell.sha
@@ -60,7 +61,7 @@ def cohort_key(cell: Cell) -> str:
     for part, names in OWN.items():
         for name in names:
             del values[part][name]
-    for name in ("seed", "init_from", "recipe", "protocol", "tuning"):
+    for name in ("seed", "init_from", "recipe", "protocol", "tuning", "tuned_choice"):
         del values[name]
     return json.dumps(values, sort_keys=True)
 

@@ -12,7 +12,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Scores:
+class TrialScores:
     """The scores of one method on the tasks of a group: (factors, tasks, seeds), higher is better."""
 
     factors: Sequence[float]
