@@ -97,12 +97,15 @@ def choices_table(plan: Plan, tuning: Tuning) -> TextTable:
     factors = sorted({trial.multiplier for trial in tuning.trials})
     settings = any(group.setting for group in groups)
     diverged = any(trial.diverged for trial in tuning.trials)
+    digits = 3 if plan.cells[0].config.task.kind == "generation" else 2  # a loss, or points
     rows, notes = [], []
     for group, method, choice in ((g, method, choice) for g in groups for method, choice in g.choices.items()):
         names = [method_label(method), ", ".join(group.tasks), *([group.setting] if settings else [])]
         own = group.of(method)
         bad = tuple(own[own["diverged"]]["run_id"])
-        cells = [_mean_cell(own[own["multiplier"] == factor], factor == choice.multiplier) for factor in factors]
+        cells = [
+            _mean_cell(own[own["multiplier"] == factor], factor == choice.multiplier, digits) for factor in factors
+        ]
         share, trials = (
             TableCell(f"{choice.share:.0%}", choice.share),
             TableCell(f"{len(own)}", len(own), tuple(own["run_id"])),
@@ -131,10 +134,10 @@ def choices_table(plan: Plan, tuning: Tuning) -> TextTable:
     return TextTable(f"{plan.name}-rates", title, text, header, rows, len(labels), notes)
 
 
-def _mean_cell(trials: pd.DataFrame, is_chosen: bool) -> TableCell:
+def _mean_cell(trials: pd.DataFrame, is_chosen: bool, digits: int) -> TableCell:
     if trials.empty:
         return MISSING
     mean = float(trials["score"].mean())
     if not math.isfinite(mean):
         return TableCell("diverged")
-    return TableCell(number(mean, 2), mean, tuple(trials["run_id"]), is_chosen)
+    return TableCell(number(mean, digits), mean, tuple(trials["run_id"]), is_chosen)
