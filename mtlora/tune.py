@@ -24,7 +24,7 @@ from mtlora.plan.experiment import Experiment, load_experiment
 from mtlora.plan.grid import TUNING_GRID, Plan, depth, parse_overrides
 from mtlora.plan.status import State
 from mtlora.plan.trials import TrialScores
-from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, save_tuning, with_earlier
+from mtlora.plan.tuning import FIRST_SEED, Choice, Trial, Tuning, load_tuning, save_tuning, with_earlier
 from mtlora.records.record import RECORD, RunRecord
 from mtlora.reproduce import launching, run_missing, start
 from mtlora.tables.formats import markdown
@@ -246,6 +246,7 @@ def main() -> None:
         raise UserError(f"{min(taken)} is set by mtlora.tune itself: leave it out")
     plan = plan_with_data(experiment, [*own, "data.split=tune", "train.lr_multiplier=1.0"], console)
     check_seeds(experiment, plan)
+    check_earlier(plan, by)
     sweep = Sweep(plan, *launching(arguments, plan), console)
     tuning = tune(experiment, plan, by, grid, sweep)
     tuning.overrides = arguments.overrides
@@ -288,6 +289,20 @@ def check_seeds(experiment: Experiment, plan: Plan) -> None:
         raise UserError(
             f"{as_typed('seed', shared[0])} is a seed of the final runs: tune with others, such as {FIRST_SEED}"
         )
+
+
+def check_earlier(plan: Plan, by: str) -> None:
+    """Raise a UserError if the tuning file has a choice for several tasks of which only some would be tuned again."""
+    if not plan.tuning_path.exists():
+        return
+    new = {(method, task, g.setting) for g in groups(plan, by, [1.0]) for method in g.methods for task in g.tasks}
+    for old in load_tuning(plan.tuning_path).choices:
+        again = [task for task in old.tasks if (old.method, task, old.setting) in new]
+        if again and again != old.tasks:
+            raise UserError(
+                f"{plan.tuning_path} has one learning rate of {old.method} for {', '.join(old.tasks)}: "
+                f"tune them together ({as_typed('task', ','.join(old.tasks))}), or delete the file"
+            )
 
 
 if __name__ == "__main__":

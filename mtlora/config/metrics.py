@@ -12,14 +12,14 @@ class MetricInfo:
 
     kind: str  # the `TaskConfig.kind` that it fits
     higher_is_better: bool = True
-    scale: float = 1.0  # tables show the raw value times this
+    scale: float = 1.0  # readers see the raw value times this, where no column says otherwise
     lowest: float = 0.0
     highest: float = 1.0
     two_classes: bool = False  # defined for two classes only
     digits: int = 4  # of a raw value that is shown alone
 
     def shown(self, value: float) -> str:
-        """Write a raw value for readers, on the scale of tables."""
+        """Write a raw value for readers, on the metric's usual scale."""
         return f"{value * self.scale:.{self.digits if self.scale == 1 else 2}f}"
 
 

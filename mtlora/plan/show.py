@@ -46,14 +46,14 @@ def show(plan: Plan, console: Console, jobs: int | None) -> None:
 
 
 def commands(plan: Plan) -> Iterator[str]:
-    """Yield the command of every cell that `mtlora.reproduce` would train now; parents come first."""
+    """Yield the command of every cell that `mtlora.reproduce` would train; parents come first."""
     state = statuses(plan)
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())
     for stage in plan.stages:
         for cell in stage:
-            if state[cell.sha] not in (*SETTLED, State.RUNNING):
+            if state[cell.sha] not in SETTLED:
                 yield shlex.join([str(python), "-m", "mtlora.train", *cell.overrides])
 
 

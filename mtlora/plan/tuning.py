@@ -86,8 +86,7 @@ def with_earlier(tuning: Tuning, path: Path) -> Tuning:
         return tuning
     old = load_tuning(path)
     tuned = {(c.method, task, c.setting) for c in tuning.choices for task in c.tasks}
-    others = [[task for task in c.tasks if (c.method, task, c.setting) not in tuned] for c in old.choices]
-    kept = [replace(c, tasks=tasks) for c, tasks in zip(old.choices, others, strict=True) if tasks]
+    kept = [c for c in old.choices if not tuned & {(c.method, task, c.setting) for task in c.tasks}]
     own = {(c.method, task, c.setting) for c in kept for task in c.tasks}
     trials = [trial for trial in old.trials if (trial.method, trial.task, trial.setting) in own]
     return replace(
@@ -166,6 +165,7 @@ def choice_of(
     check_seed(config)
     method, task = config.adapter.method, config.task.name
     named = [choice for choice in tuning.choices if choice.method == method and task in choice.tasks]
+    named.sort(key=lambda choice: -len(choice.setting))  # the choice of a setting before one for any
     for choice in named:
         if basis in choice.runs or (basis is None and set(choice.setting.split()) <= set(overrides)):
             tried = {

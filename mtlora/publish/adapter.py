@@ -163,7 +163,7 @@ def eval_results(record: RunRecord, config: RunConfig) -> list[EvalResult]:
 
 
 def metrics_table(record: RunRecord) -> str:
-    """Return the metrics as a Markdown table, on the scale of the harness's tables."""
+    """Return the metrics as a Markdown table, on their usual scales."""
     rows = [{"split": split, "metric": name} | values for (split, name), values in record.shown_metrics().items()]
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 

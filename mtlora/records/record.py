@@ -155,7 +155,7 @@ class RunRecord:
         return None
 
     def shown_metrics(self) -> dict[tuple[str, str], dict[str, str]]:
-        """Return (split, metric) -> the values, as tables show them, of the last and the best epoch and the majority answer."""
+        """Return (split, metric) -> the values, on its usual scale, of the last and best epoch and the majority answer."""
         found: dict[tuple[str, str], dict[str, str]] = {}
         named = [(f"{entry['selection']} epoch", entry) for entry in self.metrics]
         for label, entry in [*named, *(("majority answer", answer) for answer in self.baselines)]:

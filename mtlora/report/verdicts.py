@@ -57,8 +57,8 @@ def answer(views: Sequence[View]) -> Answer:
         f"Why not decided: {open_}." if reasons else "",
         f"A method is called better or worse if the whole interval of its difference is on one side of 0, and no different if it "
         f"is shown to be within {margins} of LoRA. This needs at least {FEWEST} seeds of every task, and no run that "
-        f"diverged. The intervals are so wide that in at most {ALPHA:.0%} of such experiments does any {intervals} miss the "
-        "true difference. "
+        f"diverged. The intervals are so wide that, nominally, in at most {ALPHA:.0%} of such experiments any {intervals} misses "
+        "the true difference. "
         f"Seeds per task: {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}.",
     )
 

@@ -55,7 +55,7 @@ def differences(view: View, contrasts: bool) -> TextTable | None:
     if sizes != [1]:
         setting = " of a setting" if len({c.row.setting for c in heads}) > 1 else ""
         family = f"all declared intervals{setting} ({' or '.join(map(str, sizes))})"
-        meaning = f"so that in at least 95% of such experiments {family} contain the true difference"
+        meaning = f"so that nominally in 95% of such experiments {family} contain the true difference"
     text = (
         f"same task and seed, {plan.experiment.selection} epoch; {headline_subject(plan)}: t interval at {_levels(heads)}, "
         f"{meaning}; other columns: 95%, without a verdict{_explained(body)}"

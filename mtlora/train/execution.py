@@ -155,7 +155,6 @@ class Attempt:
                 log.info("%d runs train one after another: %s", len(self.ready), unfit)
         for run in list(self.ready.values()):
             run.cohort = None
-            reset_peak_memory(self.accelerator.device)
             self.train_runs([run], SoloStep(run, self.accelerator))
 
     def train_runs(self, runs: Sequence[Run], step: Step) -> None:

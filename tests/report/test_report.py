@@ -302,7 +302,7 @@ def test_the_answer_is_a_plain_yes_only_under_every_protocol(
     text = build([View(plan, evidence)], tmp_path, "report.html", ["model=tiny", *given])
     words = " ".join(first_screen(text).split())
     assert f" {expected} Compared with LoRA" in words
-    assert "does any interval of one table and setting miss the true difference" in words
+    assert "any interval of one table and setting misses the true difference" in words
 
 
 def test_the_answer_names_the_protocol_that_is_undecided(tmp_path: Path) -> None:

@@ -372,5 +372,5 @@ def test_metric_table() -> None:
     assert texts == {name for name, info in METRICS.items() if info.kind == "generation"}
     assert set(METRICS) - {"loss"} == set(FUNCTIONS)  # training computes the loss
     assert [name for name, info in METRICS.items() if not info.higher_is_better] == ["ter", "loss"]
-    assert not any(METRICS[name].percent for name in texts)
+    assert all(METRICS[name].scale == 1 for name in texts)
     assert {name for names in TOKENISED.values() for name in names} <= texts

@@ -163,6 +163,13 @@ def test_no_column_without_a_divergence() -> None:
     assert table.notes == []
 
 
+def test_a_loss_has_three_digits() -> None:
+    plan = make_plan(load_experiment("webnlg"), ["model=tiny_gpt2", "seed=0"])
+    table = choices_table(plan, make_tuning(METHODS, [["webnlg"]], FACTORS, lambda *a: -1.2344 - abs(a[2] - 1)))
+    assert column(table, "x 1") == ["−1.234"] * 2
+    assert "minus the validation loss" in table.caption
+
+
 def test_a_loss_that_was_never_finite() -> None:
     tuning = make_tuning(METHODS, [["rte", "stsb"]], FACTORS, score, majority=-math.inf)
     table = choices_table(tiny_plan(), tuning)

@@ -13,17 +13,17 @@ from helpers.tuning_files import make_tuning
 
 from mtlora.base.errors import UserError
 from mtlora.plan import cell as cells_module
-from mtlora.plan.cell import Cell, compose_cell
+from mtlora.plan.cell import Archive, Cell, compose_cell
 from mtlora.plan.experiment import load_experiment
 from mtlora.plan.grid import Plan, make_plan
 from mtlora.plan.trials import TrialScores
-from mtlora.plan.tuning import Tuning, choice_of, load_tuning, save_tuning, with_earlier
+from mtlora.plan.tuning import Tuning, load_tuning, save_tuning, with_earlier
 from mtlora.tables.compare import compare
 from mtlora.tables.comparison import headlines
 from mtlora.tables.differences import differences
 from mtlora.tables.evidence import Evidence
 from mtlora.tables.view import View
-from mtlora.tune import check_seeds, options, tune
+from mtlora.tune import check_earlier, check_seeds, options, tune
 
 Score = Callable[[Cell], float | None]  # the raw score of a run; None: it diverges
 MAJORITY = 0.3
@@ -369,24 +369,26 @@ def test_a_later_call_adds_methods_and_keeps_those_of_before(tmp_path: Path) -> 
     assert with_earlier(new, tmp_path / "none.yaml") == new
 
 
-def test_tuning_one_task_again_keeps_the_choice_for_the_others(tmp_path: Path) -> None:
-    path = tmp_path / "tuned.yaml"
-    old = make_tuning(["shim"], [["cola", "rte"]], [0.5, 1.0, 2.0], lambda *a: -abs(a[2] - 2))
-    save_tuning(old, path)
-    merged = with_earlier(make_tuning(["shim"], [["rte"]], [0.5, 1.0, 2.0], lambda *a: -abs(a[2] - 1)), path)
-    assert [(c.tasks, c.multiplier) for c in merged.choices] == [(["rte"], 1.0), (["cola"], 2.0)]
-    assert {trial.task for trial in merged.trials if trial.run_id.endswith("x2-seed100")} == {"cola", "rte"}
-    assert len(merged.trials) == 6 + 6
+def test_a_choice_for_several_tasks_is_not_tuned_again_for_one(tmp_path: Path) -> None:
+    run(tmp_path, peak({"lora": 1, "shim": 2}), *BOTH)
+    check_earlier(tuning_plan(tmp_path, *BOTH), "suite")
+    check_earlier(tuning_plan(tmp_path, "task=rte", "transform=ctcm"), "suite")
+    for by in ("suite", "task"):
+        with pytest.raises(
+            UserError, match=r"one learning rate of shim for cola, rte: tune them together \(task=cola,rte\)"
+        ):
+            check_earlier(tuning_plan(tmp_path, "task=rte", "transform=shim"), by)
 
 
 def test_without_data_and_code_a_choice_is_found_by_its_setting(tmp_path: Path) -> None:
-    ranks = ("rank=r2", "rank=r8")
+    ranks = ("", "rank=r2", "rank=r8")
     tuning = make_tuning(["shim"], [["rte"]], [0.5, 1.0, 2.0], lambda *a: -abs(a[2] - 1), settings=ranks)
-    tuning.choices[1].multiplier = 2.0
+    for choice, factor in zip(tuning.choices, (0.5, 1.0, 2.0), strict=True):
+        choice.multiplier = factor
     save_tuning(tuning, tmp_path / "tuned" / "glue.yaml")
-    for rank, factor in zip(ranks, (1.0, 2.0), strict=True):
-        cell = compose_cell(["model=tiny", "task=rte", "transform=shim", rank, f"results={tmp_path}"])
-        assert choice_of(cell.config, None, overrides=cell.overrides).multiplier == factor
+    for rank, factor in (("r2", 1.0), ("r8", 2.0), ("r4", 0.5)):
+        given = ["model=tiny", "task=rte", "transform=shim", f"rank={rank}", "protocol=tuned", f"results={tmp_path}"]
+        assert compose_cell(given, Archive({})).config.train.lr_multiplier == factor
 
 
 def test_what_a_choice_depends_on_leaves_the_identity_of_the_run_as_it_is() -> None:

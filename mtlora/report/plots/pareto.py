@@ -1,4 +1,4 @@
-"""Plots of score against cost, with the methods that no other method beats in both."""
+"""Plots of score against cost, with the methods that no other method matches in both and beats in one."""
 
 from collections.abc import Sequence
 from math import isfinite
@@ -67,8 +67,9 @@ def pareto(view: View) -> tuple[Figure, str] | None:
     legend(figure, axes)
     return figure, (
         "Points are means; error bars of scores are the sample standard deviation over seeds. The grey line joins the methods "
-        "whose means no other method beats in both quantities. The head's parameters, equal for all, are left out. "
-        "Time and memory are those of runs that trained alone; they are no benchmark, since the machine may have done other work."
+        "whose means no other method matches in both quantities and beats in one. The head's parameters, equal for all, are left "
+        "out. Time and memory are those of runs that trained alone; they are no benchmark, since the machine may have done other "
+        "work."
     )
 
 
