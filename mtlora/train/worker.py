@@ -196,8 +196,9 @@ def train_in_children(
                 for cell, outcome in zip(cells, outcomes, strict=True):
                     if outcome.status != Status.RETRY:
                         on_outcome(cell, outcome)
-    for child in idle:
-        child.end()
+            while idle and not waiting:  # the memory of a process that has ended is free for the others
+                alive.remove(idle[-1])
+                idle.pop().end()
 
 
 def _end_with_loky() -> None:

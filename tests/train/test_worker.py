@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from pathlib import Path
+from threading import Timer
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -250,6 +251,25 @@ def test_children_are_spread_over_the_gpus(
     # all connections of the busy children are ready, so they are replaced in turns
     worker.train_in_children([[cell] for cell in cells], children, None, lambda cell, outcome: None)
     assert Counter(gpu for _, gpu in FakeChild.started) == expected
+
+
+def test_a_child_without_work_ends_while_others_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = []
+
+    class SlowChild(FakeChild):
+        def send(self, cells: Sequence[Cell]) -> None:
+            self.outcomes = [Outcome(Status.DONE)]
+            Timer(0.3 * cells[0].config.seed, self.theirs.send, [None]).start()
+
+        def end(self) -> str:
+            events.append("ended")
+            return super().end()
+
+    monkeypatch.setattr(worker, "Child", SlowChild)
+    monkeypatch.setattr(worker, "visible_gpus", list)
+    cells = [cell_in(tmp_path, f"seed={seed}") for seed in range(2)]
+    worker.train_in_children([[cell] for cell in cells], 2, None, lambda cell, _: events.append(cell.run_id))
+    assert events == [cells[0].run_id, "ended", cells[1].run_id, "ended"]
 
 
 def test_a_child_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
