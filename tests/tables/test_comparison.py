@@ -453,7 +453,7 @@ def test_protocols_are_compared_each_with_its_own_lora_and_stand_side_by_side() 
     several = differences(View(plan, Evidence(records)), contrasts=False)
     assert several is not None
     assert "98.75%" in several.caption
-    assert "at least 95% of such experiments all declared intervals of a setting (4) contain" in several.caption
+    assert "nominally in 95% of such experiments all declared intervals of a setting (4) contain" in several.caption
     one = make_plan(load_experiment("glue"), given[:-1])
     alone = differences(View(one, Evidence(records)), contrasts=False)
     assert alone is not None
