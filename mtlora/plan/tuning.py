@@ -165,7 +165,7 @@ def choice_of(
     check_seed(config)
     method, task = config.adapter.method, config.task.name
     named = [choice for choice in tuning.choices if choice.method == method and task in choice.tasks]
-    named.sort(key=lambda choice: -len(choice.setting))  # the choice of a setting before one for any
+    named.sort(key=lambda choice: -len(choice.setting.split()))  # the choice of a setting before one for any
     for choice in named:
         if basis in choice.runs or (basis is None and set(choice.setting.split()) <= set(overrides)):
             tried = {

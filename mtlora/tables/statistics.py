@@ -2,8 +2,8 @@
 
 The unit is a pair: the same task and seed, trained with both methods. A suite's difference is the mean over tasks of the mean
 over a task's pairs. Its interval has the level 1 - 0.05 / m, for the m comparisons of one question that an experiment declares
-in one setting, such as a protocol (Bonferroni), so that in at most 5% of experiments any of the m intervals misses its true
-difference. Tasks are fixed, not sampled: the interval describes new seeds on these tasks.
+in one setting, such as a protocol (Bonferroni), so that nominally in at most 5% of experiments any of the m intervals misses its
+true difference. Tasks are fixed, not sampled: the interval describes new seeds on these tasks.
 """
 
 import bisect

@@ -142,10 +142,8 @@ def test_figure_of_the_geometry_and_a_damaged_file(tmp_path: Path) -> None:
     shim = next(cell for cell in dart_plan().cells if cell.config.adapter.structure == "shim")
     path = tmp_path / "runs" / shim.run_id / "geometry.jsonl"
     row = {"module": "m", "singular_values": [4.0, 3.0], "eigenvalue_phases": [0.0, 1.0], "identity_distance": 0.7}
-    trained = row | {
-        "epoch": 1,
-        "singular_values": [4.6, 3.8],
-    }  # a change of (0.6, 0.8), whose norm is 1, against one of 5
+    # a change of (0.6, 0.8), whose norm is 1, from values whose norm is 5
+    trained = row | {"epoch": 1, "singular_values": [4.6, 3.8]}
     path.write_text("".join(json.dumps(line) + "\n" for line in ({"epoch": 0} | row, trained)))
     view = View(dart_plan(), load_evidence(tmp_path / "runs"))
     assert view.geometry[0]["change"].tolist() == pytest.approx([0, 0.2])
