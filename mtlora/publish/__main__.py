@@ -101,7 +101,7 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("source", type=Path, help="the folder of a finished run, or of a study (with records.jsonl)")
     parser.add_argument("overrides", nargs="*", help="of a study: the overrides that its tables need")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="needed: the folder to write, new or empty")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to write, new or empty; required")
     parser.add_argument("--push", metavar="REPO", type=_repository, help="upload it there, such as name/rte-shim")
     parser.add_argument(
         "--private", action="store_true", help="make a new repository private (default: as your account)"
