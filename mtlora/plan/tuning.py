@@ -126,7 +126,7 @@ def _read(path: Path, modified: int) -> Tuning:
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(
-            f"{path} is not a tuning file ({reason}): run `{command('tune')}` for its experiment and profile again"
+            f"{path} is not a tuning file ({reason}): delete it, then run `{command('tune')}` for its experiment and profile"
         ) from None
 
 
