@@ -147,6 +147,7 @@ def test_an_interval_that_is_cut_has_an_arrow(tmp_path: Path) -> None:
     ]
     assert ("<", axis.get_xlim()[0]) in arrows
     assert (">", axis.get_xlim()[1]) in arrows
+    assert axis.get_xlabel() == "difference to LoRA, in points"
 
 
 def score(method: str, task: str, factor: float, seed: int) -> float | None:
@@ -191,6 +192,27 @@ def test_score_by_rate_of_a_suite(tmp_path: Path) -> None:
     assert [len(line.get_xdata()) for line in seeds] == [10, 10, 9], "a point a seed; the one that diverged is a cross"
     assert "a cross" in made[1].lower()
     assert "majority answer" in made[1]
+
+
+def test_a_rate_that_ruins_a_method_does_not_flatten_the_others(tmp_path: Path) -> None:
+    def ruined(method: str, task: str, factor: float, seed: int) -> float:
+        return -700.0 if (method, factor) == ("lora", 2.0) else 60 - math.log2(factor) ** 2 + (seed - 100)
+
+    plan = plan_of("task=rte", "transform=lora,shim", "seed=0", f"results={tmp_path}")
+    write_tuning(plan, make_tuning(["lora", "shim"], [["rte"]], FACTORS, ruined))
+    made = score_by_rate(View(plan, load_evidence(tmp_path / "runs")))
+    assert made is not None
+    (axis,) = made[0].axes
+    low, high = axis.get_ylim()
+    assert 50 < low < 57
+    assert 60 < high < 65
+    arrows = [line for line in axis.get_lines() if not line.get_clip_on()]
+    assert [(line.get_color(), list(line.get_ydata())) for line in arrows] == [("#000000", [low])]
+    assert arrows[0].get_xdata()[0] == pytest.approx(2.0, rel=0.1)
+    assert "An arrow" in made[1]
+    untouched = score_by_rate(rates_view(tmp_path / "other", [["rte"]]))
+    assert untouched is not None
+    assert "An arrow" not in untouched[1]
 
 
 def test_score_by_rate_of_each_task(tmp_path: Path) -> None:

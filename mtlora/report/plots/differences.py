@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mtlora.config.metrics import METRICS
 from mtlora.report.plots.style import grid, legend, settings_of, style
 from mtlora.tables.captions import method_label
 from mtlora.tables.comparison import Comparison, against
@@ -30,10 +31,14 @@ def forest(view: View) -> tuple[Figure, str] | None:
         _draw(axis, [c for c in found if c.row in rows and c.label in chosen], methods, chosen, limits)
         axis.set_title(name, fontsize=9)
     legend(figure, axes)
+    lower = list(
+        dict.fromkeys(c.label for c in found if c.task != "average" and not METRICS[c.metric].higher_is_better)
+    )
     others = dict.fromkeys(against(c, method_label) for c in found if c.base.setting != c.row.setting)
     return figure, (
         f"Method less LoRA at the same task and seed: mean and t interval, {_levels(found)}. Grey: the margin of the score with "
         "the verdict. An arrow marks an interval that continues beyond the panel."
+        + (f" Lower is better for {', '.join(lower)}." if lower else "")
         + (f" Where the experiment has no LoRA, less {' or '.join(others)}." if others else "")
     )
 
@@ -61,7 +66,7 @@ def _draw(
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.5, -0.5)
     axis.tick_params(axis="y", pad=6)
-    axis.set_xlabel("difference to LoRA, in points")
+    axis.set_xlabel("difference to LoRA" + ", in points" * all(map(_is_in_points, found)))
 
 
 def _levels(comparisons: Sequence[Comparison]) -> str:
@@ -70,6 +75,11 @@ def _levels(comparisons: Sequence[Comparison]) -> str:
     return " and ".join(
         [*(f"{percent(level)} for the score with the verdict" for level in heads), "95% for the others"]
     )
+
+
+def _is_in_points(c: Comparison) -> bool:
+    """Tell whether a score goes up to 100; the average is one of such scores."""
+    return c.task == "average" or METRICS[c.metric].scale * METRICS[c.metric].highest == 100
 
 
 def _panels_by_scale(comparisons: Iterable[Comparison]) -> list[list[str]]:

@@ -16,7 +16,9 @@ from mtlora.tables.view import View
 
 MARK = "#555555"  # the colour of entries of the legend that hold for all methods
 RING: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "linestyle": "none"}
+ARROW: dict[str, Any] = {"marker": "v", "markersize": 5, "linestyle": "none", "clip_on": False}
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.4, "linestyle": "none"}
+FLATTENS = 5  # a mean this many times further below the best than the lower quartile is cut off
 
 
 def score_by_rate(view: View) -> tuple[Figure, str] | None:
@@ -39,6 +41,8 @@ def score_by_rate(view: View) -> tuple[Figure, str] | None:
         "Each line is the mean over seeds, each faint point a seed, and a ring the factor that was chosen for a method"
     )
     caption += "." if len(panels) == len(groups) else ", by its mean over the tasks."
+    if any(not line.get_clip_on() for axis in axes for line in axis.get_lines()):
+        caption += " An arrow marks a mean far below the panel."
     if diverged:
         finite = all(np.isfinite(group.trials["score"]).all() for group in groups)
         place = "the score of the majority answer, which it gets" if finite else "the lower edge: it has no finite loss"
@@ -71,18 +75,39 @@ def _draw(axis: Axes, group: TaskGroup, task: str | None, score: str) -> None:
             axis.plot(choice.multiplier, mean, color=look["color"], **RING)
         if seeds["diverged"].any():
             dead.append((look["color"], seeds[seeds["diverged"]]))
-    low = axis.get_ylim()[0]
+    low = _cut(axis, group, task)
     for i, (color, runs) in enumerate(dead):
-        beside = 2 ** (
-            min(0.12, 0.6 / len(dead)) * (i - (len(dead) - 1) / 2)
-        )  # methods have the same majority answer: none may hide another
         heights = [score if isfinite(score) else low for score in runs["score"]]
-        axis.plot(runs["multiplier"] * beside, heights, color=color, zorder=4, **CROSS)
+        axis.plot(runs["multiplier"] * _beside(i, len(dead)), heights, color=color, zorder=4, **CROSS)
     ticks = _ticks(factors)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ticks, [f"{factor:g}" for factor in ticks])
     axis.minorticks_off()
     axis.set_xlabel("factor of the recipe's learning rate", fontsize=8)
+
+
+def _cut(axis: Axes, group: TaskGroup, task: str | None) -> float:
+    """Cut a panel below its scores if a mean is so low that it would flatten the others; return the panel's lower limit."""
+    found = {method: group.by_factor(method, task) for method in group.choices}
+    means = [mean for own in found.values() for mean in own if isfinite(mean)]
+    if not means:
+        return axis.get_ylim()[0]
+    best = max(means)
+    fence = best - FLATTENS * (best - np.quantile(means, 0.25))
+    kept = [mean for mean in means if mean >= fence]
+    if len(kept) < len(means):
+        room = 0.15 * (best - min(kept))
+        axis.set_ylim(min(kept) - room, best + room)
+    low = axis.get_ylim()[0]
+    for i, (method, own) in enumerate(found.items()):
+        for factor in own.index[own.between(-np.inf, fence, inclusive="neither")]:
+            axis.plot(factor * _beside(i, len(found)), low, color=style(method)["color"], **ARROW)
+    return low
+
+
+def _beside(i: int, n: int) -> float:
+    """Return a factor that moves the i-th of n marks sideways, so that none hides another at the same height."""
+    return float(2 ** (min(0.12, 0.6 / n) * (i - (n - 1) / 2)))
 
 
 def _ticks(factors: set[float]) -> list[float]:
