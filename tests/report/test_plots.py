@@ -150,6 +150,21 @@ def test_an_interval_that_is_cut_has_an_arrow(tmp_path: Path) -> None:
     assert axis.get_xlabel() == "difference to LoRA, in points"
 
 
+def test_a_forest_of_text_metrics_says_which_are_better_lower(tmp_path: Path) -> None:
+    plan = make_plan(load_experiment("webnlg"), ["transform=lora,shim", "seed=0,1"])
+    for cell in plan.cells:
+        low = cell.config.adapter.method == "lora"
+        values = {"bleu": 40.0 + low, "meteor": 0.3, "ter": 0.5}
+        metrics = {
+            (name, split): (value, value) for split in ("test_U", "test_S", "test_A") for name, value in values.items()
+        }
+        save_record(tmp_path / "runs", make_record(cell, metrics))
+    made = forest(View(plan, load_evidence(tmp_path / "runs")))
+    assert made is not None
+    assert [axis.get_xlabel() for axis in made[0].axes] == ["difference to LoRA, in points", "difference to LoRA"]
+    assert "Lower is better for TER U, TER S, TER A." in made[1]
+
+
 def score(method: str, task: str, factor: float, seed: int) -> float | None:
     if method == "dora" and factor == 2.0 and seed == 101:
         return None
@@ -194,25 +209,39 @@ def test_score_by_rate_of_a_suite(tmp_path: Path) -> None:
     assert "majority answer" in made[1]
 
 
-def test_a_rate_that_ruins_a_method_does_not_flatten_the_others(tmp_path: Path) -> None:
-    def ruined(method: str, task: str, factor: float, seed: int) -> float:
-        return -700.0 if (method, factor) == ("lora", 2.0) else 60 - math.log2(factor) ** 2 + (seed - 100)
+@pytest.mark.parametrize("diverged", [False, True])
+def test_a_rate_that_ruins_a_method_does_not_flatten_the_others(diverged: bool, tmp_path: Path) -> None:
+    def ruined(method: str, task: str, factor: float, seed: int) -> float | None:
+        if (method, factor) == ("lora", 2.0):
+            return None if diverged else -700.0
+        return 60 - math.log2(factor) ** 2 + 5 * (seed - 100)
 
     plan = plan_of("task=rte", "transform=lora,shim", "seed=0", f"results={tmp_path}")
-    write_tuning(plan, make_tuning(["lora", "shim"], [["rte"]], FACTORS, ruined))
+    write_tuning(plan, make_tuning(["lora", "shim"], [["rte"]], FACTORS, ruined, majority=-700.0))
     made = score_by_rate(View(plan, load_evidence(tmp_path / "runs")))
     assert made is not None
     (axis,) = made[0].axes
     low, high = axis.get_ylim()
-    assert 50 < low < 57
-    assert 60 < high < 65
-    arrows = [line for line in axis.get_lines() if not line.get_clip_on()]
-    assert [(line.get_color(), list(line.get_ydata())) for line in arrows] == [("#000000", [low])]
-    assert arrows[0].get_xdata()[0] == pytest.approx(2.0, rel=0.1)
+    assert 50 < low < 56, "the lowest seed of another rate is drawn"
+    assert 65 < high < 70
+    at_edge = [line for line in axis.get_lines() if list(line.get_ydata())[:1] == [low]]
+    assert [(line.get_marker(), line.get_color()) for line in at_edge] == [
+        ("v", "#000000"),
+        *[("x", "#000000")] * diverged,
+    ]
+    assert all(line.get_xdata()[0] == pytest.approx(2.0, rel=0.1) for line in at_edge)
     assert "An arrow" in made[1]
-    untouched = score_by_rate(rates_view(tmp_path / "other", [["rte"]]))
-    assert untouched is not None
-    assert "An arrow" not in untouched[1]
+
+
+@pytest.mark.parametrize("rest", [58.0, 60.0])
+def test_nothing_is_cut_where_all_scores_are_near_or_equal(rest: float, tmp_path: Path) -> None:
+    plan = plan_of("task=rte", "transform=lora", "seed=0", f"results={tmp_path}")
+    tuning = make_tuning(["lora"], [["rte"]], FACTORS, lambda m, t, factor, s: 59.0 if factor == 2.0 else rest)
+    write_tuning(plan, tuning)
+    made = score_by_rate(View(plan, load_evidence(tmp_path / "runs")))
+    assert made is not None
+    assert made[0].axes[0].get_ylim()[0] < 59
+    assert "An arrow" not in made[1]
 
 
 def test_score_by_rate_of_each_task(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def _draw(
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.5, -0.5)
     axis.tick_params(axis="y", pad=6)
-    axis.set_xlabel("difference to LoRA" + ", in points" * all(map(_is_in_points, found)))
+    unit = ", in points" if all(map(_is_in_points, found)) else ""
+    axis.set_xlabel(f"difference to LoRA{unit}")
 
 
 def _levels(comparisons: Sequence[Comparison]) -> str:

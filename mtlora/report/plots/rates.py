@@ -5,6 +5,7 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -18,7 +19,7 @@ MARK = "#555555"  # the colour of entries of the legend that hold for all method
 RING: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "linestyle": "none"}
 ARROW: dict[str, Any] = {"marker": "v", "markersize": 5, "linestyle": "none", "clip_on": False}
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.4, "linestyle": "none"}
-FLATTENS = 5  # a mean this many times further below the best than the lower quartile is cut off
+FAR = 5  # a mean this many times further below the best than the lower quartile is not drawn to scale
 
 
 def score_by_rate(view: View) -> tuple[Figure, str] | None:
@@ -45,7 +46,11 @@ def score_by_rate(view: View) -> tuple[Figure, str] | None:
         caption += " An arrow marks a mean far below the panel."
     if diverged:
         finite = all(np.isfinite(group.trials["score"]).all() for group in groups)
-        place = "the score of the majority answer, which it gets" if finite else "the lower edge: it has no finite loss"
+        place = (
+            "the score of the majority answer, which it gets (or the lower edge, if higher)"
+            if finite
+            else "the lower edge: it has no finite loss"
+        )
         caption += f" A cross is a trial that diverged, at {place}."
     return figure, caption
 
@@ -75,9 +80,15 @@ def _draw(axis: Axes, group: TaskGroup, task: str | None, score: str) -> None:
             axis.plot(choice.multiplier, mean, color=look["color"], **RING)
         if seeds["diverged"].any():
             dead.append((look["color"], seeds[seeds["diverged"]]))
-    low = _cut(axis, group, task)
+    if limits := _limits(group, task):
+        axis.set_ylim(limits)
+    low = axis.get_ylim()[0]
+    for i, method in enumerate(group.choices):
+        means = group.by_factor(method, task)
+        for factor in means.index[means.between(-np.inf, low, inclusive="neither")]:
+            axis.plot(factor * _beside(i, len(group.choices)), low, color=style(method)["color"], **ARROW)
     for i, (color, runs) in enumerate(dead):
-        heights = [score if isfinite(score) else low for score in runs["score"]]
+        heights = [max(score, low) for score in runs["score"]]
         axis.plot(runs["multiplier"] * _beside(i, len(dead)), heights, color=color, zorder=4, **CROSS)
     ticks = _ticks(factors)
     axis.set_xscale("log", base=2)
@@ -86,23 +97,17 @@ def _draw(axis: Axes, group: TaskGroup, task: str | None, score: str) -> None:
     axis.set_xlabel("factor of the recipe's learning rate", fontsize=8)
 
 
-def _cut(axis: Axes, group: TaskGroup, task: str | None) -> float:
-    """Cut a panel below its scores if a mean is so low that it would flatten the others; return the panel's lower limit."""
-    found = {method: group.by_factor(method, task) for method in group.choices}
-    means = [mean for own in found.values() for mean in own if isfinite(mean)]
-    if not means:
-        return axis.get_ylim()[0]
-    best = max(means)
-    fence = best - FLATTENS * (best - np.quantile(means, 0.25))
-    kept = [mean for mean in means if mean >= fence]
-    if len(kept) < len(means):
-        room = 0.15 * (best - min(kept))
-        axis.set_ylim(min(kept) - room, best + room)
-    low = axis.get_ylim()[0]
-    for i, (method, own) in enumerate(found.items()):
-        for factor in own.index[own.between(-np.inf, fence, inclusive="neither")]:
-            axis.plot(factor * _beside(i, len(found)), low, color=style(method)["color"], **ARROW)
-    return low
+def _limits(group: TaskGroup, task: str | None) -> tuple[float, float] | None:
+    """Return the limits of a panel with a mean so low that it would flatten the others; None without such a mean."""
+    means = pd.concat({method: group.by_factor(method, task) for method in group.choices})
+    means = means[np.isfinite(means)]
+    seeds = pd.concat({method: group.by_seed(method, task).set_index("multiplier") for method in group.choices})
+    fence = means.max() - FAR * (means.max() - means.quantile(0.25))
+    kept = seeds["score"][(means.reindex(seeds.index) >= fence) & ~seeds["diverged"]]
+    room = 0.15 * (kept.max() - kept.min())
+    if not (means.min() < fence and room > 0):
+        return None
+    return kept.min() - room, kept.max() + room
 
 
 def _beside(i: int, n: int) -> float:
