@@ -82,6 +82,32 @@ def test_a_cohort_equals_runs_alone(more: tuple[str, ...], tmp_path: Path) -> No
         assert not (cell.folder / CHECKPOINT).exists()
 
 
+def test_in_bf16_a_cohort_is_as_near_to_fp32_as_runs_alone(tmp_path: Path) -> None:
+    def made(name: str, precision: str) -> list[Cell]:
+        more = ("task=rte", "train.epochs=1", f"train.precision={precision}")
+        return [cell_in(tmp_path / name, *one, *more) for one in MEMBERS]
+
+    together, alone, exact = made("together", "bf16"), made("alone", "bf16"), made("exact", "fp32")
+    assert [outcome.status for outcome in train_together(together)] == [Status.DONE] * len(together)
+    for cell in (*alone, *exact):
+        execute(cell)
+
+    def errors(cells: list[Cell]) -> list[float]:
+        """Return each run's distance from the run in fp32, relative to the latter's norm."""
+        found = []
+        for cell, other in zip(cells, exact, strict=True):
+            own, wanted = (torch.cat([t.flatten() for t in tensors(c.folder).values()]) for c in (cell, other))
+            found.append(float((own - wanted).norm() / wanted.norm()))
+        return found
+
+    in_cohort, by_itself = errors(together), errors(alone)
+    assert min(by_itself) > 1e-5, "bf16 rounds"
+    assert np.mean(np.log(in_cohort)) == pytest.approx(np.mean(np.log(by_itself)), abs=np.log(1.5)), (
+        in_cohort,
+        by_itself,
+    )
+
+
 # Frozen factors, rates of their own for T and B, another alpha, a rate as tuning gives it.
 CONTROLS = (
     ("transform=shim_frozen", "protocol=matched"),
