@@ -44,6 +44,11 @@ class Plan:
         return [*self.cells, *self.confirm]
 
     @property
+    def archived(self) -> bool:
+        """Whether the cells are the runs of an archive, whose data and weights are not at hand."""
+        return bool(self.cells) and self.cells[0].archive is not None
+
+    @property
     def name(self) -> str:
         """The stem of every file made from this plan.
 

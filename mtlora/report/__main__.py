@@ -16,7 +16,7 @@ def main() -> None:
     views = load(arguments)
     results, profile = views[0].plan.results, views[0].plan.profile
     name = f"{file_stem('report', profile)}.html"
-    for line in outside(views):
+    for line in (*outside(views), *(f"{v.plan.name}: {line}" for v in split_by_runs(views)[0] for line in v.problems)):
         print(line, file=sys.stderr)
     if not any(view.found.started or view.tuning for view in views):  # an earlier report stays as it is
         print(none_finished(arguments, views), file=sys.stderr)

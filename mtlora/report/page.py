@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import track
 
 from mtlora.base.files import write_text
+from mtlora.base.messages import as_variable
+from mtlora.plan.grid import Plan
 from mtlora.plan.tuning import Tuning
 from mtlora.report.links import linked, run_links, without_paths
 from mtlora.report.plots import RATES, Plot, draw_all
@@ -78,14 +80,64 @@ def build(views: Sequence[View], results: Path, name: str, overrides: Sequence[s
         links=links,
         linked=partial(linked, links=links, folder=results),
         unreadable=[*evidence.problems, *outside(views, without_paths)],
-        overrides=shlex.join(given),
-        tuning=shlex.join(item for item in given if item.partition("=")[0] not in FINAL),
+        again=commands([section.view for section in sections], given),
         provenance=provenance(run),
         profile=views[0].plan.profile,
         protocols=[PROTOCOLS[name] for name in dict.fromkeys(p for view in run or views for p in view.plan.protocols)],
     )
     write_text(results / name, text)
     return text
+
+
+def commands(views: Sequence[View], overrides: Sequence[str]) -> list[str]:
+    """Return the commands that tune, train and report the runs of some views, also on another machine.
+
+    Args:
+        views: experiments of one report.
+        overrides: those of the report's command, without paths.
+    """
+    lines = []
+    for view in views:
+        name, own = (
+            view.plan.experiment.name,
+            _overrides_of_archive(view.plan) if view.plan.archived else list(overrides),
+        )
+        if "tuned" in view.plan.protocols:
+            tuned = view.tuning.overrides if view.plan.archived and view.tuning else own
+            tuned = [item for item in map(_portable, tuned) if item.partition("=")[0] not in FINAL]
+            lines.append(
+                shlex.join(
+                    ["python", "-m", "mtlora.tune", name, *tuned] if tuned else ["make", "tune", f"SUITE={name}"]
+                )
+            )
+        lines.append(
+            shlex.join(["python", "-m", "mtlora.reproduce", name, *own] if own else ["make", f"reproduce-{name}"])
+        )
+    if views and views[0].plan.archived:
+        named = [f"SUITE={views[0].plan.experiment.name}"] * (len(views) == 1) + [
+            as_variable(item) for item in overrides
+        ]
+        lines.append(shlex.join(["make", "tables", "report", *named, without_paths(f"RUNS={views[0].plan.results}")]))
+    elif views and overrides:
+        name = "all" if len(views) > 1 else views[0].plan.experiment.name
+        lines.append(shlex.join(["python", "-m", "mtlora.report", name, *overrides]))
+    else:
+        lines.append("make tables report")
+    return lines
+
+
+def _overrides_of_archive(plan: Plan) -> list[str]:
+    """Return the overrides that select the runs of an archive where their data are at hand."""
+    declared = plan.experiment.axes_of(plan.profile)
+    own = {key: values for key, values in plan.axes.items() if values != [str(v) for v in declared.get(key, [])]}
+    own.pop("results", None)
+    if any(cell.config.data.source == "local" for cell in plan.cells):
+        own.setdefault("data.root", ["DIR"])
+    return [_portable(f"{key}={','.join(values)}") for key, values in own.items()]
+
+
+def _portable(override: str) -> str:
+    return "data.root=DIR" if override.startswith("data.root=") else without_paths(override)
 
 
 def _rates(view: View, tuning: Tuning, figures: Path) -> Rates:

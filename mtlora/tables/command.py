@@ -182,7 +182,7 @@ def _command(plans: Sequence[Plan], others: Sequence[RunRecord], shown: Callable
         values.setdefault(override_key(override), {})[override.partition("=")[2]] = None
     name = plans[0].experiment.name if len(plans) == 1 else suite
     declared = next((p.experiment.axes_of(p.profile) for p in plans if p.experiment.name == name), {})
-    archived = bool(plans[0].cells) and plans[0].cells[0].archive is not None
+    archived = plans[0].archived
     if archived and "transform" in values:  # `_narrowed` left these methods out: beside those of the table
         for plan in (p for p in plans if p.experiment.name == name):
             values["transform"].update(dict.fromkeys(cell.config.adapter.method for cell in plan.cells))

@@ -39,19 +39,19 @@ class Evidence:
 
 
 def load_evidence(runs: Path) -> Evidence:
-    """Load every record of a runs folder or a JSON-lines file; unreadable ones become `problems`, and warnings.
+    """Load every record of a runs folder or a JSON-lines file; unreadable ones of a folder become `problems`, and warnings.
 
     Raises:
-        UserError: `runs` is a file in which nothing is a record.
+        UserError: `runs` is a file with a line that is no record, or without any: an archive is complete or nothing.
     """
     evidence = Evidence()
     for origin, folder, record in read_records(runs):
         if isinstance(record, Exception):
             reason = f"no JSON, cut short or edited ({record})" if isinstance(record, json.JSONDecodeError) else record
-            advice = ": mtlora.reproduce trains the run again" if folder is not None else ""
-            evidence.problems.append(f"{origin} is left out: {reason}{advice}")
-            if folder is not None:
-                evidence.unreadable.add(folder.resolve())
+            if folder is None:
+                raise UserError(f"{origin} is no record ({reason}): restore the file, or remove the line")
+            evidence.problems.append(f"{origin} is left out: {reason}: mtlora.reproduce trains the run again")
+            evidence.unreadable.add(folder.resolve())
             continue
         if folder is None and (kept := runs.parent / "runs" / record.run_id).is_dir():
             folder = kept

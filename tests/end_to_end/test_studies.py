@@ -12,7 +12,9 @@ from mtlora.base.errors import UserError
 from mtlora.base.files import read_content
 from mtlora.base.paths import REPOSITORY
 from mtlora.records.predictions import numbers_only
+from mtlora.report.page import commands as report_commands
 from mtlora.tables.__main__ import main
+from mtlora.tables.command import load, parser
 
 STUDIES = sorted(path.parent for path in (REPOSITORY / "results" / "studies").glob("*/records.jsonl"))
 TEXT = (".md", ".csv", ".jsonl", ".gz", ".yaml", ".svg", ".html")
@@ -81,6 +83,16 @@ def test_a_study_of_other_seeds_names_the_command_for_its_tables(
     monkeypatch.setattr("sys.argv", ["tables", *shlex.split(line.partition("python -m mtlora.tables ")[2])])
     main()
     assert (copy / "tables" / "glue_study_matched.csv").exists()
+
+
+def test_the_report_of_a_study_names_the_commands_that_trained_it() -> None:
+    study = REPOSITORY / "results" / "studies" / "2026-smollm2-webnlg"
+    views = load(parser("mtlora.report", "").parse_args(["webnlg", "--runs", str(study)]))
+    assert report_commands(views, []) == [
+        "python -m mtlora.tune webnlg profile=study data.root=DIR tune.grid=0.5,1,2",
+        "python -m mtlora.reproduce webnlg profile=study data.root=DIR",
+        "make tables report SUITE=webnlg RUNS=DIR",
+    ]
 
 
 def test_the_kept_predictions_are_numbers() -> None:

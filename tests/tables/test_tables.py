@@ -377,6 +377,20 @@ def test_a_study_with_two_runs_of_one_configuration_is_refused(study: Path, monk
         main()
 
 
+def test_a_study_with_a_damaged_line_is_refused_and_keeps_its_tables(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file.name: file.read_bytes() for file in (study / "tables").iterdir()}
+    lines = (study / "records.jsonl").read_text().splitlines()
+    (study / "records.jsonl").write_text("\n".join([*lines[:2], lines[2][:100], *lines[3:]]))
+    monkeypatch.setattr("sys.argv", ["tables", "glue", "--runs", str(study), *STUDY])
+    with pytest.raises(
+        UserError, match=r"records\.jsonl:3 is no record .*cut short.*: restore the file, or remove the line"
+    ):
+        main()
+    assert {file.name: file.read_bytes() for file in (study / "tables").iterdir()} == before
+
+
 BROKEN: dict[str, Any] = {
     "truncated": lambda text: text[: len(text) // 2].encode(),
     "empty": lambda text: b"",
@@ -407,7 +421,7 @@ def test_a_broken_record_is_named_and_left_out(kind: str, tmp_path: Path, caplog
     assert re.fullmatch(f".*{re.escape(str(broken))}.*", message)
     lines = tmp_path / "records.jsonl"
     lines.write_bytes(b" ".join(content.split(b"\n")) + b"\n")
-    with pytest.raises(UserError, match=f"{re.escape(str(lines))} holds no record"):  # it is another file
+    with pytest.raises(UserError, match=f"{re.escape(str(lines))}( holds no|:1 is no) record"):
         load_evidence(lines)
 
 

@@ -57,7 +57,7 @@ def _draw(
         y = middle + (methods.index(c.row.method) - (len(methods) - 1) / 2) * gap
         interval = c.interval or (c.difference.mean, c.difference.mean)
         look = style(c.row.method)
-        axis.plot(interval, (y, y), color=look["color"], linestyle=look["linestyle"], linewidth=1.2)
+        axis.plot(interval, (y, y), "|-", color=look["color"], linewidth=1.2, markersize=4)
         for end, mark in zip(interval, "<>", strict=True):
             if not limits[0] <= end <= limits[1]:
                 axis.plot(np.clip(end, *limits), y, mark, color=look["color"], markersize=4, clip_on=False)
