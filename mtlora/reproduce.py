@@ -219,7 +219,9 @@ def main() -> None:
     if view.has_results:
         print(write_tables(view, tables)[0])
         report = command("report", arguments.experiment, *arguments.overrides)
-        console.print(f"written to {tables / plan.name}.md, .tex, .html, .csv; `{report}` draws figures")
+        console.print(
+            f"written to {tables / plan.name}.md, .tex, .html, .csv; `{report}` draws figures", soft_wrap=True
+        )
     else:
         console.print("no run is finished, so there is no table")
     if any(state is not State.DIVERGED for state in left.values()):
