@@ -220,7 +220,9 @@ def main() -> None:
         print(write_tables(view, tables)[0])
         report = command("report", arguments.experiment, *arguments.overrides)
         console.print(
-            f"written to {tables / plan.name}.md, .tex, .html, .csv; `{report}` draws figures", soft_wrap=True
+            f"written to {tables / plan.name}.md, .tex, .html, .csv; `{report}` draws figures",
+            markup=False,
+            soft_wrap=True,
         )
     else:
         console.print("no run is finished, so there is no table")

@@ -19,7 +19,7 @@ from mtlora.records.predictions import numbers_only
 from mtlora.records.record import PREDICTIONS, RunRecord
 from mtlora.report.verdicts import answer
 from mtlora.tables.command import RECORDS, load, parser, split_by_runs
-from mtlora.tables.evidence import read_records
+from mtlora.tables.evidence import not_a_record, read_records
 from mtlora.tables.view import View
 from mtlora.tables.write import write_tables
 
@@ -118,7 +118,7 @@ def whole_records(path: Path) -> list[RunRecord]:
     records = []
     for place, _, record in read_records(path):
         if isinstance(record, Exception):
-            raise UserError(f"{place} is not a record ({record}): repair or remove the line")
+            raise not_a_record(place, record)
         if record.status != "success" and not record.diverged:
             raise UserError(f"{place}: {record.run_id} is not finished ({record.status}): remove the line")
         records.append(record)

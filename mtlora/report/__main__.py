@@ -21,7 +21,7 @@ def main() -> None:
     if not any(view.found.started or view.tuning for view in views):  # an earlier report stays as it is
         print(none_finished(arguments, views), file=sys.stderr)
         return
-    build(views, results, name, arguments.overrides)
+    build(views, results, name, arguments.overrides, arguments.runs)
     found = answer(split_by_runs(views)[0])
     print("\n".join(filter(None, (found.short, found.open))))
     print(

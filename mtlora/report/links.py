@@ -42,4 +42,4 @@ def _linked(part: str, links: Mapping[str, str], folder: Path) -> str:
 
 def without_paths(override: str) -> str:
     """Return an override with DIR in place of an absolute path, which exists on one machine only."""
-    return re.sub(r"=[/~].*", "=DIR", override, flags=re.DOTALL)
+    return re.sub(r"=[\"']?[/~].*", "=DIR", override, flags=re.DOTALL)

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import track
 
 from mtlora.base.files import write_text
-from mtlora.base.messages import as_variable
 from mtlora.plan.grid import Plan
 from mtlora.plan.tuning import Tuning
 from mtlora.report.links import linked, run_links, without_paths
@@ -54,8 +53,18 @@ class Section:
     cards: list[Card]
 
 
-def build(views: Sequence[View], results: Path, name: str, overrides: Sequence[str] = ()) -> str:
-    """Write tables, figures and the report; return the report's HTML. `overrides` are the overrides of the views' plans."""
+def build(
+    views: Sequence[View], results: Path, name: str, overrides: Sequence[str] = (), runs: Path | None = None
+) -> str:
+    """Write tables, figures and the report; return the report's HTML.
+
+    Args:
+        views: the experiments.
+        results: the folder to write into.
+        name: of the report's file.
+        overrides: those of the report's command.
+        runs: its `--runs`.
+    """
     sections, rates = [], []
     evidence = views[0].evidence
     console = Console(stderr=True)
@@ -80,7 +89,9 @@ def build(views: Sequence[View], results: Path, name: str, overrides: Sequence[s
         links=links,
         linked=partial(linked, links=links, folder=results),
         unreadable=[*evidence.problems, *outside(views, without_paths)],
-        again=commands([section.view for section in sections], given),
+        again=report_command(run or views, given, runs),
+        train=training_commands([section.view for section in sections], given),
+        archived=views[0].plan.archived,
         provenance=provenance(run),
         profile=views[0].plan.profile,
         protocols=[PROTOCOLS[name] for name in dict.fromkeys(p for view in run or views for p in view.plan.protocols)],
@@ -89,41 +100,37 @@ def build(views: Sequence[View], results: Path, name: str, overrides: Sequence[s
     return text
 
 
-def commands(views: Sequence[View], overrides: Sequence[str]) -> list[str]:
-    """Return the commands that tune, train and report the runs of some views, also on another machine.
+def training_commands(views: Sequence[View], overrides: Sequence[str]) -> list[str]:
+    """Return the commands that tune and train the runs of some views; those of an archive need its data, in DIR.
 
     Args:
         views: experiments of one report.
-        overrides: those of the report's command, without paths.
+        overrides: those of the report's command.
     """
     lines = []
     for view in views:
-        name, own = (
-            view.plan.experiment.name,
-            _overrides_of_archive(view.plan) if view.plan.archived else list(overrides),
-        )
+        name, archived = view.plan.experiment.name, view.plan.archived
+        final = _overrides_of_archive(view.plan) if archived else list(overrides)
         if "tuned" in view.plan.protocols:
-            tuned = view.tuning.overrides if view.plan.archived and view.tuning else own
-            tuned = [item for item in map(_portable, tuned) if item.partition("=")[0] not in FINAL]
-            lines.append(
-                shlex.join(
-                    ["python", "-m", "mtlora.tune", name, *tuned] if tuned else ["make", "tune", f"SUITE={name}"]
-                )
-            )
-        lines.append(
-            shlex.join(["python", "-m", "mtlora.reproduce", name, *own] if own else ["make", f"reproduce-{name}"])
-        )
-    if views and views[0].plan.archived:
-        named = [f"SUITE={views[0].plan.experiment.name}"] * (len(views) == 1) + [
-            as_variable(item) for item in overrides
-        ]
-        lines.append(shlex.join(["make", "tables", "report", *named, without_paths(f"RUNS={views[0].plan.results}")]))
-    elif views and overrides:
-        name = "all" if len(views) > 1 else views[0].plan.experiment.name
-        lines.append(shlex.join(["python", "-m", "mtlora.report", name, *overrides]))
-    else:
-        lines.append("make tables report")
+            by_key = {item.partition("=")[0]: item for item in final}
+            if archived and view.tuning is not None:
+                by_key |= {item.partition("=")[0]: item for item in map(_portable, view.tuning.overrides)}
+            words = [item for key, item in by_key.items() if key not in FINAL]
+            lines.append(_line("mtlora.tune", name, words) if words else f"make tune SUITE={name}")
+        lines.append(_line("mtlora.reproduce", name, final) if final else f"make reproduce-{name}")
     return lines
+
+
+def report_command(views: Sequence[View], overrides: Sequence[str], runs: Path | None) -> str:
+    """Return the command that makes the report of some views; `runs` is its `--runs`."""
+    words = [*overrides, *(["--runs", "DIR" if runs.is_absolute() else str(runs)] if runs is not None else [])]
+    if not (words and views):
+        return "make tables report"
+    return _line("mtlora.report", "all" if len(views) > 1 else views[0].plan.experiment.name, words)
+
+
+def _line(module: str, experiment: str, words: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", module, experiment, *words])
 
 
 def _overrides_of_archive(plan: Plan) -> list[str]:

@@ -116,12 +116,12 @@ def _remarks(c: Comparison) -> list[str]:
         lines.append(
             f"on {', '.join(c.head.dull)} one of the two does not beat the majority answer, so that task cannot support equality"
         )
-    rate = ", at the best learning rate," if c.head.rates > 1 else ""
+    rate = " (at the best learning rate)" if c.head.rates > 1 else ""
     for task in by_task(c.pairs):
         pairs = [pair for pair in c.pairs if pair.task == task]
         for i in outliers([pair.difference for pair in pairs], c.floors[task]) if len(pairs) >= FEWEST else []:
             lines.append(
-                f"on {task} at seed {pairs[i].seed} the difference{rate} {number(pairs[i].difference, 2, True)} is more than "
+                f"on {task} at seed {pairs[i].seed} the difference {number(pairs[i].difference, 2, True)}{rate} is more than "
                 f"{OUTLIER:g} deviations from the median"
             )
     return lines

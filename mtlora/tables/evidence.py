@@ -42,15 +42,14 @@ def load_evidence(runs: Path) -> Evidence:
     """Load every record of a runs folder or a JSON-lines file; unreadable ones of a folder become `problems`, and warnings.
 
     Raises:
-        UserError: `runs` is a file with a line that is no record, or without any: an archive is complete or nothing.
+        UserError: `runs` is a file that cannot be read, with a line that is no record, or without any.
     """
     evidence = Evidence()
     for origin, folder, record in read_records(runs):
         if isinstance(record, Exception):
-            reason = f"no JSON, cut short or edited ({record})" if isinstance(record, json.JSONDecodeError) else record
             if folder is None:
-                raise UserError(f"{origin} is no record ({reason}): restore the file, or remove the line")
-            evidence.problems.append(f"{origin} is left out: {reason}: mtlora.reproduce trains the run again")
+                raise not_a_record(origin, record)
+            evidence.problems.append(f"{origin} is left out: {_reason(record)}: mtlora.reproduce trains the run again")
             evidence.unreadable.add(folder.resolve())
             continue
         if folder is None and (kept := runs.parent / "runs" / record.run_id).is_dir():
@@ -72,6 +71,17 @@ def load_evidence(runs: Path) -> Evidence:
     for line in evidence.problems:
         log.warning("%s", line)
     return evidence
+
+
+def not_a_record(origin: str, error: Exception) -> UserError:
+    """Return the error that a file of records has a line that is none, or cannot be read."""
+    if isinstance(error, OSError):
+        return UserError(f"{origin} cannot be read ({error.strerror}): correct its permissions, or name another file")
+    return UserError(f"{origin} is no record ({_reason(error)}): restore the file")
+
+
+def _reason(error: Exception) -> str:
+    return f"no JSON, cut short or edited ({error})" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def read_records(runs: Path) -> Iterator[tuple[str, Path | None, RunRecord | Exception]]:

@@ -12,9 +12,9 @@ from mtlora.base.errors import UserError
 from mtlora.base.files import read_content
 from mtlora.base.paths import REPOSITORY
 from mtlora.records.predictions import numbers_only
-from mtlora.report.page import commands as report_commands
+from mtlora.report.page import report_command, training_commands
 from mtlora.tables.__main__ import main
-from mtlora.tables.command import load, parser
+from mtlora.tables.command import load, parser, split_by_runs
 
 STUDIES = sorted(path.parent for path in (REPOSITORY / "results" / "studies").glob("*/records.jsonl"))
 TEXT = (".md", ".csv", ".jsonl", ".gz", ".yaml", ".svg", ".html")
@@ -85,14 +85,54 @@ def test_a_study_of_other_seeds_names_the_command_for_its_tables(
     assert (copy / "tables" / "glue_study_matched.csv").exists()
 
 
-def test_the_report_of_a_study_names_the_commands_that_trained_it() -> None:
-    study = REPOSITORY / "results" / "studies" / "2026-smollm2-webnlg"
-    views = load(parser("mtlora.report", "").parse_args(["webnlg", "--runs", str(study)]))
-    assert report_commands(views, []) == [
-        "python -m mtlora.tune webnlg profile=study data.root=DIR tune.grid=0.5,1,2",
-        "python -m mtlora.reproduce webnlg profile=study data.root=DIR",
-        "make tables report SUITE=webnlg RUNS=DIR",
-    ]
+PILOT = "task=cola transform=lora,shim,ctcm seed=10,11"
+RECIPE = "train.epochs=3 train.batch_size=32 train.warmup_ratio=0.06"  # not that of the profile
+
+
+@pytest.mark.parametrize(
+    ("study", "experiment", "given", "expected"),
+    [
+        (
+            "2026-smollm2-webnlg",
+            "all",
+            [],
+            [
+                "mtlora.tune webnlg profile=study data.root=DIR tune.grid=0.5,1,2",
+                "mtlora.reproduce webnlg profile=study data.root=DIR",
+                "mtlora.report webnlg --runs DIR",
+            ],
+        ),
+        (
+            "2026-minilm-glue",
+            "all",
+            [],
+            [
+                "mtlora.tune glue transform=lora,shim,ctcm profile=study data.root=DIR",
+                "mtlora.reproduce glue transform=lora,shim,ctcm profile=study data.root=DIR",
+                "mtlora.reproduce controls profile=study data.root=DIR",
+                "mtlora.reproduce init profile=study data.root=DIR",
+                "mtlora.report all --runs DIR",
+            ],
+        ),
+        (
+            "2026-cola-pilot",
+            "glue",
+            [*PILOT.split(), *RECIPE.split()],
+            [
+                f"mtlora.tune glue task=cola transform=lora,shim,ctcm profile=study data.root=DIR tune.grid=0.5,1,2 {RECIPE}",
+                f"mtlora.reproduce glue {PILOT} profile=study data.root=DIR {RECIPE}",
+                f"mtlora.report glue {PILOT} {RECIPE} --runs DIR",
+            ],
+        ),
+    ],
+)
+def test_the_report_of_a_study_names_the_commands_of_its_runs(
+    study: str, experiment: str, given: list[str], expected: list[str]
+) -> None:
+    path = REPOSITORY / "results" / "studies" / study
+    views, _ = split_by_runs(load(parser("mtlora.report", "").parse_args([experiment, *given, "--runs", str(path)])))
+    found = [*training_commands(views, given), report_command(views, given, path)]
+    assert [sorted(line.split()) for line in found] == [sorted(f"python -m {line}".split()) for line in expected]
 
 
 def test_the_kept_predictions_are_numbers() -> None:

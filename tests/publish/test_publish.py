@@ -274,7 +274,7 @@ def test_an_unfinished_record_and_records_without_a_table(tmp_path: Path, monkey
     file.write_text(json.dumps(record | {"status": "running"}) + "\n")
     assert "records.jsonl:1: " in refusal(monkeypatch, tmp_path / "in", tmp_path / "out")
     file.write_text('{"schema_version": 1}\n')
-    assert "records.jsonl:1 is not a record" in refusal(monkeypatch, tmp_path / "in", tmp_path / "out")
+    assert "records.jsonl:1 is no record" in refusal(monkeypatch, tmp_path / "in", tmp_path / "out")
     record["config"]["train"]["epochs"] = 99
     file.write_text(json.dumps(record) + "\n")
     assert "make no table" in refusal(monkeypatch, tmp_path / "in", tmp_path / "out")

@@ -265,5 +265,5 @@ def test_a_records_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypat
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", broken)
-    with pytest.raises(UserError, match=r"records\.jsonl"):
+    with pytest.raises(UserError, match=r"records\.jsonl cannot be read \(Permission denied\)"):
         load_evidence(file)

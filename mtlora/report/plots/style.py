@@ -1,4 +1,4 @@
-"""The look of all figures: colour-blind safe (Okabe and Ito 2008); in grey, lines and markers distinguish the methods.
+"""The look of all figures: colour-blind safe (Okabe and Ito 2008); in grey, markers and mostly lines distinguish the methods.
 
 Red-blind and green-blind readers can tell the colours of the further methods apart, too (Machado et al. 2009).
 """
