@@ -241,7 +241,7 @@ def main() -> None:
     experiment = load_experiment(arguments.experiment)
     given = parse_overrides(arguments.overrides)
     by, grid = options(given)
-    own = [item for item in arguments.overrides if item.partition("=")[0].lstrip("+") not in OWN_KEYS]
+    own = [item for item in arguments.overrides if override_key(item) not in OWN_KEYS]
     if taken := {"protocol", "data.split", "train.lr_multiplier"} & set(given):
         raise UserError(f"{min(taken)} is set by mtlora.tune itself: leave it out")
     plan = plan_with_data(experiment, [*own, "data.split=tune", "train.lr_multiplier=1.0"], console)

@@ -6,7 +6,7 @@ from mtlora.base import cli
 from mtlora.plan.tuning import file_stem
 from mtlora.report.page import build
 from mtlora.report.verdicts import answer
-from mtlora.tables.command import load, none_finished, outside, parser, split_by_runs
+from mtlora.tables.command import load, none_finished, notices, parser, split_by_runs
 
 
 def main() -> None:
@@ -16,13 +16,14 @@ def main() -> None:
     views = load(arguments)
     results, profile = views[0].plan.results, views[0].plan.profile
     name = f"{file_stem('report', profile)}.html"
-    for line in (*outside(views), *(f"{v.plan.name}: {line}" for v in split_by_runs(views)[0] for line in v.problems)):
+    shown, _ = split_by_runs(views)
+    for line in notices(views, shown):
         print(line, file=sys.stderr)
     if not any(view.found.started or view.tuning for view in views):  # an earlier report stays as it is
         print(none_finished(arguments, views), file=sys.stderr)
         return
     build(views, results, name, arguments.overrides, arguments.runs)
-    found = answer(split_by_runs(views)[0])
+    found = answer(shown)
     print("\n".join(filter(None, (found.short, found.open))))
     print(
         f"written to {results / name}; tables and figures to {results / 'tables'} and {results / 'figures'}",

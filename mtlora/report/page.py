@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mtlora.base.files import write_text
-from mtlora.plan.grid import Plan
+from mtlora.plan.cell import override_key
 from mtlora.plan.tuning import Tuning
 from mtlora.report.links import linked, run_links, without_paths
 from mtlora.report.plots import RATES, Plot, draw_all
@@ -90,7 +90,7 @@ def build(
         linked=partial(linked, links=links, folder=results),
         unreadable=[*evidence.problems, *outside(views, without_paths)],
         again=report_command(run or views, given, runs),
-        train=training_commands([section.view for section in sections], given),
+        train=training_commands(run, given),
         archived=views[0].plan.archived,
         provenance=provenance(run),
         profile=views[0].plan.profile,
@@ -109,42 +109,45 @@ def training_commands(views: Sequence[View], overrides: Sequence[str]) -> list[s
     """
     lines = []
     for view in views:
-        name, archived = view.plan.experiment.name, view.plan.archived
-        final = _overrides_of_archive(view.plan) if archived else list(overrides)
+        name, (final, tuned) = view.plan.experiment.name, _selection(view, overrides)
         if "tuned" in view.plan.protocols:
-            by_key = {item.partition("=")[0]: item for item in final}
-            if archived and view.tuning is not None:
-                by_key |= {item.partition("=")[0]: item for item in map(_portable, view.tuning.overrides)}
-            words = [item for key, item in by_key.items() if key not in FINAL]
+            words = [item for key, item in tuned.items() if key not in FINAL]
             lines.append(_line("mtlora.tune", name, words) if words else f"make tune SUITE={name}")
-        lines.append(_line("mtlora.reproduce", name, final) if final else f"make reproduce-{name}")
+        lines.append(_line("mtlora.reproduce", name, list(final.values())) if final else f"make reproduce-{name}")
     return lines
+
+
+def _selection(view: View, overrides: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return by key the overrides that train the runs of a view, and those that tune them."""
+    final = _by_key(overrides)
+    if not view.plan.archived:
+        return final, final
+    declared = view.plan.experiment.axes_of(view.plan.profile)
+    own = [
+        f"{key}={','.join(values)}"
+        for key, values in view.plan.axes.items()
+        if key != "results" and values != [str(value) for value in declared.get(key, [])]
+    ]
+    is_local = any(cell.config.data.source == "local" for cell in view.plan.cells)
+    data = {"data.root": "data.root=DIR"} if is_local else {}
+    final = _by_key(own) | final | data
+    return final, final | _by_key(view.tuning.overrides if view.tuning else ()) | data
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    return {override_key(item): without_paths(item) for item in overrides}
 
 
 def report_command(views: Sequence[View], overrides: Sequence[str], runs: Path | None) -> str:
     """Return the command that makes the report of some views; `runs` is its `--runs`."""
     words = [*overrides, *(["--runs", "DIR" if runs.is_absolute() else str(runs)] if runs is not None else [])]
-    if not (words and views):
+    if not words:
         return "make tables report"
     return _line("mtlora.report", "all" if len(views) > 1 else views[0].plan.experiment.name, words)
 
 
 def _line(module: str, experiment: str, words: Sequence[str]) -> str:
     return shlex.join(["python", "-m", module, experiment, *words])
-
-
-def _overrides_of_archive(plan: Plan) -> list[str]:
-    """Return the overrides that select the runs of an archive where their data are at hand."""
-    declared = plan.experiment.axes_of(plan.profile)
-    own = {key: values for key, values in plan.axes.items() if values != [str(v) for v in declared.get(key, [])]}
-    own.pop("results", None)
-    if any(cell.config.data.source == "local" for cell in plan.cells):
-        own.setdefault("data.root", ["DIR"])
-    return [_portable(f"{key}={','.join(values)}") for key, values in own.items()]
-
-
-def _portable(override: str) -> str:
-    return "data.root=DIR" if override.startswith("data.root=") else without_paths(override)
 
 
 def _rates(view: View, tuning: Tuning, figures: Path) -> Rates:

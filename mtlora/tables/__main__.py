@@ -3,7 +3,7 @@
 import sys
 
 from mtlora.base import cli
-from mtlora.tables.command import load, none_finished, outside, parser, split_by_runs
+from mtlora.tables.command import load, none_finished, notices, parser, split_by_runs
 from mtlora.tables.write import write_tables
 
 
@@ -13,15 +13,10 @@ def main() -> None:
     arguments = parser("mtlora.tables", description).parse_intermixed_args()
     views = load(arguments)
     results = views[0].plan.results
-    for line in outside(views):
-        print(line, file=sys.stderr)
     shown, absent = split_by_runs(views)
-    texts = []
-    for view in shown:
-        if view.has_results:
-            texts.append(write_tables(view, results / "tables")[0])
-        for line in view.problems:
-            print(f"{view.plan.name}: {line}", file=sys.stderr)
+    for line in notices(views, shown):
+        print(line, file=sys.stderr)
+    texts = [write_tables(view, results / "tables")[0] for view in shown if view.has_results]
     if not texts:
         print(none_finished(arguments, views), file=sys.stderr)
         return

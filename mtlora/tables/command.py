@@ -169,6 +169,11 @@ def outside(views: Sequence[View], shown: Callable[[str], str] | None = None) ->
     ]
 
 
+def notices(views: Sequence[View], shown: Sequence[View]) -> list[str]:
+    """Return a line for all that the tables of some views lack; `shown` are those whose experiment has been run."""
+    return [*outside(views), *(f"{view.plan.name}: {line}" for view in shown for line in view.problems)]
+
+
 def _command(plans: Sequence[Plan], others: Sequence[RunRecord], shown: Callable[[str], str] | None) -> str:
     """Return the command that makes the table of runs outside of it, or of most of them."""
     sweeps: dict[tuple[str, ...], list[RunRecord]] = {}  # by suite and the overrides that are no axis of an experiment

@@ -1,6 +1,7 @@
 """Plots of tuning: the score by learning rate, and the best score by the number of rates tried."""
 
 import textwrap
+from collections.abc import Collection
 from math import isfinite
 from typing import Any
 
@@ -67,43 +68,45 @@ def _draw(axis: Axes, group: TaskGroup, task: str | None, score: str) -> None:
     name = f"mean over {', '.join(group.tasks)}" if mean_of_several else task or group.tasks[0]
     axis.set_title(textwrap.fill(f"{group.setting}: {name}" if group.setting else name, 44), fontsize=9)
     axis.set_ylabel(f"mean {score}" if mean_of_several else score, fontsize=8)
-    factors: set[float] = set()
+    scores = {method: (group.by_factor(method, task), group.by_seed(method, task)) for method in group.choices}
     dead = []
-    for method, choice in group.choices.items():
-        look = style(method)
-        means, seeds = group.by_factor(method, task), group.by_seed(method, task)
-        factors |= set(means.index)
+    for method, (means, seeds) in scores.items():
+        look, chosen = style(method), group.choices[method].multiplier
         axis.plot(means.index, means.where(np.isfinite(means)), label=method_label(method), **look | {"markersize": 3})
         alive = seeds[~seeds["diverged"]]
         axis.plot(alive["multiplier"], alive["score"], **look | {"linestyle": "none", "markersize": 3, "alpha": 0.35})
-        if isfinite(mean := means.get(choice.multiplier, np.nan)):
-            axis.plot(choice.multiplier, mean, color=look["color"], **RING)
+        if isfinite(mean := means.get(chosen, np.nan)):
+            axis.plot(chosen, mean, color=look["color"], **RING)
         if seeds["diverged"].any():
             dead.append((look["color"], seeds[seeds["diverged"]]))
-    if limits := _limits(group, task):
+    if limits := _limits(scores.values()):
         axis.set_ylim(limits)
     low = axis.get_ylim()[0]
-    for i, method in enumerate(group.choices):
-        means = group.by_factor(method, task)
+    for i, (method, (means, _)) in enumerate(scores.items()):
         for factor in means.index[means.between(-np.inf, low, inclusive="neither")]:
-            axis.plot(factor * _beside(i, len(group.choices)), low, color=style(method)["color"], **ARROW)
+            axis.plot(factor * _beside(i, len(scores)), low, color=style(method)["color"], **ARROW)
     for i, (color, runs) in enumerate(dead):
         heights = [max(score, low) for score in runs["score"]]
         axis.plot(runs["multiplier"] * _beside(i, len(dead)), heights, color=color, zorder=4, **CROSS)
-    ticks = _ticks(factors)
+    ticks = _ticks({factor for means, _ in scores.values() for factor in means.index})
     axis.set_xscale("log", base=2)
     axis.set_xticks(ticks, [f"{factor:g}" for factor in ticks])
     axis.minorticks_off()
     axis.set_xlabel("factor of the recipe's learning rate", fontsize=8)
 
 
-def _limits(group: TaskGroup, task: str | None) -> tuple[float, float] | None:
-    """Return the limits of a panel with a mean so low that it would flatten the others; None without such a mean."""
-    means = pd.concat({method: group.by_factor(method, task) for method in group.choices})
+def _limits(scores: Collection[tuple["pd.Series[float]", pd.DataFrame]]) -> tuple[float, float] | None:
+    """Return the limits of a panel with a mean so low that it would flatten the others; None without such a mean.
+
+    Args:
+        scores: for each method `TaskGroup.by_factor` and `TaskGroup.by_seed`.
+    """
+    means = pd.concat([own for own, _ in scores])
     means = means[np.isfinite(means)]
-    seeds = pd.concat({method: group.by_seed(method, task).set_index("multiplier") for method in group.choices})
     fence = means.max() - FAR * (means.max() - means.quantile(0.25))
-    kept = seeds["score"][(means.reindex(seeds.index) >= fence) & ~seeds["diverged"]]
+    kept = pd.concat(
+        [seeds["score"][(seeds["multiplier"].map(own) >= fence) & ~seeds["diverged"]] for own, seeds in scores]
+    )
     room = 0.15 * (kept.max() - kept.min())
     if not (means.min() < fence and room > 0):
         return None
